@@ -1,0 +1,56 @@
+"""Checks at the public border: what was wrong, what was found, what to do."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+
+def require_key(container: Mapping, key: str, *, where: str, hint: str) -> None:
+    """Raise a ``KeyError`` that lists what is there when ``key`` is not in ``container``."""
+    if key not in container:
+        found = sorted(str(k) for k in container if k is not None)
+        raise KeyError(f"{where} has no {key!r}; found {found}. {hint}")
+
+
+def require_one_of(value: str, allowed: Iterable[str], *, name: str) -> None:
+    """Raise a ``ValueError`` when ``value`` is not one of ``allowed``."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {allowed}; got {value!r}.")
+
+
+def require_unique(names, *, where: str, hint: str) -> None:
+    """Raise a ``ValueError`` that shows examples when ``names`` repeat."""
+    import pandas as pd
+
+    index = pd.Index(names)
+    if not index.is_unique:
+        examples = list(index[index.duplicated()].unique()[:5])
+        raise ValueError(f"{where} are not unique; repeated: {examples}. {hint}")
+
+
+def require_finite(values: np.ndarray, *, where: str, hint: str) -> None:
+    """Raise a ``ValueError`` that counts the offending rows when ``values`` has NaN or infinity."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        rows = np.flatnonzero(bad.any(axis=1) if values.ndim > 1 else bad)
+        raise ValueError(
+            f"{where} has NaN or infinite values in {len(rows)} of {len(values)} rows, "
+            f"first at row {rows[0]}. {hint}"
+        )
+
+
+def require_counts(matrix, *, where: str) -> None:
+    """Raise a ``ValueError`` unless ``matrix`` (dense or sparse) holds finite, non-negative integers."""
+    hint = "flagst needs raw counts: put them in adata.X or name a layer with layer=."
+    # recognised without scipy: everything below flagst.data has to import without it
+    values = matrix.data if hasattr(matrix, "toarray") else np.asarray(matrix)
+    if values.size == 0:
+        return
+    if not np.isfinite(values).all():
+        raise ValueError(f"{where} has NaN or infinite values. {hint}")
+    if values.min() < 0:
+        raise ValueError(f"{where} has negative values (minimum {values.min():g}). {hint}")
+    if np.any(values != np.round(values)):
+        example = values[values != np.round(values)].flat[0]
+        raise ValueError(f"{where} has non-integer values (for example {example:g}). {hint}")

@@ -1,0 +1,130 @@
+"""Every name flagst reads from or writes to an AnnData or SpatialData object, once."""
+
+from types import SimpleNamespace
+
+#: ``adata.obs`` columns.
+OBS = SimpleNamespace(
+    section="section",
+    patient="patient",
+    region="region",
+    spot_id="spot_id",
+    total_counts="total_counts",
+    cluster="cluster",
+    pathologist="pathologist_label",
+    array_row="array_row",
+    array_col="array_col",
+    domain="domain",
+    true_depth="true_depth",
+)
+
+#: ``adata.obsm`` arrays. ``spatial``: (n_spots, 2), x then y, full-resolution pixels.
+OBSM = SimpleNamespace(spatial="spatial", image="X_image", latent="X_flagst", programs="true_programs")
+
+#: ``adata.var`` columns.
+VAR = SimpleNamespace(
+    panel="flagst_panel",
+    train_pcc="flagst_train_pcc",
+    measured="flagst_measured",
+    pcc="flagst_pcc",
+    moran_pred="flagst_moran_pred",
+    moran_true="flagst_moran_true",
+)
+
+#: ``adata.varm`` arrays.
+VARM = SimpleNamespace(gene="X_gene", program_loadings="program_loadings")
+
+#: ``adata.layers``.
+LAYERS = SimpleNamespace(draw="flagst", mean="flagst_mean", std="flagst_std", true_rate="true_rate")
+
+#: Top-level ``adata.uns`` slots.
+UNS = SimpleNamespace(flagst="flagst", spatial="spatial", truth="flagst_truth")
+
+#: Keys inside ``adata.uns["spatial"][section]``, the layout squidpy and scanpy read.
+LIBRARY = SimpleNamespace(
+    images="images",
+    hires="hires",
+    scalefactors="scalefactors",
+    hires_scale="tissue_hires_scalef",
+    spot_diameter="spot_diameter_fullres",
+)
+
+#: Keys inside ``adata.uns["flagst"]``.
+SLOT = SimpleNamespace(
+    params="params",
+    features="features",
+    genes="genes",
+    metrics="metrics",
+    calibration="calibration",
+    history="history",
+    version="version",
+)
+
+#: Keys inside ``adata.uns["flagst"]["params"]``.
+PARAM = SimpleNamespace(
+    um_per_px="um_per_px",  # {section: float}, micrometres per full-resolution pixel
+    layout="layout",  # {section: "square" | "hex" | "other"}
+    target="target",
+    section_key="section_key",
+)
+
+#: Keys inside ``adata.uns["flagst"]["features"][key_added]``.
+FEATURES = SimpleNamespace(
+    encoder="encoder",
+    version="version",
+    params="encoder_params",
+    patch_um="patch_um",  # [float], one per scale
+    patch_px="patch_px",
+    stain_normalise="stain_normalise",
+    source="source",  # "image" | "hires"
+    um_per_px="um_per_px",  # {section: float}, of the full-resolution image
+    stain="stain",  # {section: [red, green, blue of the background, strength]}
+    names="feature_names",  # [str], one per column
+)
+
+#: Keys inside ``adata.uns["flagst"]["genes"]``.
+GENES = SimpleNamespace(
+    flavor="flavor",
+    n_genes="n_genes",
+    sections="sections",  # [str], the sections that were looked at
+    names="names",  # [str], in the order of ``var``
+    sha256="sha256",  # of the sorted names, one per line
+)
+
+#: Keys inside ``adata.uns["flagst_truth"]``, the truth of simulated sections.
+TRUTH = SimpleNamespace(
+    program_names="program_names",
+    program_visible="program_visible",
+    program_length_um="program_length_um",
+    gene_names="gene_names",
+    baseline="baseline",
+    dispersion="dispersion",
+    correlation="log_rate_correlation",
+    seed="seed",
+)
+
+#: SpatialData element names.
+TABLE = "table"
+PREDICTION_TABLE = "flagst"
+
+
+def image_element(section: str) -> str:
+    """Name of a section's image element."""
+    return f"{section}_image"
+
+
+def shapes_element(section: str) -> str:
+    """Name of a section's spot shapes element."""
+    return f"{section}_spots"
+
+#: Tensors of a section or window.
+TENSOR = SimpleNamespace(
+    image="image",  # (n_spots, d_image) whitened image features
+    edge_index="edge_index",  # (2, n_edges) source, target
+    edge_attr="edge_attr",  # (n_edges, 2) distance kernel, image cosine
+    mix_index="mix_index",  # (2, n_mix_edges)
+    mix_weight="mix_weight",  # (n_mix_edges,)
+    mean="mean",  # (n_spots, n_genes) standardised regression mean
+    state="state",  # (n_spots, d_state) clean diffusion state
+    expression="expression",  # (n_spots, n_genes) standardised measured expression
+    core="core",  # (n_spots,) bool, spots that count in the loss
+)

@@ -1,0 +1,16 @@
+"""What FLAG has to beat: simple predictions behind FLAG's own interface. No torch."""
+
+from flagst.baselines.averages import KNN, Mean
+from flagst.baselines.depth import DepthOracle
+from flagst.baselines.residual_noise import CorrelatedGaussian, IndependentNoise, ResidualBootstrap
+from flagst.baselines.ridge import Ridge
+
+__all__ = [
+    "KNN",
+    "CorrelatedGaussian",
+    "DepthOracle",
+    "IndependentNoise",
+    "Mean",
+    "ResidualBootstrap",
+    "Ridge",
+]

@@ -1,0 +1,96 @@
+"""Noise around ridge: what structure costs without any model of it.
+
+Each draws a residual ``e`` in standardised units and predicts ``clip((m + structure * e) * sd + mean)``, with
+``m`` the ridge prediction. Noise is fitted on *cross-fitted* residuals, of spots whose section ridge has not
+seen: those of its own training spots would be too small.
+"""
+
+from abc import abstractmethod
+from math import erf, sqrt
+
+import numpy as np
+
+from flagst.baselines.ridge import Ridge
+from flagst.data.noise import spot_noise
+from flagst.data.section import Section
+
+#: Added to the diagonal of the residual covariance, in standardised units.
+JITTER = 1e-4
+
+
+class ResidualNoise(Ridge):
+    """Ridge plus ``structure`` times a drawn residual; structure 0 is Ridge exactly."""
+
+    def _fit(self, sections: list[Section]) -> None:
+        self._fit_noise(self._fit_mean(sections))
+
+    def _predict_section(self, section: Section, *, structure: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        mean = self.stage_.predict(section.image, section.neighbours)
+        moved = mean
+        if structure > 0:
+            moved = mean + structure * self._draw(section, seed)
+        return self.stage_.scaler.restore(moved), self.stage_.scaler.restore(mean)
+
+    @abstractmethod
+    def _fit_noise(self, residual: np.ndarray) -> None:
+        """Fit on cross-fitted residuals ``(n_spots, n_genes)``, standardised units."""
+
+    @abstractmethod
+    def _draw(self, section: Section, seed: int) -> np.ndarray:
+        """A residual for every spot and gene, ``(n_spots, n_genes)``, standardised units."""
+
+    def _gaussian(self, section: Section, seed: int, width: int) -> np.ndarray:
+        """``(n_spots, width)`` standard normal, keyed by spot."""
+        return spot_noise(section.name, section.spot_names, seed=seed, widths=(width,))[0].astype(np.float64)
+
+
+class IndependentNoise(ResidualNoise):
+    """Ridge with independent Gaussian noise per gene and spot, of the residual's standard deviation.
+
+    Parameters
+    ----------
+    adata, target
+        See :class:`flagst.baselines.Ridge`.
+    """
+
+    def _fit_noise(self, residual: np.ndarray) -> None:
+        self.sd_ = residual.std(axis=0)
+
+    def _draw(self, section: Section, seed: int) -> np.ndarray:
+        return self._gaussian(section, seed, len(self.sd_)) * self.sd_
+
+
+class ResidualBootstrap(ResidualNoise):
+    """Ridge with the residual of a random training spot, all genes together; the mean residual is taken out.
+
+    Parameters
+    ----------
+    adata, target
+        See :class:`flagst.baselines.Ridge`.
+    """
+
+    def _fit_noise(self, residual: np.ndarray) -> None:
+        self.residual_ = residual - residual.mean(axis=0)
+
+    def _draw(self, section: Section, seed: int) -> np.ndarray:
+        # the normal distribution function turns a spot's own noise into its own uniform number
+        uniform = np.array([(1 + erf(z / sqrt(2))) / 2 for z in self._gaussian(section, seed, 1)[:, 0]])
+        n_rows = len(self.residual_)
+        return self.residual_[np.minimum((uniform * n_rows).astype(int), n_rows - 1)]
+
+
+class CorrelatedGaussian(ResidualNoise):
+    """Ridge with Gaussian noise of the residual's full gene-gene covariance, independent between spots.
+
+    Parameters
+    ----------
+    adata, target
+        See :class:`flagst.baselines.Ridge`.
+    """
+
+    def _fit_noise(self, residual: np.ndarray) -> None:
+        covariance = np.atleast_2d(np.cov(residual.T)) + JITTER * np.eye(residual.shape[1])
+        self.root_ = np.linalg.cholesky(covariance)
+
+    def _draw(self, section: Section, seed: int) -> np.ndarray:
+        return self._gaussian(section, seed, len(self.root_)) @ self.root_.T

@@ -1,0 +1,1 @@
+"""AnnData and SpatialData to arrays: targets, spatial graphs, patches, windows."""

@@ -1,0 +1,190 @@
+"""AnnData to sections: the checks of what a user registers, in one place."""
+
+import logging
+
+import numpy as np
+from anndata import AnnData
+
+from flagst._checks import require_counts, require_finite, require_key, require_unique
+from flagst._keys import OBS, OBSM, PARAM, VAR
+from flagst.data.graph import knn
+from flagst.data.measured import recorded_params, section_rows
+from flagst.data.section import N_NEIGHBOURS, Section
+from flagst.data.targets import to_target
+
+logger = logging.getLogger(__name__)
+
+
+def sections_from_anndata(
+    adata: AnnData,
+    *,
+    section_key: str = OBS.section,
+    spatial_key: str = OBSM.spatial,
+    image_key: str = OBSM.image,
+    genes: list[str] | None = None,
+    target: str | None = None,
+    layer: str | None = None,
+) -> list[Section]:
+    """One :class:`Section` per value of ``obs[section_key]``, in order of first appearance.
+
+    Parameters
+    ----------
+    adata
+        Spots with ``obsm[spatial_key]``, ``(n_spots, 2)`` full-resolution pixels, and
+        ``obsm[image_key]``, ``(n_spots, d_image)``.
+    section_key, spatial_key, image_key
+        Where to look.
+    genes, target
+        Which genes in which unit; ``target=None`` leaves expression out.
+    layer
+        Layer with raw counts; ``None`` for X.
+
+    Raises
+    ------
+    KeyError
+        A slot is missing.
+    ValueError
+        Duplicate spot names, non-finite positions or features, a section of one spot, counts that
+        are no counts, spots or genes without any count.
+    """
+    require_unique(adata.obs_names, where="Spot names (adata.obs_names)", hint="Run adata.obs_names_make_unique().")
+    coords, image = spatial_arrays(adata, spatial_key=spatial_key, image_key=image_key)
+    values = depth = None
+    if target is not None:
+        values, depth = _expression(adata, genes, target=target, layer=layer)
+    scale = recorded_params(adata).get(PARAM.um_per_px, {})
+    sections = []
+    for name, rows in section_rows(adata, section_key).items():
+        if len(rows) < 2:
+            raise ValueError(f"Section {name!r} has one spot; a section needs neighbours. Remove it.")
+        micrometres = coords[rows] * float(scale.get(name, 1.0))
+        neighbours, distances = knn(micrometres, N_NEIGHBOURS)
+        sections.append(
+            Section(
+                name=name,
+                spot_names=adata.obs_names[rows].to_numpy(dtype=str),
+                coords=micrometres,
+                image=image[rows],
+                neighbours=neighbours,
+                distances=distances,
+                target=None if values is None else values[rows],
+                depth=None if depth is None else depth[rows],
+            )
+        )
+    return sections
+
+
+MIN_SPOTS = 50
+
+
+def panel_genes(adata: AnnData, genes: list[str] | None) -> list[str]:
+    """The genes given, else those of ``var["flagst_panel"]``, else all; every one must be present.
+
+    Raises
+    ------
+    KeyError
+        Genes that are not in ``adata.var_names``.
+    ValueError
+        Duplicate gene names, or an empty panel.
+    """
+    require_unique(adata.var_names, where="Gene names (adata.var_names)", hint="Run adata.var_names_make_unique().")
+    if genes is None:
+        panel = adata.var[VAR.panel].to_numpy(dtype=bool) if VAR.panel in adata.var else slice(None)
+        genes = adata.var_names[panel]
+    genes = [str(gene) for gene in genes]
+    missing = [gene for gene in genes if gene not in adata.var_names]
+    if missing:
+        found = [str(gene) for gene in adata.var_names[:5]]
+        raise KeyError(f"{len(missing)} genes are not in adata.var_names, for example {missing[:5]}; found {found}.")
+    if not genes:
+        raise ValueError("The panel has no genes. Run flagst.pp.select_genes, or pass genes=.")
+    return genes
+
+
+def check_registered(
+    adata: AnnData, *, section_key: str, spatial_key: str, image_key: str, layer: str | None, genes: list[str]
+) -> None:
+    """Everything :func:`sections_from_anndata` would refuse, and fewer than 50 spots.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As in :func:`sections_from_anndata`.
+    """
+    if adata.n_obs < MIN_SPOTS:
+        raise ValueError(f"FLAG needs at least {MIN_SPOTS} spots; got {adata.n_obs}. Add sections.")
+    sections_from_anndata(
+        adata,
+        section_key=section_key,
+        spatial_key=spatial_key,
+        image_key=image_key,
+        layer=layer,
+        genes=genes,
+        target="identity",
+    )
+    matrix = adata.X if layer is None else adata.layers[layer]
+    total_counts(adata, matrix)
+
+
+def spatial_arrays(adata: AnnData, *, spatial_key: str, image_key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Checked positions ``(n_spots, 2)`` float64 and image features ``(n_spots, d_image)`` float32."""
+    hint = "It must hold x then y in full-resolution pixels."
+    require_key(adata.obsm, spatial_key, where="adata.obsm", hint=hint)
+    coords = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
+    if coords.ndim != 2 or coords.shape[1] != 2:
+        raise ValueError(f"adata.obsm[{spatial_key!r}] must be (n_spots, 2); got shape {coords.shape}. {hint}")
+    require_finite(coords, where=f"adata.obsm[{spatial_key!r}]", hint="Remove spots without a position.")
+    hint = "Run flagst.pp.image_features first."
+    require_key(adata.obsm, image_key, where="adata.obsm", hint=hint)
+    image = np.asarray(adata.obsm[image_key], dtype=np.float32)
+    if image.ndim != 2 or image.shape[1] == 0:
+        raise ValueError(f"adata.obsm[{image_key!r}] must be (n_spots, d_image); got shape {image.shape}. {hint}")
+    require_finite(image, where=f"adata.obsm[{image_key!r}]", hint="Extract the features again.")
+    return coords, image
+
+
+def _expression(
+    adata: AnnData, genes: list[str] | None, *, target: str, layer: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Targets ``(n_spots, n_genes)`` and depths ``(n_spots,)`` after all checks on counts."""
+    require_unique(adata.var_names, where="Gene names (adata.var_names)", hint="Run adata.var_names_make_unique().")
+    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    if layer is not None:
+        require_key(adata.layers, layer, where="adata.layers", hint="Name the layer with raw counts.")
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        raise ValueError(f"{where} is empty: training needs measured counts.")
+    if target != "identity":
+        require_counts(matrix, where=where)
+    depth = total_counts(adata, matrix)
+    columns = np.arange(adata.n_vars) if genes is None else adata.var_names.get_indexer(genes)
+    counts = matrix[:, columns]
+    counts = np.asarray(counts.todense() if hasattr(counts, "todense") else counts, dtype=np.float32)
+    empty = np.flatnonzero(~counts.any(axis=0))
+    if len(empty):
+        shown = [str(adata.var_names[columns[i]]) for i in empty[:5]]
+        raise ValueError(
+            f"{len(empty)} genes have no count in any spot, for example {shown}. "
+            "Remove them (sc.pp.filter_genes) or choose the panel with flagst.pp.select_genes."
+        )
+    return to_target(counts, depth, target), depth
+
+
+def total_counts(adata: AnnData, matrix) -> np.ndarray:
+    """Total counts per spot over all genes."""
+    if OBS.total_counts in adata.obs:
+        depth = adata.obs[OBS.total_counts].to_numpy(dtype=np.float64)
+        require_finite(depth, where=f"adata.obs[{OBS.total_counts!r}]", hint="It holds a spot's total counts.")
+    else:
+        depth = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
+        logger.warning(
+            "adata.obs has no %r; using the sum over the %d genes present.", OBS.total_counts, adata.n_vars
+        )
+    empty = np.flatnonzero(depth <= 0)
+    if len(empty):
+        shown = [str(adata.obs_names[i]) for i in empty[:5]]
+        raise ValueError(
+            f"{len(empty)} spots have no count at all, for example {shown}. "
+            "Remove them: sc.pp.filter_cells(adata, min_counts=1)."
+        )
+    return depth

@@ -1,0 +1,128 @@
+"""What a table says about its sections: their spots, their layout, and their measured expression."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flagst._checks import require_counts, require_key
+from flagst._keys import OBS, PARAM, SLOT, UNS
+from flagst.data.targets import to_target
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: Name of the only section of a table that has no section column.
+ONLY_SECTION = "all"
+
+
+def recorded_params(adata: "AnnData") -> dict:
+    """``adata.uns["flagst"]["params"]``, or an empty dict."""
+    return dict(adata.uns.get(UNS.flagst, {}).get(SLOT.params, {}))
+
+
+def section_rows(adata: "AnnData", section_key: str | None = None) -> dict[str, np.ndarray]:
+    """Rows of every section, in order of first appearance.
+
+    Parameters
+    ----------
+    adata
+        Table of one or several sections.
+    section_key
+        Column of ``adata.obs``. Without it: the recorded one, else ``"section"``; a table that has neither is
+        one section named ``"all"``.
+
+    Returns
+    -------
+    Section name -> (n_spots,) int64 rows.
+
+    Raises
+    ------
+    KeyError
+        The column is not in ``adata.obs``.
+    ValueError
+        Spots without a section.
+    """
+    import pandas as pd
+
+    key = section_key or recorded_params(adata).get(PARAM.section_key)
+    if key is None:
+        if OBS.section not in adata.obs:
+            return {ONLY_SECTION: np.arange(adata.n_obs)}
+        key = OBS.section
+    require_key(adata.obs, key, where="adata.obs", hint="Name the column of sections with section_key=.")
+    labels = adata.obs[key]
+    if labels.isna().any():
+        n_missing = int(labels.isna().sum())
+        raise ValueError(f"adata.obs[{key!r}] is missing for {n_missing} spots; name their section.")
+    labels = labels.astype(str).to_numpy()
+    return {str(name): np.flatnonzero(labels == name) for name in pd.unique(labels)}
+
+
+def section_layout(adata: "AnnData", section: str) -> str:
+    """Recorded spot layout of a section: ``"square"``, ``"hex"``, or ``"other"`` when nothing is recorded."""
+    return str(recorded_params(adata).get(PARAM.layout, {}).get(section, "other"))
+
+
+def measured_expression(adata: "AnnData", truth=None, *, target: str | None = None) -> np.ndarray:
+    """Measured expression in the unit of the prediction.
+
+    Parameters
+    ----------
+    adata
+        Table with raw counts in X and ``obs["total_counts"]``.
+    truth
+        None: from ``adata.X`` and the target. A string: a layer that already has the unit. Otherwise an array
+        of shape (n_obs, n_vars), dense or sparse, or a pandas DataFrame, whose rows and columns are matched
+        by name.
+    target
+        ``"lognorm"``, ``"log2"`` or ``"identity"``, for ``truth=None`` only; None takes the recorded one.
+
+    Returns
+    -------
+    (n_obs, n_vars), dense; float32 when computed from X.
+
+    Raises
+    ------
+    KeyError
+        No such layer, no recorded target, no total counts, or names missing in the DataFrame.
+    ValueError
+        X is missing or does not hold raw counts, or the array has the wrong shape.
+    """
+    if truth is None:
+        return _from_counts(adata, target)
+    if isinstance(truth, str):
+        require_key(adata.layers, truth, where="adata.layers", hint="Name the layer of measured expression.")
+        truth = adata.layers[truth]
+    elif hasattr(truth, "reindex"):
+        missing = [n for n in adata.obs_names if n not in truth.index]
+        missing += [n for n in adata.var_names if n not in truth.columns]
+        if missing:
+            raise KeyError(f"truth lacks {len(missing)} spot or gene names of adata, such as {missing[:5]}.")
+        truth = truth.loc[adata.obs_names, adata.var_names]
+    truth = truth.toarray() if hasattr(truth, "toarray") else np.asarray(truth)
+    if truth.shape != adata.shape:
+        raise ValueError(f"truth must be (n_obs, n_vars) = {adata.shape}; got {truth.shape}.")
+    return truth
+
+
+def _from_counts(adata: "AnnData", target: str | None) -> np.ndarray:
+    """Target computed from raw counts in X."""
+    if adata.X is None:
+        raise ValueError(
+            "adata.X is empty: these sections have no measured expression. Pass truth= (a layer or an array) "
+            "if it is kept elsewhere."
+        )
+    if target is None:
+        params = recorded_params(adata)
+        hint = "Predict with flagst.FLAG, or pass target= or truth=."
+        where = f"adata.uns[{UNS.flagst!r}][{SLOT.params!r}]"
+        require_key(params, PARAM.target, where=where, hint=hint)
+        target = str(params[PARAM.target])
+    totals = None
+    if target != "identity":
+        require_counts(adata.X, where="adata.X")
+    if target == "lognorm":
+        hint = "It holds the counts over all genes of each spot, stored before any subsetting."
+        require_key(adata.obs, OBS.total_counts, where="adata.obs", hint=hint)
+        totals = adata.obs[OBS.total_counts].to_numpy()
+    return to_target(adata.X, totals, target)

@@ -1,0 +1,103 @@
+"""The table a prediction is written to: genes matched by name, nothing invented."""
+
+import logging
+
+import numpy as np
+from anndata import AnnData
+
+from flagst._checks import require_unique
+from flagst._keys import FEATURES, OBSM, SLOT, UNS, VAR
+
+logger = logging.getLogger(__name__)
+
+
+def empty_query(adata: AnnData, genes: list[str]) -> AnnData:
+    """A table with the model's genes, no X, and the spots of ``adata`` (obs, obsm, uns copied)."""
+    import pandas as pd
+
+    return AnnData(
+        obs=adata.obs.copy(),
+        var=pd.DataFrame(index=pd.Index(genes)),
+        obsm={key: np.array(value) for key, value in adata.obsm.items()},
+        uns=_copy(adata.uns),
+    )
+
+
+def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool) -> AnnData:
+    """Where to write: ``adata`` itself when it holds exactly the model's genes, else a new table.
+
+    Parameters
+    ----------
+    adata
+        The query.
+    genes
+        The model's genes.
+    allow_missing
+        Predict genes the query does not have, marked in ``var["flagst_measured"]``.
+
+    Raises
+    ------
+    ValueError
+        Duplicate gene names, or genes of the model that the query lacks.
+    """
+    require_unique(adata.var_names, where="Gene names (adata.var_names)", hint="Run adata.var_names_make_unique().")
+    missing = [gene for gene in genes if gene not in adata.var_names]
+    if missing and not allow_missing:
+        raise ValueError(
+            f"The query lacks {len(missing)} of the model's {len(genes)} genes: {missing[:10]}; it has "
+            f"{[str(g) for g in adata.var_names[:5]]}. Pass allow_missing=True to predict them all the same, or "
+            "model.prepare_query(query) for a table without expression."
+        )
+    if not missing and adata.n_vars == len(genes):
+        return adata
+    if not missing:
+        logger.info("Writing to a new AnnData with the %d predicted genes of %d.", len(genes), adata.n_vars)
+        return adata[:, genes].copy()
+    logger.warning("%d genes were not measured in the query: %s.", len(missing), missing[:10])
+    table = empty_query(adata, genes)
+    if adata.X is not None:
+        import pandas as pd
+        import scipy.sparse as sp
+
+        # unmeasured columns are empty, not zero counts: the mask says so and evaluation leaves them out
+        columns = pd.Index(adata.var_names).get_indexer(genes)
+        source = sp.csc_matrix(adata.X)
+        empty = sp.csc_matrix((adata.n_obs, 1), dtype=source.dtype)
+        table.X = sp.hstack([source[:, [c]] if c >= 0 else empty for c in columns]).tocsr()
+    table.var[VAR.measured] = ~table.var_names.isin(missing)
+    return table
+
+
+def check_features(
+    adata: AnnData, expected: dict, *, d_image: int, found: int, image_key: str = OBSM.image
+) -> None:
+    """Raise a ``ValueError`` when the image features are not of the kind the model was trained on.
+
+    Parameters
+    ----------
+    adata
+        The query.
+    expected
+        ``uns["flagst"]["features"]`` of the training data; may be empty.
+    d_image, found
+        Feature widths of the model and of the query.
+    image_key
+        Key of the features in ``obsm``.
+    """
+    hint = "Run flagst.pp.image_features on the query with the encoder and parameters of the training data."
+    if found != d_image:
+        raise ValueError(f"The model was trained on {d_image} image features; the query has {found}. {hint}")
+    expected = expected.get(image_key, {})
+    given = adata.uns.get(UNS.flagst, {}).get(SLOT.features, {}).get(image_key, {})
+    for key in (FEATURES.encoder, FEATURES.version, FEATURES.patch_um, FEATURES.stain_normalise):
+        if key in expected and key in given and not np.array_equal(expected[key], given[key]):
+            raise ValueError(
+                f"The model was trained on image features with {key} {expected[key]!r}; the query's have "
+                f"{given[key]!r}. {hint}"
+            )
+
+
+def _copy(uns) -> dict:
+    from copy import deepcopy
+
+    return deepcopy(dict(uns))

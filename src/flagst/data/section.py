@@ -1,0 +1,50 @@
+"""One section as arrays: what every model and baseline of flagst works on. Numpy only."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Nearest spots kept per spot: as many as the widest neighbourhood that is used.
+N_NEIGHBOURS = 18
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section's spots, in the order of the AnnData they came from.
+
+    Attributes
+    ----------
+    name
+        Section name.
+    spot_names
+        ``(n_spots,)`` str, unique within the section.
+    coords
+        ``(n_spots, 2)`` float64, x then y; micrometres where the image's scale is known.
+    image
+        ``(n_spots, d_image)`` float32 image features.
+    neighbours
+        ``(n_spots, k)`` int64, nearest first, self excluded; ``k`` is 18 or one less than ``n_spots``.
+    distances
+        ``(n_spots, k)`` float64, in the unit of ``coords``.
+    target
+        ``(n_spots, n_genes)`` float32 in the unit of the target, or ``None`` without expression.
+    depth
+        ``(n_spots,)`` total counts over all genes, or ``None`` without expression.
+    """
+
+    name: str
+    spot_names: np.ndarray
+    coords: np.ndarray
+    image: np.ndarray
+    neighbours: np.ndarray
+    distances: np.ndarray
+    target: np.ndarray | None = None
+    depth: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+
+def stack_targets(sections: list[Section]) -> np.ndarray:
+    """Targets of all sections, ``(n_spots, n_genes)``."""
+    return np.concatenate([section.target for section in sections])

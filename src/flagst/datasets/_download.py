@@ -1,0 +1,125 @@
+"""Single files of the public HER2ST repository: where they are, what they hash to, and how to get them."""
+
+import csv
+import hashlib
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+logger = logging.getLogger("flagst")
+
+#: The repository at the commit that the manifest's hashes belong to (Andersson et al., Nat. Commun. 2021).
+BASE_URL = "https://raw.githubusercontent.com/almaan/her2st/85df741/"
+_MANIFEST = "her2st_manifest.csv"
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """One file of the upstream repository and what it must hash to."""
+
+    section: str
+    kind: str
+    path: str
+    git_blob_sha1: str
+    sha256: str
+
+
+@cache
+def manifest() -> dict[tuple[str, str], ManifestFile]:
+    """Files by ``(section, kind)``; kinds: counts, spots, image, cluster_labels, pathologist_labels."""
+    with files("flagst.datasets").joinpath(_MANIFEST).open(encoding="utf-8", newline="") as handle:
+        rows = [
+            ManifestFile(row["section"], row["kind"], row["path"], row["git_blob_sha1"], row["sha256"])
+            for row in csv.DictReader(handle)
+        ]
+    return {(row.section, row.kind): row for row in rows}
+
+
+def known_sections() -> list[str]:
+    """Sections that have counts and spots."""
+    return sorted({section for section, kind in manifest() if kind == "counts"})
+
+
+def git_blob_sha1(path: Path) -> str:
+    """SHA-1 that git gives to a file's content: of ``blob <size>``, a zero byte and the content."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    _feed(digest, path)
+    return digest.hexdigest()
+
+
+def check_file(path: Path, entry: ManifestFile) -> None:
+    """Raise a ``ValueError`` when a file is not the one in the manifest.
+
+    The SHA-256 is used where it is known, otherwise the git blob SHA-1.
+    """
+    if entry.sha256:
+        digest = hashlib.sha256()
+        _feed(digest, path)
+        name, expected, found = "sha256", entry.sha256, digest.hexdigest()
+    else:
+        name, expected, found = "git blob sha1", entry.git_blob_sha1, git_blob_sha1(path)
+    if found != expected:
+        raise ValueError(
+            f"{entry.path} of section {entry.section!r} has {name} {found}; expected {expected}. "
+            f"The file at {path} is damaged or another version: remove it and try again."
+        )
+
+
+def cache_dir() -> Path:
+    """Folder where downloads are kept."""
+    import pooch
+
+    return Path(pooch.os_cache("flagst")) / "her2st"
+
+
+def fetch(entry: ManifestFile) -> Path:
+    """Path of a file in the cache, downloaded and checked when it is not there yet.
+
+    Raises
+    ------
+    ConnectionError
+        The file could not be downloaded.
+    ValueError
+        What was downloaded is not the file in the manifest; nothing is kept.
+    """
+    target = cache_dir() / entry.path
+    if target.is_file():
+        try:
+            check_file(target, entry)
+            return target
+        except ValueError:
+            logger.warning("%s in the cache is damaged: downloading it again.", entry.path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        _download(BASE_URL + entry.path, partial)
+        check_file(partial, entry)
+        partial.replace(target)  # only a complete, checked file ever carries the final name
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _download(url: str, target: Path) -> None:
+    import pooch
+
+    logger.info("Downloading %s", url)
+    try:
+        pooch.HTTPDownloader(timeout=60)(url, str(target), None)
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors
+        raise ConnectionError(
+            f"Could not download {url} ({error}). On a machine without network, pass data_dir= or set "
+            "FLAGST_DATA_DIR to a folder with the files of github.com/almaan/her2st."
+        ) from error
+
+
+def _feed(digest, path: Path) -> None:
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)

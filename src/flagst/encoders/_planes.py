@@ -1,0 +1,52 @@
+"""From colours to stains: planes that the texture functions of this folder work on.
+
+A plane is (n_patches, side, side) float32.
+"""
+
+import numpy as np
+
+# Optical density of pure haematoxylin and eosin in red, green, blue (Ruifrok & Johnston 2001); the third direction is
+# perpendicular to both and holds what neither explains.
+_HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
+_EOSIN = np.array([0.07, 0.99, 0.11])
+
+PLANES = ("haematoxylin", "eosin", "residual", "density")
+
+
+def _unmixing() -> np.ndarray:
+    """(3, 3): optical densities of red, green, blue (rows) to haematoxylin, eosin, residual (columns)."""
+    stains = np.stack([_HAEMATOXYLIN, _EOSIN, np.cross(_HAEMATOXYLIN, _EOSIN)])
+    stains /= np.linalg.norm(stains, axis=1, keepdims=True)
+    return np.linalg.inv(stains).astype(np.float32)
+
+
+_UNMIXING = _unmixing()
+_OPTICAL_DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
+
+
+def stain_planes(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Unmix colours into stains.
+
+    Parameters
+    ----------
+    patches
+        (n_patches, side, side, 3) uint8, red, green, blue.
+
+    Returns
+    -------
+    Haematoxylin, eosin and residual concentration and the mean optical density, each (n_patches, side, side) float32,
+    natural-logarithm units, 0 for white. Concentrations may be slightly negative.
+
+    Source: Ruifrok & Johnston, Anal. Quant. Cytol. Histol. 2001; the third stain is the perpendicular direction.
+    """
+    red, green, blue = (np.take(_OPTICAL_DENSITY, patches[..., c]) for c in range(3))
+    concentrations = []
+    for stain in range(3):
+        plane = red * _UNMIXING[0, stain]
+        plane += green * _UNMIXING[1, stain]
+        plane += blue * _UNMIXING[2, stain]
+        concentrations.append(plane)
+    density = red + green
+    density += blue
+    density /= 3
+    return *concentrations, density

@@ -1,0 +1,163 @@
+"""Texture of whole batches of planes at once, in plain numpy.
+
+Every function takes (n_patches, side, side) float32 and returns (n_patches, k) float32. Filters keep only the pixels
+for which they need no padding.
+"""
+
+import numpy as np
+
+QUANTILES = (5, 25, 50, 75, 95)
+N_BANDS = 4
+LAGS = (1, 3, 7)
+LBP_RADII = (1, 2)
+N_LBP = 10
+_GRID = 4  # cells per side over which unevenness is measured
+_SORT_STRIDE = 5  # quantiles of every fifth pixel: a fifth of the sorting, no visible loss on 12,544 pixels
+_TENSOR_CELL = 8  # pixels per side over which a direction is agreed on
+
+
+def flat(plane: np.ndarray) -> np.ndarray:
+    """(n_patches, side * side) view."""
+    return plane.reshape(len(plane), -1)
+
+
+def share(mask: np.ndarray) -> np.ndarray:
+    """(n_patches,) share of true pixels; counting patch by patch is much faster than a mean along an axis."""
+    return np.array([np.count_nonzero(patch) for patch in mask]) / mask[0].size
+
+
+def moments_and_quantiles(plane: np.ndarray) -> np.ndarray:
+    """Mean, standard deviation and the quantiles of ``QUANTILES``: k = 7."""
+    values = flat(plane)
+    ordered = np.sort(values[:, ::_SORT_STRIDE], axis=1)
+    at = np.round(np.array(QUANTILES) / 100 * (ordered.shape[1] - 1)).astype(int)
+    return np.column_stack([values.mean(1), values.std(1), ordered[:, at]])
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pearson correlation over a patch's pixels: k = 1; zero for a flat plane."""
+    a, b = flat(first), flat(second)
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    both = np.einsum("ij,ij->i", a, b)
+    return (both / np.sqrt(np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b) + 1e-6))[:, None]
+
+
+def blur(plane: np.ndarray) -> np.ndarray:
+    """Binomial (1, 4, 6, 4, 1) / 16 along both axes, standard deviation 1 px; the side shrinks by 4."""
+    for axis in (1, 2):
+        size = plane.shape[axis] - 4
+        part = [plane[(slice(None),) * axis + (slice(k, k + size),)] for k in range(5)]
+        out = part[1] + part[3]
+        out += part[2]
+        out *= 4
+        out += part[0]
+        out += part[4]
+        out += 2 * part[2]
+        out *= 1 / 16
+        plane = out
+    return plane
+
+
+def cell_means(plane: np.ndarray, n_cells: int) -> np.ndarray:
+    """Means over a grid of ``n_cells`` x ``n_cells``: (n_patches, n_cells, n_cells)."""
+    edges = np.linspace(0, plane.shape[1], n_cells + 1).astype(int)
+    sizes = np.diff(edges).astype(np.float32)
+    sums = np.add.reduceat(np.add.reduceat(plane, edges[:-1], axis=1, dtype=np.float32), edges[:-1], axis=2)
+    return sums / (sizes[:, None] * sizes)
+
+
+def band_energies(plane: np.ndarray) -> np.ndarray:
+    """Log mean amplitude of each octave of detail, and how unevenly it is spread: k = 2 * ``N_BANDS``.
+
+    Source: Laplacian pyramid, Burt & Adelson 1983.
+    """
+    out = []
+    for _ in range(N_BANDS):
+        low = blur(plane)
+        detail = plane[:, 2:-2, 2:-2] - low
+        cells = flat(cell_means(np.abs(detail, out=detail), _GRID))
+        mean = cells.mean(1)
+        out += [np.log(mean + 1e-3), cells.std(1) / (mean + 1e-3)]
+        plane = low[:, ::2, ::2]
+    return np.stack(out, axis=1)
+
+
+def grey_level_differences(plane: np.ndarray) -> np.ndarray:
+    """Contrast, autocorrelation and homogeneity at ``LAGS`` pixels, right and down averaged: k = 3 * len(``LAGS``).
+
+    The co-occurrence statistics of Haralick 1973 that depend on the difference of two grey levels only, taken from the
+    differences themselves: no grey-level matrix, no quantisation.
+    """
+    variance = flat(plane).var(1) + 1e-4
+    out = []
+    for lag in LAGS:
+        contrast = homogeneity = 0
+        for near, far in ((plane[:, lag:], plane[:, :-lag]), (plane[:, :, lag:], plane[:, :, :-lag])):
+            square = near - far
+            square *= square
+            contrast = contrast + flat(square).mean(1) / 2
+            square *= 100  # differences of 0.1 in optical density count half
+            square += 1
+            homogeneity = homogeneity + flat(np.reciprocal(square, out=square)).mean(1) / 2
+        out += [np.sqrt(contrast), 1 - contrast / (2 * variance), homogeneity]
+    return np.stack(out, axis=1)
+
+
+def _uniform_classes() -> np.ndarray:
+    """(256, 10): one-hot class of a code; set bits if the code changes at most twice around the circle, else 9."""
+    bits = (np.arange(256)[:, None] >> np.arange(8)) & 1
+    changes = (bits != np.roll(bits, 1, axis=1)).sum(1)
+    return np.eye(N_LBP)[np.where(changes <= 2, bits.sum(1), N_LBP - 1)]
+
+
+_UNIFORM = _uniform_classes()
+_CIRCLE = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
+
+
+def local_binary_patterns(plane: np.ndarray) -> np.ndarray:
+    """Shares of the rotation-invariant uniform patterns at ``LBP_RADII``: k = 10 * len(``LBP_RADII``).
+
+    Source: Ojala et al. 2002, on the eight pixel neighbours without interpolation.
+    """
+    levels = np.clip(plane * 120, 0, 255).astype(np.uint8)
+    side = levels.shape[1]
+    out = []
+    for radius in LBP_RADII:
+        inner = side - 2 * radius
+        centre = levels[:, radius:-radius, radius:-radius]
+        codes = np.zeros(centre.shape, dtype=np.uint8)
+        for bit, (dy, dx) in enumerate(_CIRCLE):
+            y, x = radius * (1 + dy), radius * (1 + dx)
+            above = levels[:, y : y + inner, x : x + inner] >= centre
+            codes |= above.view(np.uint8) << np.uint8(bit)
+        counts = np.stack([np.bincount(patch, minlength=256) for patch in flat(codes)])
+        out.append(counts @ _UNIFORM / inner**2)
+    return np.hstack(out)
+
+
+def orientation(plane: np.ndarray) -> np.ndarray:
+    """How strong gradients are and how well they agree on a direction, at two resolutions: k = 10.
+
+    Per resolution: mean and standard deviation of the local coherence, coherence of the whole patch, log mean gradient,
+    its coefficient of variation. Coherence is (l1 - l2) / (l1 + l2) of the structure tensor's eigenvalues.
+    """
+    out = []
+    for _ in range(2):
+        plane = blur(plane)
+        gx = plane[:, 1:-1, 2:] - plane[:, 1:-1, :-2]
+        gy = plane[:, 2:, 1:-1] - plane[:, :-2, 1:-1]
+        cross = gx * gy
+        xx, yy = np.multiply(gx, gx, out=gx), np.multiply(gy, gy, out=gy)
+        n_cells = max(2, plane.shape[1] // _TENSOR_CELL)
+        cells = [cell_means(part, n_cells) for part in (xx, yy, cross)]
+        local, whole = flat(_coherence(*cells)), _coherence(*(part.mean((1, 2)) for part in cells))
+        xx += yy
+        gradient = flat(np.sqrt(xx, out=xx))
+        mean = gradient.mean(1)
+        out += [local.mean(1), local.std(1), whole, np.log(mean + 1e-3), gradient.std(1) / (mean + 1e-3)]
+        plane = plane[:, ::2, ::2]
+    return np.stack(out, axis=1)
+
+
+def _coherence(xx: np.ndarray, yy: np.ndarray, cross: np.ndarray) -> np.ndarray:
+    return np.sqrt((xx - yy) ** 2 + 4 * cross**2) / (xx + yy + 1e-5)

@@ -1,0 +1,7 @@
+"""The SpatialData shape that flagst works on: building it and checking it."""
+
+from flagst.io.build import Section, build_sdata
+from flagst.io.images import clear_image_cache, lazy_pyramid
+from flagst.io.validate import check
+
+__all__ = ["Section", "build_sdata", "check", "clear_image_cache", "lazy_pyramid"]

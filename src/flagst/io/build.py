@@ -1,0 +1,271 @@
+"""Build the one SpatialData shape that every part of flagst speaks."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flagst._checks import require_one_of, require_unique
+from flagst._keys import LIBRARY, OBS, OBSM, PARAM, SLOT, TABLE, UNS, image_element, shapes_element
+from flagst.io.images import CHUNK, thumbnail
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from spatialdata import SpatialData
+
+logger = logging.getLogger("flagst")
+
+LAYOUTS = ("square", "hex", "other")
+_CHANNELS = ["r", "g", "b"]
+
+
+@dataclass
+class Section:
+    """What is known about one tissue section.
+
+    Parameters
+    ----------
+    name
+        Section name; letters, digits, ``_``, ``-`` and ``.`` only.
+    coords
+        ``(n_spots, 2)`` float, x then y (column then row), full-resolution pixels.
+    counts
+        ``(n_spots, n_genes)`` non-negative integers, sparse or dense.
+    genes
+        ``n_genes`` unique names.
+    obs
+        Table with one row per spot; its index holds the observation names, unique over all sections.
+        Without it, spots are named ``{name}_{row}``. A column ``total_counts`` is kept (counts over all
+        genes, when ``counts`` holds only some of them); otherwise it is the row sum.
+    spot_diameter_px
+        True spot diameter, full-resolution pixels.
+    um_per_px
+        Micrometres per full-resolution pixel.
+    layout
+        ``"square"``, ``"hex"`` or ``"other"``.
+    image
+        ``(rows, columns, 3)`` or ``(3, rows, columns)`` uint8, numpy or dask; or a list of such levels, each
+        half the size of the one before (see :func:`flagst.io.lazy_pyramid`); or None when there is no image.
+    hires
+        ``(rows, columns, 3)`` uint8 small image and its factor from full-resolution pixels; made from
+        ``image`` when not given.
+    """
+
+    name: str
+    coords: np.ndarray
+    counts: Any
+    genes: Sequence[str]
+    spot_diameter_px: float
+    um_per_px: float
+    obs: "pd.DataFrame | None" = None
+    layout: str = "other"
+    image: Any = None
+    hires: "tuple[np.ndarray, float] | None" = None
+
+
+def build_sdata(sections: Sequence[Section], *, table_key: str = TABLE) -> "SpatialData":
+    """Join sections into one SpatialData.
+
+    Parameters
+    ----------
+    sections
+        One :class:`Section` each. Genes are the union over sections in the order in which they first appear;
+        a section that lacks a gene gets zero counts for it.
+    table_key
+        Name of the table.
+
+    Returns
+    -------
+    SpatialData with, per section S, a lazy multiscale image ``S_image`` (c, y, x uint8), circles ``S_spots``
+    of true diameter and the coordinate system S, all in full-resolution pixels; and one table with raw counts
+    in X (csr float32), ``obs["section"]``, ``obs["total_counts"]``, ``obs["region"]``, ``obs["spot_id"]``,
+    ``obsm["spatial"]``, ``uns["spatial"][S]`` and micrometres per pixel and layout in
+    ``uns["flagst"]["params"]``. A section without image has neither image element nor
+    ``uns["spatial"][S]["images"]``.
+
+    Raises
+    ------
+    ValueError
+        No section, repeated section, gene or spot names, an unknown layout, or sizes that do not match.
+    """
+    from spatialdata import SpatialData
+    from spatialdata.models import TableModel
+
+    sections = list(sections)
+    if not sections:
+        raise ValueError("sections is empty; pass at least one flagst.io.Section.")
+    require_unique([s.name for s in sections], where="section names", hint="Give each section its own name.")
+    for section in sections:
+        _check_section(section)
+
+    images, shapes = {}, {}
+    for section in sections:
+        if section.image is None:
+            message = f"Section {section.name!r} has no image: it is loaded with counts and spots only."
+            logger.warning(message)
+            warnings.warn(message, UserWarning, stacklevel=2)
+        else:
+            images[image_element(section.name)] = _parse_image(section)
+    adata = _build_table(sections)
+    for section in sections:
+        rows = np.asarray(adata.obs[OBS.section] == section.name)
+        shapes[shapes_element(section.name)] = _parse_spots(section, adata.obs_names[rows])
+    table = TableModel.parse(
+        adata,
+        region=[shapes_element(s.name) for s in sections],
+        region_key=OBS.region,
+        instance_key=OBS.spot_id,
+    )
+    return SpatialData(images=images, shapes=shapes, tables={table_key: table})
+
+
+def _check_section(section: Section) -> None:
+    require_one_of(section.layout, LAYOUTS, name=f"layout of section {section.name!r}")
+    where = f"gene names of section {section.name!r}"
+    require_unique(section.genes, where=where, hint="Sum or rename the repeated genes first.")
+    n_spots, n_genes = section.counts.shape
+    found = {
+        "coords": np.shape(section.coords) == (n_spots, 2),
+        "genes": len(section.genes) == n_genes,
+        "obs": section.obs is None or len(section.obs) == n_spots,
+    }
+    wrong = [name for name, fits in found.items() if not fits]
+    if wrong:
+        raise ValueError(
+            f"Section {section.name!r}: {', '.join(wrong)} do not fit counts of shape {(n_spots, n_genes)}. "
+            "coords must be (n_spots, 2), genes n_genes long and obs n_spots long."
+        )
+
+
+def _build_table(sections: Sequence[Section]):
+    """AnnData over all sections, genes in first-seen order."""
+    import anndata as ad
+    import pandas as pd
+    import scipy.sparse as sp
+
+    genes = pd.Index(pd.unique(np.concatenate([np.asarray(s.genes, dtype=object) for s in sections])))
+    blocks = []
+    for section in sections:
+        block = sp.coo_matrix(section.counts)
+        columns = genes.get_indexer(pd.Index(np.asarray(section.genes, dtype=object)))
+        shape = (block.shape[0], len(genes))
+        values = block.data.astype(np.float32)
+        blocks.append(sp.csr_matrix((values, (block.row, columns[block.col])), shape=shape))
+    counts = sp.vstack(blocks, format="csr")
+    counts.eliminate_zeros()
+
+    obs = pd.concat([_section_obs(s) for s in sections])
+    require_unique(obs.index, where="observation names", hint="Prefix them with the section name.")
+    names = [s.name for s in sections]
+    obs[OBS.section] = pd.Categorical(obs[OBS.section], categories=names)
+    obs[OBS.region] = pd.Categorical(obs[OBS.region], categories=[shapes_element(n) for n in names])
+    for column in obs.columns[obs.dtypes == object]:
+        if column != OBS.spot_id:
+            obs[column] = pd.Categorical(obs[column])
+    adata = ad.AnnData(X=counts, obs=obs, var=pd.DataFrame(index=genes.astype(str)))
+    adata.obsm[OBSM.spatial] = np.concatenate([np.asarray(s.coords, dtype=np.float64) for s in sections])
+    adata.uns[UNS.spatial] = {s.name: _spatial_slot(s) for s in sections}
+    adata.uns[UNS.flagst] = {
+        SLOT.params: {
+            PARAM.um_per_px: {s.name: float(s.um_per_px) for s in sections},
+            PARAM.layout: {s.name: s.layout for s in sections},
+        }
+    }
+    return adata
+
+
+def _section_obs(section: Section) -> "pd.DataFrame":
+    """Observation columns of one section; categories as plain strings, so that sections can be joined."""
+    import pandas as pd
+
+    if section.obs is None:
+        obs = pd.DataFrame(index=[f"{section.name}_{i}" for i in range(section.counts.shape[0])])
+    else:
+        obs = section.obs.copy()
+        obs.index = obs.index.astype(str)
+    for column in obs.columns[[isinstance(t, pd.CategoricalDtype) for t in obs.dtypes]]:
+        obs[column] = obs[column].astype(object)
+    obs[OBS.section] = section.name
+    obs[OBS.region] = shapes_element(section.name)
+    obs[OBS.spot_id] = obs.index.to_numpy(dtype=object)
+    if OBS.total_counts not in obs:
+        obs[OBS.total_counts] = np.asarray(section.counts.sum(axis=1)).ravel()
+    obs[OBS.total_counts] = obs[OBS.total_counts].astype(np.float64)
+    return obs
+
+
+def _spatial_slot(section: Section) -> dict:
+    """``uns["spatial"][S]`` in the layout that scanpy and squidpy read."""
+    slot: dict = {LIBRARY.scalefactors: {LIBRARY.spot_diameter: float(section.spot_diameter_px)}}
+    if section.image is not None:
+        hires, factor = section.hires or thumbnail(_levels(section))
+        slot[LIBRARY.images] = {LIBRARY.hires: np.ascontiguousarray(hires, dtype=np.uint8)}
+        slot[LIBRARY.scalefactors][LIBRARY.hires_scale] = float(factor)
+    return slot
+
+
+def _levels(section: Section) -> list:
+    """Image levels as (rows, columns, 3), highest resolution first."""
+    levels = list(section.image) if isinstance(section.image, (list, tuple)) else [section.image]
+    oriented = []
+    for level in levels:
+        if level.ndim == 3 and level.shape[2] in (3, 4):
+            oriented.append(level[..., :3])
+        elif level.ndim == 3 and level.shape[0] in (3, 4):
+            oriented.append(level[:3].transpose(1, 2, 0))
+        else:
+            raise ValueError(
+                f"Image of section {section.name!r} has shape {tuple(level.shape)}. "
+                "flagst needs an RGB image, (rows, columns, 3) or (3, rows, columns)."
+            )
+        if level.dtype != np.uint8:
+            raise TypeError(
+                f"Image of section {section.name!r} has dtype {level.dtype}; flagst needs uint8, 0 to 255."
+            )
+    return oriented
+
+
+def _parse_image(section: Section):
+    """Multiscale image element; given levels replace the ones that averaging would make."""
+    import dask.array as da
+    from spatialdata.models import Image2DModel
+    from spatialdata.transformations import Identity
+
+    levels = [da.asarray(level).transpose(2, 0, 1) for level in _levels(section)]
+    levels = [level.rechunk((3, CHUNK, CHUNK)) for level in levels]
+    smallest = min(levels[0].shape[1:])
+    n_reduced = len(levels) - 1 if len(levels) > 1 else max(1, min(3, int(np.log2(max(2, smallest / 256)))))
+    element = Image2DModel.parse(
+        levels[0],
+        dims=("c", "y", "x"),
+        c_coords=_CHANNELS,
+        scale_factors=[2] * n_reduced,
+        transformations={section.name: Identity()},
+        chunks=CHUNK,
+    )
+    for i, level in enumerate(levels[1:], start=1):
+        reduced = element[f"scale{i}"]["image"]
+        if reduced.shape != level.shape:
+            raise ValueError(
+                f"Image level {i} of section {section.name!r} has shape {level.shape}, not {reduced.shape}. "
+                "Each level must be half the size of the one before, rounded down."
+            )
+        reduced.variable.data = level
+    return element
+
+
+def _parse_spots(section: Section, names):
+    """Circles of true spot diameter, indexed by observation name."""
+    from spatialdata.models import ShapesModel
+    from spatialdata.transformations import Identity
+
+    return ShapesModel.parse(
+        np.asarray(section.coords, dtype=np.float64),
+        geometry=0,
+        radius=float(section.spot_diameter_px) / 2,
+        index=names,
+        transformations={section.name: Identity()},
+    )

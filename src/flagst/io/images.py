@@ -1,0 +1,157 @@
+"""Image files as lazy pyramids: decoded on first use, once, and never all at the same time."""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+#: Levels of an image pyramid; each halves the one before. JPEG decoders offer exactly these reductions.
+REDUCTIONS = (1, 2, 4, 8)
+CHUNK = 2048
+#: Decoded pixels kept in memory, over all images: one full-resolution HER2ST section and its next level.
+CACHE_BYTES = 450_000_000
+
+_cache: OrderedDict[tuple, np.ndarray] = OrderedDict()
+_lock = threading.Lock()
+_limit_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class LazyImage:
+    """One level of an image file, decoded when it is first indexed.
+
+    Decoding a JPEG cannot start in the middle, so a chunk-wise reader would decode the file once per chunk.
+    Here the decoded level stays in a small cache (see :func:`clear_image_cache`) that all chunks read from.
+
+    Parameters
+    ----------
+    path
+        Image file.
+    reduction
+        Integer side reduction, one of 1, 2, 4, 8.
+    height, width
+        Size of this level, pixels.
+    stamp
+        Modification time and size of the file: a changed file is decoded again.
+    """
+
+    path: str
+    reduction: int
+    height: int
+    width: int
+    stamp: tuple[int, int]
+
+    ndim = 3
+    dtype = np.dtype(np.uint8)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, columns, channels (red, green, blue)."""
+        return (self.height, self.width, 3)
+
+    def __getitem__(self, item) -> np.ndarray:
+        return self._decoded()[item].copy()  # a view would keep the whole level alive
+
+    def _decoded(self) -> np.ndarray:
+        key = (self.path, self.reduction, self.stamp)
+        with _lock:
+            if key in _cache:
+                _cache.move_to_end(key)
+            else:
+                _cache[key] = read_reduced(self.path, self.reduction)[: self.height, : self.width]
+                while len(_cache) > 1 and sum(level.nbytes for level in _cache.values()) > CACHE_BYTES:
+                    _cache.popitem(last=False)
+            return _cache[key]
+
+
+def clear_image_cache() -> None:
+    """Forget decoded image levels; the next access decodes the file again."""
+    with _lock:
+        _cache.clear()
+
+
+def lazy_pyramid(path: str | Path) -> list:
+    """Open an image file as lazy levels, without decoding it.
+
+    Parameters
+    ----------
+    path
+        JPEG, PNG or any other format that Pillow reads. For JPEG the reduced levels come from a reduced
+        decode, which is several times faster than decoding everything and shrinking it.
+
+    Returns
+    -------
+    List of dask arrays ``(height // r, width // r, 3)`` uint8, rows, columns, colour, for r in 1, 2, 4, 8.
+    """
+    import dask.array as da
+    from dask.base import tokenize
+
+    path = Path(path).resolve()
+    info = path.stat()
+    width, height = image_size(path)
+    levels = []
+    for reduction in REDUCTIONS:
+        level = LazyImage(
+            str(path), reduction, height // reduction, width // reduction, (info.st_mtime_ns, info.st_size)
+        )
+        if min(level.shape[:2]) < 1:
+            break
+        name = "image-" + tokenize(level.path, level.reduction, level.stamp)
+        meta = np.empty((0, 0, 0), np.uint8)
+        levels.append(da.from_array(level, chunks=(CHUNK, CHUNK, 3), name=name, meta=meta))
+    return levels
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image file, read from its header."""
+    with _open(path) as image:
+        return image.size
+
+
+def read_reduced(path: str | Path, reduction: int) -> np.ndarray:
+    """Decode an image file at 1/``reduction`` of its side: ``(rows, columns, 3)`` uint8, red, green, blue."""
+    with _open(path) as image:
+        width, height = image.size
+        if reduction > 1:
+            image.draft("RGB", (width // reduction, height // reduction))
+        rgb = image.convert("RGB")
+        rest = reduction // round(width / rgb.width)  # what the decoder left; all, unless it is a JPEG
+        return np.asarray(rgb.reduce(rest) if rest > 1 else rgb)
+
+
+def thumbnail(levels: list, *, longest: int = 1000) -> tuple[np.ndarray, float]:
+    """Small version of an image for plots, made from the smallest level that is large enough.
+
+    Parameters
+    ----------
+    levels
+        Image pyramid, arrays ``(rows, columns, 3)`` uint8, full resolution first, numpy or dask.
+    longest
+        Longest side of the result, pixels. Smaller images stay as they are.
+
+    Returns
+    -------
+    ``(rows, columns, 3)`` uint8 and the factor from full-resolution to small pixels.
+    """
+    from PIL import Image
+
+    height, width = levels[0].shape[:2]
+    scale = min(1.0, longest / max(width, height))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    source = [level for level in levels if max(level.shape[:2]) >= max(size)][-1]
+    small = Image.fromarray(np.ascontiguousarray(np.asarray(source)))
+    return np.asarray(small.resize(size, Image.Resampling.BILINEAR)), float(scale)
+
+
+def _open(path: str | Path):
+    """Open an image; whole-slide sizes trip Pillow's guard against decompression bombs."""
+    from PIL import Image
+
+    with _limit_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit

@@ -1,0 +1,134 @@
+"""How close the predicted expression is, spot by spot.
+
+In all of them genes that are constant in the measurement are left out, so every metric of a section is about
+the same genes. The exception is :func:`per_gene_pcc`, which marks them.
+"""
+
+import numpy as np
+
+from flagst.metrics._inputs import scored_pair, standardise
+
+
+def per_gene_pcc(predicted, measured) -> np.ndarray:
+    """Pearson correlation across spots, gene by gene.
+
+    Parameters
+    ----------
+    predicted, measured
+        (n_spots, n_genes), same unit, spots and genes in the same order; dense or scipy sparse.
+
+    Returns
+    -------
+    (n_genes,) float64 in [-1, 1]; NaN where the measurement is constant, 0 where only the prediction is.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, NaN or infinite values, fewer than 3 spots, or no gene varies in ``measured``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from flagst.metrics import per_gene_pcc
+    >>> measured = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    >>> per_gene_pcc(3 * measured + 1, measured)
+    array([ 1., nan])
+    """
+    predicted, measured, kept = scored_pair(predicted, measured)
+    result = np.full(len(kept), np.nan)
+    result[kept] = np.clip((standardise(predicted) * standardise(measured)).sum(axis=0), -1.0, 1.0)
+    return result
+
+
+def pcc(predicted, measured) -> float:
+    """Mean over genes of :func:`per_gene_pcc`, genes constant in the measurement left out.
+
+    Parameters
+    ----------
+    predicted, measured
+        (n_spots, n_genes), same unit and order.
+
+    Returns
+    -------
+    Number in [-1, 1].
+
+    Raises
+    ------
+    ValueError
+        As :func:`per_gene_pcc`.
+    """
+    return float(np.nanmean(per_gene_pcc(predicted, measured)))
+
+
+def mse(predicted, measured) -> float:
+    """Mean squared error over spots and genes, genes constant in the measurement left out.
+
+    Parameters
+    ----------
+    predicted, measured
+        (n_spots, n_genes), same unit and order.
+
+    Returns
+    -------
+    Number >= 0, in squared units of the target.
+
+    Raises
+    ------
+    ValueError
+        As :func:`per_gene_pcc`.
+    """
+    predicted, measured, _ = scored_pair(predicted, measured)
+    return float(np.mean((predicted.astype(np.float64) - measured) ** 2))
+
+
+def mae(predicted, measured) -> float:
+    """Mean absolute error over spots and genes, genes constant in the measurement left out.
+
+    Parameters
+    ----------
+    predicted, measured
+        (n_spots, n_genes), same unit and order.
+
+    Returns
+    -------
+    Number >= 0, in the unit of the target.
+
+    Raises
+    ------
+    ValueError
+        As :func:`per_gene_pcc`.
+    """
+    predicted, measured, _ = scored_pair(predicted, measured)
+    return float(np.mean(np.abs(predicted.astype(np.float64) - measured)))
+
+
+def ccc(predicted, measured) -> float:
+    """Lin's concordance correlation coefficient per gene, averaged over genes.
+
+    ``2 cov(p, m) / (var(p) + var(m) + (mean(p) - mean(m))^2)`` with population moments over spots: a
+    correlation that also falls when level or spread are wrong. Genes constant in the measurement are left
+    out.
+
+    Parameters
+    ----------
+    predicted, measured
+        (n_spots, n_genes), same unit and order.
+
+    Returns
+    -------
+    Number in [-1, 1].
+
+    Raises
+    ------
+    ValueError
+        As :func:`per_gene_pcc`.
+
+    Source
+    ------
+    Lin, Biometrics 1989, 45:255.
+    """
+    predicted, measured, _ = scored_pair(predicted, measured)
+    predicted, measured = predicted.astype(np.float64), measured.astype(np.float64)
+    shift = predicted.mean(axis=0) - measured.mean(axis=0)
+    covariance = ((predicted - predicted.mean(axis=0)) * (measured - measured.mean(axis=0))).mean(axis=0)
+    return float(np.mean(2 * covariance / (predicted.var(axis=0) + measured.var(axis=0) + shift**2)))

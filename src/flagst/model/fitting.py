@@ -1,0 +1,98 @@
+"""What is fitted before any gradient step: regression mean, residual state, gene vectors."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from flagst.data.inputs import N_EDGES, section_inputs
+from flagst.data.section import Section, stack_targets
+from flagst.metrics import per_gene_pcc
+from flagst.model.presets import Settings
+from flagst.regression import RegressionStage, ResidualModel
+from flagst.regression.context import NEIGHBOURHOODS
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Fitted parts of a model, numpy only; saved with it.
+
+    Attributes
+    ----------
+    stage
+        Scaling, context features and regression mean.
+    residual
+        The residual's state space, ``None`` without a regression mean.
+    train_pcc
+        ``(n_genes,)`` Pearson correlation of the cross-fitted mean on the training spots.
+    """
+
+    stage: RegressionStage
+    residual: ResidualModel | None
+    train_pcc: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Per training section: the cross-fitted mean, the clean state and the standardised expression."""
+
+    mean: list[np.ndarray]
+    state: list[np.ndarray]
+    expression: list[np.ndarray]
+
+
+def fit_before_diffusion(sections: list[Section], settings: Settings) -> tuple[Fitted, TrainingData]:
+    """Fit the regression mean and turn measured expression into diffusion states.
+
+    Parameters
+    ----------
+    sections
+        Training sections with targets.
+    settings
+        Choices of the model.
+
+    Returns
+    -------
+    What is kept with the model, and what the diffusion is trained on.
+    """
+    stage, mean = RegressionStage.fit(
+        [s.image for s in sections],
+        [s.neighbours for s in sections],
+        [s.coords for s in sections],
+        [s.target for s in sections],
+        regression=settings.regression or "ridge",
+        neighbourhoods=stage_neighbourhoods(settings),
+    )
+    target = stack_targets(sections)
+    expression = stage.scaler.standardise(target)
+    if settings.regression is None:
+        residual, state = None, target
+    else:
+        n_latent = settings.n_latent if settings.denoiser == "latent" else target.shape[1]
+        names = np.repeat(np.arange(len(sections)), [len(s) for s in sections])
+        residual, state = ResidualModel.fit(expression - mean, names, n_latent=n_latent)
+        state = pad_columns(state, n_latent)
+    split = np.cumsum([len(s) for s in sections])[:-1]
+    data = TrainingData(*(np.split(values, split) for values in (mean, state, expression)))
+    return Fitted(stage, residual, np.nan_to_num(per_gene_pcc(mean, expression))), data
+
+
+def stage_neighbourhoods(settings: Settings) -> tuple[int, ...]:
+    """Neighbourhood means of the context features; none when the spatial graph is off."""
+    return NEIGHBOURHOODS if settings.edges else ()
+
+
+def network_inputs(
+    section: Section, fitted: Fitted, mean: np.ndarray, settings: Settings, d_image: int
+) -> dict[str, Tensor]:
+    """Tensors of a whole section, see :func:`flagst.data.inputs.section_inputs`."""
+    white = pad_columns(fitted.stage.context.whiten(section.image), d_image)
+    k = N_EDGES if settings.edges else 0
+    given = mean if settings.regression is not None else None
+    return section_inputs(white, section.neighbours[:, :k], section.distances[:, :k], given)
+
+
+def pad_columns(values: np.ndarray, width: int) -> np.ndarray:
+    """Zero columns on the right up to ``width``: few spots have fewer components than asked for."""
+    return np.pad(values, ((0, 0), (0, width - values.shape[1])))
+

@@ -1,0 +1,97 @@
+"""Named sets of choices: flagst's defaults and the published recipe."""
+
+from dataclasses import asdict, dataclass, field, replace
+
+from flagst._checks import require_one_of
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every choice that makes a FLAG model.
+
+    Attributes
+    ----------
+    target
+        Unit in which the model works: ``"lognorm"``, ``"log2"`` or ``"identity"``.
+    regression
+        ``"mixed"`` (ridge with kernel ridge) or ``"ridge"``; ``None`` for no regression mean: the
+        diffusion is then of the target itself, not of a residual.
+    denoiser
+        ``"latent"`` or ``"gene"``.
+    n_latent
+        Components of the residual that are diffused; only for the latent denoiser.
+    process, solver, n_steps
+        Noise process and the solver of its probability-flow ODE.
+    n_average
+        Draws averaged into a prediction; 1 leaves the draw as it is.
+    edges
+        Use the spatial graph.
+    joint
+        Denoise neighbouring spots jointly.
+    diffusion
+        ``False``: noise of the residual's own covariance instead of a trained diffusion.
+    gfm
+        ``"coexpression"``, a key of ``adata.varm``, or ``None`` for no alignment.
+    align_weight
+        Weight of the alignment loss.
+    max_steps
+        Optimiser steps when ``train(max_epochs=None)``.
+    network
+        Further arguments of :class:`flagst.nn.FlagNetwork`.
+    """
+
+    target: str = "lognorm"
+    regression: str | None = "mixed"
+    denoiser: str = "latent"
+    n_latent: int = 16
+    process: str = "edm"
+    solver: str = "dpm++2m"
+    n_steps: int = 20
+    n_average: int = 1
+    edges: bool = True
+    joint: bool = True
+    diffusion: bool = True
+    gfm: str | None = "coexpression"
+    align_weight: float = 0.5
+    max_steps: int = 1200
+    network: dict = field(default_factory=dict)
+
+    def to_dict(self) -> dict:
+        """Plain dictionary."""
+        return asdict(self)
+
+
+PRESETS = {
+    "default": Settings(),
+    # arXiv 2605.18055; 101 noise levels give its 201 network evaluations with Heun
+    "paper": Settings(
+        target="log2",
+        regression=None,
+        denoiser="gene",
+        process="ve",
+        solver="heun",
+        n_steps=101,
+        n_average=8,
+        joint=False,
+        max_steps=4000,
+        network={"denoiser_kwargs": {"width": 384, "n_blocks": 12, "n_heads": 6, "align_block": 8}},
+    ),
+}
+
+
+def resolve(preset: str, *, target: str | None, gfm: str | None, **changes) -> Settings:
+    """A preset with some choices changed; ``target=None`` keeps the preset's.
+
+    Raises
+    ------
+    ValueError
+        Unknown preset or choice.
+    TypeError
+        A choice that does not exist.
+    """
+    require_one_of(preset, PRESETS, name="preset")
+    base = PRESETS[preset]
+    settings = replace(base, **{"target": target or base.target, "gfm": gfm, **changes})
+    require_one_of(settings.target, ("lognorm", "log2", "identity"), name="target")
+    require_one_of(settings.denoiser, ("latent", "gene"), name="denoiser")
+    return settings

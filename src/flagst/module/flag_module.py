@@ -1,0 +1,150 @@
+"""FLAG as an scvi-tools module: encode once, corrupt, denoise, align."""
+
+import torch
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor
+
+from flagst._keys import TENSOR
+from flagst.diffusion import EDM, VESDE, NoiseProcess, denoising_loss, dpm_solver_pp_2m, heun
+from flagst.nn import AlignmentHead, FlagNetwork
+
+PROCESSES: dict[str, type[NoiseProcess]] = {"edm": EDM, "ve": VESDE}
+SOLVERS = {"dpm++2m": dpm_solver_pp_2m, "heun": heun}
+VALIDATION_SEED = 0
+
+
+class FlagModule(BaseModuleClass):
+    """Graph-conditioned diffusion with gene-model alignment.
+
+    Parameters
+    ----------
+    d_image, n_genes, d_state
+        Widths of the image features, the panel and the diffusion state.
+    process
+        ``"edm"`` or ``"ve"``.
+    joint
+        Mix the states of neighbouring spots while denoising.
+    **network_kwargs
+        See :class:`flagst.nn.FlagNetwork`.
+    """
+
+    def __init__(
+        self,
+        d_image: int,
+        n_genes: int,
+        d_state: int,
+        *,
+        process: str = "edm",
+        joint: bool = True,
+        **network_kwargs,
+    ):
+        super().__init__()
+        self.process = PROCESSES[process]()
+        self.d_image, self.n_genes, self.joint = d_image, n_genes, joint
+        self.network = FlagNetwork(d_image, n_genes, d_state, **network_kwargs)
+        self.alignment = None
+
+    def attach_alignment(self, vectors: Tensor, mask: Tensor, *, weight: float) -> None:
+        """Add the alignment head for a training run.
+
+        Parameters
+        ----------
+        vectors
+            ``(n_genes, d_gene)`` gene embeddings.
+        mask
+            ``(n_genes,)`` bool, genes that have one.
+        weight
+            Of the alignment loss; 0.5 in the paper.
+        """
+        self.alignment = AlignmentHead(self.network.width, vectors, mask, weight=weight)
+
+    def detach_alignment(self) -> None:
+        """Drop the alignment head: embeddings are used in training only."""
+        self.alignment = None
+
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict:
+        return {
+            "image": tensors[TENSOR.image],
+            "edge_index": tensors[TENSOR.edge_index],
+            "edge_attr": tensors[TENSOR.edge_attr],
+            "mean": tensors.get(TENSOR.mean),
+        }
+
+    @auto_move_data
+    def inference(self, image: Tensor, edge_index: Tensor, edge_attr: Tensor, mean: Tensor | None) -> dict:
+        """Context H ``(n_spots, d_context)``."""
+        return {"context": self.network.encode(image, edge_index, edge_attr, mean)}
+
+    def _get_generative_input(self, tensors: dict[str, Tensor], inference_outputs: dict, **kwargs) -> dict:
+        return {
+            "context": inference_outputs["context"],
+            "state": tensors[TENSOR.state],
+            "mix_index": tensors[TENSOR.mix_index],
+            "mix_weight": tensors[TENSOR.mix_weight],
+        }
+
+    @auto_move_data
+    def generative(self, context: Tensor, state: Tensor, mix_index: Tensor, mix_weight: Tensor) -> dict:
+        """Corrupt the clean state and denoise it: the loss of each spot, and the hidden state."""
+        # validation repeats the same noise, so that epochs differ by the weights alone
+        generator = None if self.training else torch.Generator().manual_seed(VALIDATION_SEED)
+        sigma = self.process.sample_sigma(len(state), generator=generator).to(state)
+        noise = torch.randn(state.shape, generator=generator).to(state)
+        hidden = []
+
+        def network(x: Tensor, level: Tensor) -> Tensor:
+            output, state_of_block = self._network(x, level, context, mix_index, mix_weight)
+            hidden.append(state_of_block)
+            return output
+
+        denoise = self.process.denoiser(network)
+        per_spot = denoising_loss(denoise, state, sigma, noise, process=self.process)
+        return {"denoising": per_spot, "hidden": hidden[0]}
+
+    def loss(self, tensors: dict[str, Tensor], inference_outputs: dict, generative_outputs: dict) -> LossOutput:
+        """``L_score + align_weight * L_align``, mean over the spots of the window's core."""
+        core = tensors[TENSOR.core].to(self.device)
+        denoising = generative_outputs["denoising"][core].mean()
+        loss, extra = denoising, {"denoising_loss": denoising}
+        if self.alignment is not None:
+            expression = tensors[TENSOR.expression].to(self.device)
+            generator = None if self.training else torch.Generator().manual_seed(VALIDATION_SEED)
+            aligned = self.alignment(generative_outputs["hidden"], expression, controls=generator)
+            loss = loss + self.alignment.weight * aligned["align_loss"][core].mean()
+            extra |= {name: value[core].mean() for name, value in aligned.items()}
+        return LossOutput(loss=loss, extra_metrics=extra, n_obs_minibatch=int(core.sum()))
+
+    def _network(
+        self, x: Tensor, sigma: Tensor, context: Tensor, mix_index: Tensor, mix_weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        mix = (mix_index, mix_weight) if self.joint else (None, None)
+        return self.network(x, sigma, context, *mix)
+
+    @torch.no_grad()
+    def context(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Context H of a whole section, ``(n_spots, d_context)``."""
+        return self.inference(**self._get_inference_input(tensors))["context"]
+
+    @torch.no_grad()
+    def draw(self, tensors: dict[str, Tensor], noise: Tensor, *, solver: str, n_steps: int) -> Tensor:
+        """Draws of the diffusion state.
+
+        Parameters
+        ----------
+        tensors
+            One whole section, see :func:`flagst.data.inputs.section_inputs`.
+        noise
+            ``(n_draws, n_spots, d_state)`` standard normal.
+        solver, n_steps
+            ``"dpm++2m"``: ``n_steps`` network evaluations; ``"heun"``: ``2 * n_steps - 1``.
+
+        Returns
+        -------
+        ``(n_draws, n_spots, d_state)`` on the CPU. The context is encoded once for all draws.
+        """
+        tensors = {key: value.to(self.device) for key, value in tensors.items()}
+        context = self.context(tensors)
+        mix = tensors[TENSOR.mix_index], tensors[TENSOR.mix_weight]
+        denoise = self.process.denoiser(lambda x, sigma: self._network(x, sigma, context, *mix)[0])
+        sigmas = self.process.schedule(n_steps).to(self.device)
+        return torch.stack([SOLVERS[solver](denoise, z.to(self.device), sigmas).cpu() for z in noise])

@@ -1,0 +1,74 @@
+"""The whole network: a context once per section, then denoising steps that use it."""
+
+from torch import Tensor, nn
+
+from flagst.nn.gene_denoiser import GeneDenoiser
+from flagst.nn.graph_encoder import SpatialGraphEncoder
+from flagst.nn.latent_denoiser import LatentDenoiser
+
+DENOISERS = {"latent": LatentDenoiser, "gene": GeneDenoiser}
+
+
+class FlagNetwork(nn.Module):
+    """Spatial graph encoder and denoiser.
+
+    Parameters
+    ----------
+    d_image
+        Width of the whitened image features.
+    n_genes
+        Genes of the panel.
+    d_state
+        Width of the diffusion state; ``n_genes`` for the gene-token denoiser.
+    denoiser
+        ``"latent"`` or ``"gene"``.
+    condition_on_mean
+        Feed the regression mean to the denoiser through the context.
+    d_context, n_heads, dropout
+        Size of the context and its encoder.
+    denoiser_kwargs
+        Passed to the denoiser.
+    """
+
+    def __init__(
+        self,
+        d_image: int,
+        n_genes: int,
+        d_state: int,
+        *,
+        denoiser: str = "latent",
+        condition_on_mean: bool = True,
+        d_context: int = 64,
+        n_heads: int = 4,
+        dropout: float = 0.3,
+        denoiser_kwargs: dict | None = None,
+    ):
+        super().__init__()
+        kwargs = denoiser_kwargs or {}
+        self.encoder = SpatialGraphEncoder(d_image, d_context, n_heads=n_heads, dropout=dropout)
+        self.mean_encoder = _mean_encoder(n_genes, d_context, dropout) if condition_on_mean else None
+        self.denoiser = DENOISERS[denoiser](d_state, d_context, **kwargs)
+        self.width = self.denoiser.output.in_features
+
+    def encode(self, image: Tensor, edge_index: Tensor, edge_attr: Tensor, mean: Tensor | None) -> Tensor:
+        """Context H, ``(n_spots, d_context)``: from the image and the positions only.
+
+        The regression mean is a function of the image features too, so that nothing measured
+        enters here. Runs once per section and prediction.
+        """
+        context = self.encoder(image, edge_index, edge_attr)
+        if self.mean_encoder is not None:
+            context = context + self.mean_encoder(mean)
+        return context
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, context: Tensor, mix_index: Tensor | None, mix_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Raw network output ``(n_spots, d_state)`` and the hidden state of the alignment block."""
+        return self.denoiser(x, sigma, context, mix_index, mix_weight)
+
+
+def _mean_encoder(n_genes: int, d_context: int, dropout: float) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(n_genes, d_context), nn.SiLU(), nn.Dropout(dropout), nn.Linear(d_context, d_context)
+    )

@@ -1,0 +1,144 @@
+"""Is the biology kept: gene-gene correlation and Moran's I, measured against predicted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from flagst import metrics
+from flagst._checks import require_key
+from flagst._keys import LAYERS, OBSM
+from flagst.data.graph import moran_graph
+from flagst.data.measured import measured_expression, section_layout, section_rows
+from flagst.pl._finish import finish
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+#: More genes than this and their names no longer fit beside a heat map.
+MAX_NAMES = 40
+
+#: Above this, reordering leaves for a smoother heat map takes longer than it is worth.
+MAX_OPTIMAL = 600
+
+
+def structure(
+    adata: "AnnData",
+    layer: str = LAYERS.draw,
+    *,
+    section: str | Sequence[str] | None = None,
+    section_key: str | None = None,
+    truth=None,
+    target: str | None = None,
+    spatial_key: str = OBSM.spatial,
+    layout: str | None = None,
+    cmap: str = "RdBu_r",
+    show: bool | None = None,
+    save: str | Path | None = None,
+    return_fig: bool = False,
+):
+    """Gene-gene correlation heat maps, measured and predicted, and Moran's I of every gene.
+
+    Both heat maps have the same order of genes, from hierarchical clustering of the measured correlation, and
+    the same scale from -1 to 1. Titles carry the section's GSC and SSC. Genes constant in the measurement are
+    left out.
+
+    Parameters
+    ----------
+    adata
+        Table with the prediction in a layer and measured expression.
+    layer
+        Layer with the prediction, (n_obs, n_vars).
+    section
+        Section or sections to draw, one row of panels each; None draws all.
+    section_key, truth, target, spatial_key, layout
+        As in :func:`flagst.tl.evaluate`.
+    cmap
+        Colours of the heat maps.
+    show, save, return_fig
+        Show the figure (None: in interactive sessions), write it to a file, return it instead of the axes.
+
+    Returns
+    -------
+    Axes (n_sections, 3): measured, predicted, Moran's I; the figure with ``return_fig``; None when it was
+    shown.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As :func:`flagst.tl.evaluate`; KeyError also for an unknown section.
+    """
+    require_key(adata.layers, layer, where="adata.layers", hint="Run FLAG.predict first, or name a layer.")
+    require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
+    measured = measured_expression(adata, truth, target=target)
+    predicted, coords = adata.layers[layer], np.asarray(adata.obsm[spatial_key])[:, :2]
+    rows = section_rows(adata, section_key)
+    wanted = list(rows) if section is None else [section] if isinstance(section, str) else list(section)
+    for name in wanted:
+        require_key(rows, name, where="the table's sections", hint="Pass one of them as section=.")
+
+    figure, axes = plt.subplots(
+        len(wanted), 3, figsize=(11.5, 3.9 * len(wanted)), squeeze=False, layout="constrained"
+    )
+    for (left, middle, right), name in zip(axes, wanted, strict=True):
+        graph = moran_graph(coords[rows[name]], layout or section_layout(adata, name))
+        p, m = predicted[rows[name]], measured[rows[name]]
+        _draw_correlations(left, middle, p, m, names=np.asarray(adata.var_names), cmap=cmap)
+        _draw_morans(right, p, m, graph)
+        left.set_title(f"{name}, measured")
+    return finish(figure, axes, show=show, save=save, return_fig=return_fig)
+
+
+def _varying(predicted, measured) -> np.ndarray:
+    """Genes that vary in the measurement, as the metrics see it."""
+    return ~np.isnan(metrics.per_gene_pcc(predicted, measured))
+
+
+def _number(value: float) -> str:
+    return "undefined" if np.isnan(value) else f"{value:.2f}"
+
+
+def _clustered_order(correlation: np.ndarray) -> np.ndarray:
+    """Order of genes that puts correlated ones side by side; (n_genes,) int."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    if len(correlation) < 3:
+        return np.arange(len(correlation))
+    distance = squareform(np.clip(1.0 - correlation, 0.0, 2.0), checks=False)
+    return leaves_list(linkage(distance, method="average", optimal_ordering=len(correlation) <= MAX_OPTIMAL))
+
+
+def _draw_correlations(
+    left: "Axes", right: "Axes", predicted, measured, *, names: np.ndarray, cmap: str
+) -> None:
+    """The two heat maps with one colour bar."""
+    kept = _varying(predicted, measured)
+    true, guess = metrics.gene_correlation(measured[:, kept]), metrics.gene_correlation(predicted[:, kept])
+    order = _clustered_order(true)
+    for ax, correlation in ((left, true), (right, guess)):
+        ordered = correlation[np.ix_(order, order)]
+        image = ax.imshow(ordered, vmin=-1, vmax=1, cmap=cmap, interpolation="nearest")
+        ax.set(xticks=[], yticks=[], xlabel=f"{len(order)} genes")
+    if len(order) <= MAX_NAMES:
+        size = np.clip(200 / len(order), 4.0, 8.0)
+        left.set_yticks(np.arange(len(order)), names[kept][order], fontsize=size)
+    right.set_title(f"predicted, GSC {_number(metrics.gsc(predicted, measured))}")
+    left.figure.colorbar(image, ax=[left, right], label="Pearson correlation", shrink=0.8)
+
+
+def _draw_morans(ax: "Axes", predicted, measured, graph) -> None:
+    """Moran's I of every gene, measured against predicted, with the line of equality."""
+    kept = _varying(predicted, measured)
+    true, guess = metrics.morans_i(measured, graph)[kept], metrics.morans_i(predicted, graph)[kept]
+    both = np.concatenate([true, guess])
+    margin = 0.05 * max(np.ptp(both), 0.1)
+    limits = (both.min() - margin, both.max() + margin)
+    ax.plot(limits, limits, color="0.6", lw=1, zorder=0)
+    ax.scatter(true, guess, s=12, alpha=0.7, linewidths=0)
+    ax.set(xlim=limits, ylim=limits, aspect="equal")
+    ax.set(xlabel="Moran's I, measured", ylabel="Moran's I, predicted")
+    ax.set_title(f"Moran's I, SSC {_number(metrics.ssc(predicted, measured, graph))}")

@@ -1,0 +1,95 @@
+"""Training curves."""
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from flagst._checks import require_key
+from flagst._keys import SLOT, UNS
+from flagst.pl._finish import finish
+
+#: What tells the two splits apart in a logged name, in the order in which they are drawn.
+SPLITS = ("train", "validation")
+
+
+def history(
+    model_or_adata,
+    *,
+    log: bool = False,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    return_fig: bool = False,
+):
+    """Losses over epochs, training and validation in one panel per quantity.
+
+    Parameters
+    ----------
+    model_or_adata
+        A trained model (``history_``), or a table with ``uns["flagst"]["history"]``. Both map a name such as
+        ``"train_loss_epoch"``, ``"validation_loss"`` or ``"score_train"`` to a DataFrame with epochs as
+        index, or to a plain sequence of one number per epoch. Names ending in ``_step`` are left out.
+    log
+        Logarithmic y axis.
+    show, save, return_fig
+        Show the figure (None: in interactive sessions), write it to a file, return it instead of the axes.
+
+    Returns
+    -------
+    Axes (n_quantities,); the figure with ``return_fig``; None when the figure was shown.
+
+    Raises
+    ------
+    KeyError
+        There is no history.
+    ValueError
+        The history is empty.
+    """
+    panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    for name, values in _recorded(model_or_adata).items():
+        if not name.endswith("_step"):
+            quantity, split = _split_name(name)
+            panels.setdefault(quantity, {})[split] = _curve(values)
+    if not panels:
+        raise ValueError("The history is empty; train the model for at least one epoch.")
+
+    size = (3.6 * len(panels), 3.0)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
+    for ax, (quantity, curves) in zip(axes[0], panels.items(), strict=True):
+        for split in sorted(curves, key=lambda s: (*SPLITS, "").index(s)):
+            epochs, values = curves[split]
+            ax.plot(epochs, values, label=split or quantity, marker="." if len(epochs) == 1 else None)
+        ax.set(title=quantity, xlabel="epoch", yscale="log" if log else "linear")
+        if set(curves) & set(SPLITS):
+            ax.legend(frameon=False)
+    return finish(figure, axes[0], show=show, save=save, return_fig=return_fig)
+
+
+def _recorded(model_or_adata) -> dict:
+    """The history of a model or of a table."""
+    recorded = getattr(model_or_adata, "history_", None)
+    if recorded is None and hasattr(model_or_adata, "uns"):
+        slot = model_or_adata.uns.get(UNS.flagst, {})
+        where = f"adata.uns[{UNS.flagst!r}]"
+        require_key(slot, SLOT.history, where=where, hint="Pass the model, or a table that it predicted.")
+        recorded = slot[SLOT.history]
+    if recorded is None:
+        raise KeyError(f"{type(model_or_adata).__name__} has no history_; train the model first.")
+    return recorded
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """``"train_loss_epoch"`` -> (``"loss"``, ``"train"``)."""
+    words = [w for w in re.sub(r"_epoch$", "", name).split("_") if w]
+    split = next((s for s in SPLITS if s in words), "")
+    return "_".join(w for w in words if w != split) or name, split
+
+
+def _curve(values) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs and values, (n_epochs,) each; scvi-tools stores numbers as objects."""
+    if hasattr(values, "columns"):
+        values = values.iloc[:, 0]
+    epochs = np.asarray(values.index) if hasattr(values, "index") and not callable(values.index) else None
+    values = np.asarray(values, dtype=np.float64).ravel()
+    return (np.arange(len(values)) if epochs is None else epochs.astype(np.float64)), values

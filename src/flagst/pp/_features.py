@@ -1,0 +1,264 @@
+"""Image features of every spot, section by section."""
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flagst._checks import require_key, require_one_of
+from flagst._keys import FEATURES, OBS, OBSM, SLOT, TABLE, UNS
+from flagst.data.patches import Block, check_inside, crop_block, plan_blocks, thumbnail
+from flagst.encoders import ImageEncoder, get_encoder
+from flagst.pp._sources import SectionImage, from_anndata, from_spatialdata
+from flagst.pp._stain import Overview, Stain
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+logger = logging.getLogger("flagst")
+
+STAIN_NORMALISE = ("section", "none")
+# Shares of spots that swapping x and y would move onto tissue: doubtful, and beyond doubt.
+_SWAP_DOUBT, _SWAP_CERTAIN = 0.1, 0.3
+_COARSE = 2.0  # an image this many times coarser than the encoder wants is worth a warning
+
+
+def image_features(
+    data: "SpatialData | AnnData",
+    *,
+    encoder: str | ImageEncoder = "handcrafted",
+    patch_um: float | Sequence[float] | None = None,
+    section_key: str = OBS.section,
+    table_key: str = TABLE,
+    key_added: str = OBSM.image,
+    stain_normalise: str | None = "section",
+    n_jobs: int | None = None,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> None:
+    """Describe the tissue around every spot by numbers.
+
+    Squares around each spot are cut from the image at the resolution the encoder wants, and encoded; the vectors of
+    several scales stand side by side. Every section is treated on its own. Images, shapes and counts are never modified.
+
+    Parameters
+    ----------
+    data
+        SpatialData (images ``S_image``; spot centres from the shapes that the table annotates), or AnnData with
+        ``obsm["spatial"]`` in full-resolution pixels and ``uns["spatial"][S]`` (small image and its scale factor).
+        Micrometres per full-resolution pixel of each section in ``uns["flagst"]["params"]["um_per_px"]``.
+    encoder
+        A name out of :func:`flagst.encoders.available_encoders`, or an encoder.
+    patch_um
+        Side of the squares, micrometres, one per scale. By default the encoder's own.
+    section_key
+        ``obs`` column that holds the section names.
+    table_key
+        Table of a SpatialData.
+    key_added
+        Name of the features in ``obsm``.
+    stain_normalise
+        ``"section"``: make each section's background white and bring its stain to one strength. ``None``: leave colours
+        as they are.
+    n_jobs
+        Threads; by default as many as there are cores.
+    progress
+        Show a progress bar.
+    overwrite
+        Compute anew even when features made with the same settings are there.
+
+    Writes
+    ------
+    ``obsm[key_added]``
+        (n_spots, n_scales * n_features) float32.
+    ``uns["flagst"]["features"][key_added]``
+        Encoder, version, settings, scales, micrometres per pixel, stain of each section, feature names.
+
+    Raises
+    ------
+    KeyError
+        Table, section column, coordinates or micrometres per pixel that are missing.
+    ValueError
+        Sections without an image (named), spots outside the image, x and y swapped, or settings out of range.
+    TypeError
+        ``data`` or ``encoder`` of another type.
+
+    Example
+    -------
+    >>> sdata = flagst.datasets.simulated_sections(n_sections=1)  # doctest: +SKIP
+    >>> flagst.pp.image_features(sdata)  # doctest: +SKIP
+    """
+    encoder = get_encoder(encoder)
+    scales = _check_scales(encoder.patch_um if patch_um is None else patch_um)
+    stain_normalise = "none" if stain_normalise is None else stain_normalise
+    require_one_of(stain_normalise, STAIN_NORMALISE, name="stain_normalise")
+    n_jobs = _check_jobs(n_jobs)
+    adata, sections, source = _resolve(data, section_key, table_key)
+
+    settings = {
+        FEATURES.encoder: encoder.name,
+        FEATURES.version: encoder.version,
+        FEATURES.params: encoder.params(),
+        FEATURES.patch_um: scales,
+        FEATURES.patch_px: int(encoder.patch_px),
+        FEATURES.stain_normalise: stain_normalise,
+        FEATURES.source: source,
+    }
+    um_per_px = {s.name: s.um_per_px for s in sections}
+    width = len(scales) * encoder.n_features
+    if not overwrite and _is_cached(adata, key_added, settings, um_per_px, width):
+        logger.info("Image features with the same settings are in obsm[%r]; reused.", key_added)
+        return
+    stains = {}
+    for section in sections:
+        stains[section.name] = _look_over(section, scales, encoder.patch_px)
+    applied = stains if stain_normalise == "section" else {}
+    features = _encode_all(adata.n_obs, sections, applied, encoder, scales, n_jobs, progress)
+    record = settings | {
+        FEATURES.um_per_px: um_per_px,
+        FEATURES.stain: {name: [*stain.background, stain.strength] for name, stain in applied.items()},
+        FEATURES.names: [f"{name}_{scale:g}um" for scale in scales for name in encoder.feature_names],
+    }
+    _write(adata, key_added, features, record)
+    logger.info("Wrote %d image features of %d spots to obsm[%r].", width, adata.n_obs, key_added)
+
+
+def _check_scales(patch_um: float | Sequence[float]) -> list[float]:
+    scales = [float(scale) for scale in np.atleast_1d(patch_um)]
+    if not scales or not all(np.isfinite(scale) and scale > 0 for scale in scales):
+        raise ValueError(f"patch_um must be one or more positive lengths in micrometres; got {patch_um!r}.")
+    return scales
+
+
+def _check_jobs(n_jobs: int | None) -> int:
+    if n_jobs is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if n_jobs < 1:
+        raise ValueError(f"n_jobs must be 1 or more; got {n_jobs!r}. None takes all cores.")
+    return int(n_jobs)
+
+
+def _resolve(data, section_key: str, table_key: str) -> tuple["AnnData", list[SectionImage], str]:
+    """Table, sections and where the pixels come from."""
+    from anndata import AnnData
+
+    if isinstance(data, AnnData):
+        return data, from_anndata(data, section_key), "hires"
+    if not (hasattr(data, "tables") and hasattr(data, "images")):
+        raise TypeError(f"data must be a SpatialData or an AnnData; got {type(data).__name__}.")
+    require_key(data.tables, table_key, where="sdata.tables", hint="Pass table_key=, the table of the spots.")
+    adata = data.tables[table_key]
+    return adata, from_spatialdata(data, adata, section_key), "image"
+
+
+def _is_cached(adata: "AnnData", key: str, settings: dict, um_per_px: dict[str, float], width: int) -> bool:
+    record = adata.uns.get(UNS.flagst, {}).get(SLOT.features, {}).get(key)
+    values = adata.obsm.get(key)
+    if record is None or values is None or values.shape != (adata.n_obs, width) or not np.isfinite(values).all():
+        return False
+    known = _plain(record.get(FEATURES.um_per_px, {}))
+    return all(_plain(record.get(name)) == _plain(value) for name, value in settings.items()) and all(
+        known.get(section) == value for section, value in um_per_px.items()
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Arrays as lists and numpy scalars as Python ones: what h5ad and zarr give back, made comparable."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _look_over(section: SectionImage, scales: list[float], patch_px: int) -> Stain:
+    """Check a section's spots against its image, and measure its stain."""
+    sides = [scale / section.um_per_px for scale in scales]
+    try:
+        check_inside(section.levels, section.centres, side=min(sides))
+    except ValueError as error:
+        raise ValueError(f"Section {section.name!r}: {error}") from None
+    if min(sides) < patch_px / _COARSE:
+        logger.warning(
+            "Section %r: the image has %.2f um/px, the encoder works at %.2f um/px. Features will be blurred; "
+            "use the full-resolution image of a SpatialData.",
+            section.name, section.um_per_px, min(scales) / patch_px,
+        )  # fmt: skip
+    small = thumbnail(section.levels)
+    overview = Overview.of(small, factor=small.shape[1] / section.levels[0].pixels.shape[2])
+    _check_swapped(section, overview)
+    return overview.stain(section.centres, side=max(sides))
+
+
+def _check_swapped(section: SectionImage, overview: Overview) -> None:
+    """On nearly square images swapped coordinates stay inside, but leave the tissue."""
+    given = overview.share_on_tissue(section.centres)
+    swapped = overview.share_on_tissue(section.centres[:, ::-1])
+    if swapped <= given + _SWAP_DOUBT:
+        return
+    message = (
+        f"Section {section.name!r}: {given:.0%} of the spots lie on tissue, but {swapped:.0%} would with x and y "
+        "swapped. Coordinates must be x (column), y (row)."
+    )
+    if swapped > given + _SWAP_CERTAIN:
+        raise ValueError(message)
+    warnings.warn(message, UserWarning, stacklevel=4)
+
+
+def _encode_all(
+    n_spots: int,
+    sections: list[SectionImage],
+    stains: dict[str, Stain],
+    encoder: ImageEncoder,
+    scales: list[float],
+    n_jobs: int,
+    progress: bool,
+) -> np.ndarray:
+    """(n_spots, n_scales * n_features) float32; blocks of patches are shared out over threads."""
+    from tqdm.auto import tqdm
+
+    width = encoder.n_features
+    features = np.full((n_spots, len(scales) * width), np.nan, dtype=np.float32)
+
+    def encode(section: SectionImage, block: Block, first: int) -> int:
+        for members, patches in crop_block(block):
+            if section.name in stains:
+                patches = stains[section.name].apply(patches)
+            features[section.rows[members], first : first + width] = encoder.encode(patches)
+        return len(block.rows)
+
+    with (
+        ThreadPoolExecutor(n_jobs) as pool,
+        tqdm(total=n_spots * len(scales), unit="patch", desc="image features", disable=not progress) as bar,
+    ):
+        jobs = [
+            pool.submit(encode, section, block, i * width)
+            for section in sections
+            for i, scale in enumerate(scales)
+            for block in plan_blocks(
+                section.levels, section.centres, side=scale / section.um_per_px, out_px=encoder.patch_px
+            )
+        ]
+        try:
+            for job in as_completed(jobs):
+                bar.update(job.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if not np.isfinite(features).all():
+        raise ValueError(f"Encoder {encoder.name!r} returned NaN or infinite values.")
+    return features
+
+
+def _write(adata: "AnnData", key: str, features: np.ndarray, record: dict) -> None:
+    adata.obsm[key] = features
+    slot = dict(adata.uns.get(UNS.flagst, {}))
+    slot[SLOT.features] = dict(slot.get(SLOT.features, {})) | {key: record}
+    adata.uns[UNS.flagst] = slot

@@ -1,0 +1,227 @@
+"""The gene panel: which genes a model is trained on."""
+
+import hashlib
+import logging
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flagst._checks import require_counts, require_key, require_one_of, require_unique
+from flagst._keys import GENES, OBS, SLOT, UNS, VAR
+from flagst.pp._sources import section_rows
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger("flagst")
+
+FLAVORS = ("hmhvg", "seurat", "cell_ranger", "seurat_v3")
+#: Highly variable genes taken from every section before they are ranked together.
+N_VARIABLE = 4096
+# Mitochondrial and ribosomal symbols; a bare "MT" would also drop MT2A and MTDH.
+_HOUSEKEEPING = re.compile(r"^(MT-|RP[SL]\d)", re.IGNORECASE)
+_ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{6,}")
+
+
+def select_genes(
+    adata: "AnnData",
+    n_genes: int = 200,
+    *,
+    flavor: str = "hmhvg",
+    section_key: str = OBS.section,
+    train_sections: str | Sequence[str] | None = None,
+    layer: str | None = None,
+    subset: bool = False,
+) -> None:
+    """Choose the gene panel from raw counts.
+
+    Parameters
+    ----------
+    adata
+        Raw counts, (n_spots, n_genes), dense or sparse.
+    n_genes
+        Size of the panel.
+    flavor
+        ``"hmhvg"``: high mean, high variability, see Source. Otherwise a flavour of
+        :func:`scanpy.pp.highly_variable_genes`, with the sections as batches: ``"seurat"``, ``"cell_ranger"`` (on
+        log-normalised counts) or ``"seurat_v3"`` (on counts).
+    section_key
+        ``obs`` column that holds the section names.
+    train_sections
+        Sections to look at; by default all. Leave out the sections that a model will be tested on.
+    layer
+        Layer of the raw counts; by default ``X``.
+    subset
+        Keep only the panel's genes in ``adata``.
+
+    Writes
+    ------
+    ``var["flagst_panel"]``
+        bool, n_genes of them true.
+    ``uns["flagst"]["genes"]``
+        Flavour, size, sections looked at, names in the order of ``var``, SHA-256 of the sorted names (one per line).
+    ``obs["total_counts"]``
+        Counts over all genes, if it is not there yet.
+
+    Raises
+    ------
+    KeyError
+        No such layer or section column.
+    ValueError
+        No raw counts, repeated gene names, unknown sections or flavour, or fewer genes than asked for.
+
+    Source
+    ------
+    FLAG (arXiv 2605.18055), HMHVG: union over sections of the 4,096 most variable genes (log-normalised) without
+    mitochondrial and ribosomal ones; ranked by mean and by standard deviation of the raw counts over all spots; the panel
+    is what the two top lists share, the lists made as long as needed. Where one step too many enters, the last names in
+    alphabetical order are left out. Only genes with counts in every section that is looked at are eligible.
+
+    Example
+    -------
+    >>> flagst.pp.select_genes(adata, 200, train_sections=["C2", "C3", "C4"])  # doctest: +SKIP
+    """
+    require_one_of(flavor, FLAVORS, name="flavor")
+    if n_genes < 1:
+        raise ValueError(f"n_genes must be 1 or more; got {n_genes!r}.")
+    require_unique(adata.var_names, where="adata.var_names", hint="Call adata.var_names_make_unique() first.")
+    counts, where = _counts(adata, layer)
+    require_counts(counts, where=where)
+    sections = _sections(section_rows(adata, section_key), train_sections)
+    pick = _hmhvg if flavor == "hmhvg" else _scanpy_flavor
+    names = pick(adata, counts, sections, n_genes, flavor)
+
+    if OBS.total_counts not in adata.obs:
+        adata.obs[OBS.total_counts] = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    panel = np.isin(adata.var_names.to_numpy(dtype=object), names)
+    adata.var[VAR.panel] = panel
+    ordered = [str(name) for name in adata.var_names[panel]]
+    slot = dict(adata.uns.get(UNS.flagst, {}))
+    slot[SLOT.genes] = {
+        GENES.flavor: flavor,
+        GENES.n_genes: int(n_genes),
+        GENES.sections: list(sections),
+        GENES.names: ordered,
+        GENES.sha256: panel_hash(ordered),
+    }
+    adata.uns[UNS.flagst] = slot
+    if subset:
+        adata._inplace_subset_var(panel)
+    logger.info("Chose %d genes (%s) from sections %s.", len(ordered), flavor, ", ".join(sections))
+
+
+def panel_hash(names: Sequence[str]) -> str:
+    """SHA-256 of gene names, whatever their order: sorted, one per line, UTF-8."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+def _counts(adata: "AnnData", layer: str | None):
+    """Counts and how to call them in messages."""
+    if layer is not None:
+        require_key(adata.layers, layer, where="adata.layers", hint="Pass layer=None to use adata.X.")
+        return adata.layers[layer], f"adata.layers[{layer!r}]"
+    if adata.X is None:
+        raise ValueError("adata.X is None. Genes are chosen from raw counts: name their layer with layer=.")
+    return adata.X, "adata.X"
+
+
+def _sections(rows: dict[str, np.ndarray], train_sections: str | Sequence[str] | None) -> dict[str, np.ndarray]:
+    """Rows of the sections to look at."""
+    if train_sections is None:
+        return rows
+    wanted = [train_sections] if isinstance(train_sections, str) else [str(s) for s in train_sections]
+    unknown = [s for s in wanted if s not in rows]
+    if unknown or not wanted:
+        raise ValueError(f"train_sections {unknown or wanted} are not among the sections; found {list(rows)}.")
+    return {section: rows[section] for section in dict.fromkeys(wanted)}
+
+
+def _hmhvg(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: int, flavor: str) -> list[str]:
+    """Names of the HMHVG panel."""
+    names = adata.var_names.to_numpy(dtype=object)
+    eligible = np.all([_detected(counts[rows]) for rows in sections.values()], axis=0)
+    variable = np.zeros(len(names), dtype=bool)
+    for rows in sections.values():
+        variable[np.flatnonzero(eligible)[_most_variable(counts[rows][:, eligible])]] = True
+    _warn_if_ensembl(names)
+    variable &= np.array([_HOUSEKEEPING.match(str(name)) is None for name in names])
+    candidates = np.flatnonzero(variable)
+    candidates = candidates[np.argsort(names[candidates].astype(str), kind="stable")]
+    if len(candidates) < n_genes:
+        raise ValueError(
+            f"n_genes is {n_genes}, but only {len(candidates)} genes are variable, neither mitochondrial nor ribosomal, "
+            f"and counted in each of the sections {list(sections)}. Ask for fewer genes or leave a poor section out."
+        )
+    mean, deviation = _mean_and_deviation(counts[np.concatenate(list(sections.values()))][:, candidates])
+    # A gene is in both top-k lists exactly when the worse of its two ranks is below k.
+    worse = np.maximum(_rank(mean), _rank(deviation))
+    length = np.sort(worse)[n_genes - 1]
+    return list(names[candidates[worse <= length]][:n_genes])
+
+
+def _detected(counts) -> np.ndarray:
+    return np.asarray((counts > 0).sum(axis=0)).ravel() > 0
+
+
+def _most_variable(counts) -> np.ndarray:
+    """Positions of the ``N_VARIABLE`` most variable genes of one section's counts."""
+    import anndata as ad
+    import scanpy as sc
+
+    if counts.shape[1] <= N_VARIABLE:
+        return np.arange(counts.shape[1])
+    part = ad.AnnData(counts.astype(np.float32))
+    sc.pp.normalize_total(part)
+    sc.pp.log1p(part)
+    sc.pp.highly_variable_genes(part, n_top_genes=N_VARIABLE)
+    return np.flatnonzero(part.var["highly_variable"])
+
+
+def _mean_and_deviation(counts) -> tuple[np.ndarray, np.ndarray]:
+    """Per-gene mean and standard deviation in double precision."""
+    counts = counts.astype(np.float64)
+    mean = np.asarray(counts.mean(axis=0)).ravel()
+    square = counts.multiply(counts) if hasattr(counts, "multiply") else counts**2
+    variance = np.asarray(square.mean(axis=0)).ravel() - mean**2
+    return mean, np.sqrt(np.maximum(variance, 0))
+
+
+def _rank(values: np.ndarray) -> np.ndarray:
+    """0 for the largest; ties in the order given."""
+    rank = np.empty(len(values), dtype=np.int64)
+    rank[np.argsort(-values, kind="stable")] = np.arange(len(values))
+    return rank
+
+
+def _scanpy_flavor(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: int, flavor: str) -> list[str]:
+    """Names of the most variable genes by one of scanpy's flavours, sections as batches."""
+    import anndata as ad
+    import pandas as pd
+    import scanpy as sc
+
+    rows = np.concatenate(list(sections.values()))
+    labels = np.repeat(list(sections), [len(r) for r in sections.values()])
+    genes = _detected(counts[rows])
+    if genes.sum() < n_genes:
+        raise ValueError(f"n_genes is {n_genes}, but only {genes.sum()} genes have counts. Ask for fewer genes.")
+    obs = pd.DataFrame({OBS.section: pd.Categorical(labels)}, index=adata.obs_names[rows])
+    part = ad.AnnData(counts[rows][:, genes].astype(np.float32), obs=obs, var=pd.DataFrame(index=adata.var_names[genes]))
+    if flavor != "seurat_v3":
+        sc.pp.normalize_total(part)
+        sc.pp.log1p(part)
+    batch = OBS.section if len(sections) > 1 else None
+    sc.pp.highly_variable_genes(part, n_top_genes=int(n_genes), flavor=flavor, batch_key=batch)
+    chosen = part.var_names[part.var["highly_variable"]]
+    if len(chosen) < n_genes:
+        raise ValueError(f"n_genes is {n_genes}, but flavor {flavor!r} ranks only {len(chosen)} genes. Ask for fewer.")
+    return list(chosen)
+
+
+def _warn_if_ensembl(names: np.ndarray) -> None:
+    if len(names) and np.mean([_ENSEMBL.match(str(name)) is not None for name in names]) > 0.5:
+        logger.warning(
+            "Gene names look like Ensembl identifiers: mitochondrial and ribosomal genes are recognised by symbol only "
+            "and are not left out. Put symbols into adata.var_names first."
+        )

@@ -1,0 +1,203 @@
+"""Where a section's pixels and spot centres come from, for SpatialData and for plain AnnData."""
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flagst._checks import require_finite, require_key
+from flagst._keys import LIBRARY, OBSM, PARAM, SLOT, UNS, image_element
+from flagst.data.patches import Level, image_levels
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+logger = logging.getLogger("flagst")
+
+_UM_PER_PX = f'adata.uns["{UNS.flagst}"]["{SLOT.params}"]["{PARAM.um_per_px}"]'
+
+
+@dataclass(frozen=True)
+class SectionImage:
+    """One section's image and the spots on it.
+
+    Parameters
+    ----------
+    name
+        Section.
+    rows
+        (n_spots,) int64, rows of the AnnData.
+    levels
+        The image, finest level first.
+    centres
+        (n_spots, 2) float64, x then y, pixels of the finest level.
+    um_per_px
+        Micrometres per pixel of the finest level.
+    """
+
+    name: str
+    rows: np.ndarray
+    levels: list[Level]
+    centres: np.ndarray
+    um_per_px: float
+
+
+def section_rows(adata: "AnnData", section_key: str) -> dict[str, np.ndarray]:
+    """Rows of every section, in order of appearance."""
+    hint = "Pass section_key=, the obs column that holds the section names."
+    require_key(adata.obs, section_key, where="adata.obs", hint=hint)
+    labels = adata.obs[section_key]
+    if labels.isna().any():
+        raise ValueError(f"adata.obs[{section_key!r}] is empty for {int(labels.isna().sum())} spots.")
+    labels = labels.astype(str).to_numpy()
+    names, first = np.unique(labels, return_index=True)
+    return {str(name): np.flatnonzero(labels == name) for name in names[np.argsort(first)]}
+
+
+def um_per_px(adata: "AnnData", sections) -> dict[str, float]:
+    """Micrometres per full-resolution pixel of every section."""
+    hint = f"Set {_UM_PER_PX} = {{section: micrometres per full-resolution pixel}}."
+    params = adata.uns.get(UNS.flagst, {}).get(SLOT.params, {})
+    where = f'adata.uns["{UNS.flagst}"]["{SLOT.params}"]'
+    require_key(params, PARAM.um_per_px, where=where, hint=hint)
+    known = {str(name): value for name, value in params[PARAM.um_per_px].items()}
+    for section in sections:
+        require_key(known, section, where=_UM_PER_PX, hint=hint)
+        if not (np.isfinite(known[section]) and known[section] > 0):
+            raise ValueError(f"{_UM_PER_PX}[{section!r}] is {known[section]}; it must be a positive number.")
+    return {section: float(known[section]) for section in sections}
+
+
+def from_spatialdata(sdata: "SpatialData", adata: "AnnData", section_key: str) -> list[SectionImage]:
+    """Images and spots of a SpatialData; table rows are joined to the shapes by name, never by order.
+
+    Parameters
+    ----------
+    sdata
+        Images ``S_image`` and the shapes that the table annotates.
+    adata
+        Its table.
+    section_key
+        ``obs`` column that holds the section names.
+
+    Returns
+    -------
+    One :class:`SectionImage` per section.
+
+    Raises
+    ------
+    KeyError
+        Shapes, columns or micrometres per pixel that are missing.
+    ValueError
+        Sections without an image, or rows without a shape.
+    """
+    rows = section_rows(adata, section_key)
+    _require_images([s for s in rows if image_element(s) not in sdata.images], rows, "an image S_image in sdata.images")
+    scales = um_per_px(adata, rows)
+    return [
+        SectionImage(
+            name,
+            rows[name],
+            image_levels(sdata.images[image_element(name)]),
+            _shape_centres(sdata, adata, name, rows[name]),
+            scales[name],
+        )
+        for name in rows
+    ]
+
+
+def from_anndata(adata: "AnnData", section_key: str) -> list[SectionImage]:
+    """Small images and spots of an AnnData with ``uns["spatial"]``.
+
+    Parameters
+    ----------
+    adata
+        ``obsm["spatial"]`` in full-resolution pixels; ``uns["spatial"][S]`` with the image ``hires`` and its scale factor.
+    section_key
+        ``obs`` column that holds the section names.
+
+    Returns
+    -------
+    One :class:`SectionImage` per section, in pixels of the small image.
+
+    Raises
+    ------
+    KeyError
+        Coordinates, columns or micrometres per pixel that are missing.
+    ValueError
+        Sections without an image, or coordinates that are not finite.
+    """
+    hint = "Store x, y in full-resolution pixels there."
+    require_key(adata.obsm, OBSM.spatial, where="adata.obsm", hint=hint)
+    rows = section_rows(adata, section_key)
+    libraries = adata.uns.get(UNS.spatial, {})
+    without = [s for s in rows if LIBRARY.hires not in libraries.get(s, {}).get(LIBRARY.images, {})]
+    wanted = f'adata.uns["{UNS.spatial}"][S]["{LIBRARY.images}"]["{LIBRARY.hires}"]'
+    _require_images(without, rows, f"{wanted} (S is the section's name)")
+    scales = um_per_px(adata, rows)
+    coords = np.asarray(adata.obsm[OBSM.spatial], dtype=np.float64)
+    require_finite(coords, where=f"adata.obsm[{OBSM.spatial!r}]", hint="Remove these spots or give them a position.")
+    sections = []
+    for name in rows:
+        factors = libraries[name].get(LIBRARY.scalefactors, {})
+        where = f'adata.uns["{UNS.spatial}"]["{name}"]["{LIBRARY.scalefactors}"]'
+        require_key(factors, LIBRARY.hires_scale, where=where, hint="It maps full-resolution to hires pixels.")
+        factor = float(factors[LIBRARY.hires_scale])
+        hires = np.asarray(libraries[name][LIBRARY.images][LIBRARY.hires])
+        if np.issubdtype(hires.dtype, np.floating) and hires.max() <= 1:
+            hires = np.round(hires * 255).astype(np.uint8)  # as scanpy reads Visium images
+        sections.append(
+            SectionImage(name, rows[name], image_levels(hires), coords[rows[name]] * factor, scales[name] / factor)
+        )
+    return sections
+
+
+def _require_images(without: list[str], rows: dict, wanted: str) -> None:
+    if without:
+        raise ValueError(
+            f"{len(without)} of {len(rows)} sections have no image: {without}. "
+            f"Add {wanted}, or leave these sections out of the table."
+        )
+
+
+def _shape_centres(sdata: "SpatialData", adata: "AnnData", section: str, rows: np.ndarray) -> np.ndarray:
+    """(n_spots, 2) centres in pixels of the image's finest level."""
+    from spatialdata.models import get_table_keys
+    from spatialdata.transformations import get_transformation
+
+    _, region_key, instance_key = get_table_keys(adata)
+    image = sdata.images[image_element(section)]
+    regions = adata.obs[region_key].astype(str).to_numpy()[rows]
+    names = adata.obs[instance_key].to_numpy()[rows]
+    centres = np.full((len(rows), 2), np.nan)
+    for region in np.unique(regions):
+        hint = "The spots' coordinates come from the shapes that the table annotates."
+        require_key(sdata.shapes, region, where="sdata.shapes", hint=hint)
+        shapes, mine = sdata.shapes[region], regions == region
+        missing = np.setdiff1d(names[mine], shapes.index.to_numpy())
+        if len(missing):
+            raise ValueError(
+                f"{len(missing)} spots of section {section!r} are not in sdata.shapes[{region!r}], "
+                f"for example {missing[0]!r}. Its index must hold the table's {instance_key!r}."
+            )
+        system = _shared_system(shapes, image, section)
+        points = shapes.geometry.loc[names[mine]].centroid
+        # Centroids commute with affine maps: what get_centroids returns, without its detour over dask.
+        to_system = get_transformation(shapes, system).to_affine_matrix(("x", "y"), ("x", "y"))
+        to_pixels = get_transformation(image, system).inverse().to_affine_matrix(("x", "y"), ("x", "y"))
+        matrix = to_pixels @ to_system
+        centres[mine] = np.column_stack([points.x, points.y]) @ matrix[:2, :2].T + matrix[:2, 2]
+    require_finite(centres, where=f"centres of section {section!r}", hint="Give these shapes a position.")
+    return centres
+
+
+def _shared_system(shapes, image, section: str) -> str:
+    """Coordinate system that spots and image share; the section's own where there are several."""
+    from spatialdata.transformations import get_transformation
+
+    shared = sorted(set(get_transformation(shapes, get_all=True)) & set(get_transformation(image, get_all=True)))
+    if not shared:
+        raise ValueError(f"Spots and image of section {section!r} share no coordinate system.")
+    return section if section in shared else shared[0]

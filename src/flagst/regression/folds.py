@@ -1,0 +1,46 @@
+"""Folds for cross-fitting: whole sections, or spatial blocks when sections are too few."""
+
+import numpy as np
+
+MAX_FOLDS = 8
+
+
+def cross_fitting_folds(section: np.ndarray, coords: np.ndarray) -> np.ndarray:
+    """Assign every spot to a fold that is held out as a whole.
+
+    With three or more sections a fold is a whole section (several sections share a fold beyond
+    eight). With one or two, each section is cut into four compact blocks of equal size along its
+    principal axes, because leaving out half of the data or all of it would not do.
+
+    Parameters
+    ----------
+    section
+        ``(n_spots,)`` section of each spot.
+    coords
+        ``(n_spots, 2)`` positions, any unit.
+
+    Returns
+    -------
+    ``(n_spots,)`` int, fold of each spot, counted from 0.
+    """
+    names, code = np.unique(section, return_inverse=True)
+    if len(names) >= 3:
+        return code % MAX_FOLDS
+    fold = np.empty(len(section), dtype=int)
+    for number in range(len(names)):
+        rows = np.flatnonzero(code == number)
+        fold[rows] = 4 * number + _quadrants(coords[rows])
+    return fold
+
+
+def _quadrants(coords: np.ndarray) -> np.ndarray:
+    """Split points at the median of their first axis, then each half at the median of the second."""
+    centred = coords - coords.mean(axis=0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    first, second = (centred @ axes.T).T
+    half = first > np.median(first)
+    quadrant = 2 * half.astype(int)
+    for side in (False, True):
+        rows = np.flatnonzero(half == side)
+        quadrant[rows] += second[rows] > np.median(second[rows])
+    return quadrant

@@ -1,0 +1,76 @@
+"""Ridge regression with its penalty chosen on held-out folds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+ALPHAS = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4)
+
+
+@dataclass(frozen=True)
+class RidgeRegression:
+    """Linear map with an unpenalised intercept.
+
+    Attributes
+    ----------
+    alpha
+        Chosen penalty.
+    centre
+        ``(d,)`` mean of the training design.
+    coef
+        ``(d, n_genes)``.
+    intercept
+        ``(n_genes,)``.
+    """
+
+    alpha: float
+    centre: np.ndarray
+    coef: np.ndarray
+    intercept: np.ndarray
+
+    @classmethod
+    def fit(
+        cls, design: np.ndarray, target: np.ndarray, folds: np.ndarray, *, alphas: tuple[float, ...] = ALPHAS
+    ) -> tuple["RidgeRegression", np.ndarray]:
+        """Choose the penalty by squared error on held-out folds, then fit on everything.
+
+        Parameters
+        ----------
+        design
+            ``(n_spots, d)``.
+        target
+            ``(n_spots, n_genes)`` standardised.
+        folds
+            ``(n_spots,)`` int; a fold is predicted by a fit on all others.
+        alphas
+            Penalties to try.
+
+        Returns
+        -------
+        The fitted regression and the ``(n_spots, n_genes)`` cross-fitted predictions at its penalty.
+        """
+        held_out = np.zeros((len(alphas), *target.shape), dtype=np.float32)
+        for fold in np.unique(folds):
+            test = folds == fold
+            path = _solve(design[~test], target[~test], alphas)
+            for row, (centre, coef, intercept) in enumerate(path):
+                held_out[row, test] = (design[test] - centre) @ coef + intercept
+        errors = [((prediction - target) ** 2).mean() for prediction in held_out]
+        best = int(np.argmin(errors))
+        centre, coef, intercept = _solve(design, target, (alphas[best],))[0]
+        return cls(float(alphas[best]), centre, coef, intercept), held_out[best].astype(np.float64)
+
+    def predict(self, design: np.ndarray) -> np.ndarray:
+        """``(n_spots, d) -> (n_spots, n_genes)``."""
+        return (design - self.centre) @ self.coef + self.intercept
+
+
+def _solve(design: np.ndarray, target: np.ndarray, alphas: tuple[float, ...]) -> list[tuple]:
+    """Solutions for all penalties from one eigendecomposition."""
+    centre, intercept = design.mean(axis=0), target.mean(axis=0)
+    centred = design - centre
+    values, axes = np.linalg.eigh(centred.T @ centred)
+    projected = axes.T @ (centred.T @ (target - intercept))
+    return [
+        (centre, axes @ (projected / (np.clip(values, 0, None) + alpha)[:, None]), intercept) for alpha in alphas
+    ]

@@ -1,0 +1,5 @@
+"""Tools: score a prediction."""
+
+from flagst.tl.evaluation import evaluate
+
+__all__ = ["evaluate"]

@@ -1,0 +1,70 @@
+"""Training plan: AdamW with a one-cycle learning rate, and the losses that mean something here."""
+
+from collections import OrderedDict
+
+import torch
+from scvi.module.base import BaseModuleClass, LossOutput
+from scvi.train import TrainingPlan
+
+
+class FlagTrainingPlan(TrainingPlan):
+    """scvi-tools' plan with defaults for a diffusion instead of a variational autoencoder.
+
+    Parameters
+    ----------
+    module
+        A :class:`flagst.module.FlagModule`.
+    lr
+        Peak learning rate of the one-cycle schedule.
+    weight_decay
+        Of AdamW.
+    gradient_clip
+        Largest gradient norm.
+    """
+
+    def __init__(
+        self,
+        module: BaseModuleClass,
+        *,
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        gradient_clip: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(module, optimizer="AdamW", lr=lr, weight_decay=weight_decay, eps=1e-8, **kwargs)
+        self.gradient_clip = gradient_clip
+
+    def initialize_train_metrics(self) -> None:
+        """No evidence lower bound here."""
+        self.train_metrics = OrderedDict()
+
+    def initialize_val_metrics(self) -> None:
+        """No evidence lower bound here."""
+        self.val_metrics = OrderedDict()
+
+    def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict, mode: str) -> None:
+        """Log the parts of the loss, mean over an epoch."""
+        for name, value in loss_output.extra_metrics.items():
+            self.log(
+                f"{name}_{mode}",
+                value.detach(),
+                on_step=False,
+                on_epoch=True,
+                batch_size=loss_output.n_obs_minibatch,
+                sync_dist=self.use_sync_dist,
+            )
+
+    def prepare_scib_autotune(self, loss_outputs: dict, stage: str) -> None:
+        """Nothing to prepare: that hook reads a latent ``z`` this module does not return."""
+
+    def configure_optimizers(self) -> dict:
+        """AdamW, one cycle over all steps of the run."""
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        n_steps = max(int(self.trainer.estimated_stepping_batches), 2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=n_steps, pct_start=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer, *args, **kwargs) -> None:
+        """Clip the gradient norm."""
+        self.clip_gradients(optimizer, gradient_clip_val=self.gradient_clip, gradient_clip_algorithm="norm")

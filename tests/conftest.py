@@ -1,0 +1,22 @@
+"""Shared fixtures. Real data is read in place and never required."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def _her2st_dir() -> Path | None:
+    here = os.environ.get("FLAGST_DATA_DIR")
+    candidates = [Path(here), Path(here) / "her2st"] if here else []
+    candidates.append(Path(__file__).resolve().parents[2] / "shared" / "data" / "her2st")
+    return next((c for c in candidates if (c / "data" / "ST-cnts").is_dir()), None)
+
+
+@pytest.fixture(scope="session")
+def her2st_dir() -> Path:
+    """Folder of the HER2ST data; skips the test when it is not on this machine."""
+    found = _her2st_dir()
+    if found is None:
+        pytest.skip("HER2ST is not on this machine; set FLAGST_DATA_DIR to run this test")
+    return found

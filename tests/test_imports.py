@@ -1,0 +1,193 @@
+"""The arrows between rooms, read from the source, and what an import leaves in memory."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flagst
+from flagst import _keys
+
+ROOT = Path(flagst.__file__).parent
+
+HEAVY = {
+    "anndata", "lightning", "matplotlib", "scanpy", "scvi", "sklearn", "spatialdata", "squidpy",
+    "torch", "torch_geometric",
+}  # fmt: skip
+BASE = {"_keys", "_checks", "_compat"}
+CORE = {"nn", "diffusion", "metrics", "regression"}
+PUBLIC = {"metrics", "data", "model", "pp", "tl", "pl", "io", "datasets", "encoders", "gfm", "baselines"}
+
+#: Room -> (rooms of flagst it may import, heavy packages it may import), besides itself and the base.
+#: Imports inside functions count: a forbidden direction stays forbidden when it is lazy.
+#: Blocks under ``if TYPE_CHECKING`` do not: they never run.
+ARROWS = {
+    "_keys": (set(), set()),
+    "_checks": (set(), set()),
+    "_compat": (set(), HEAVY),
+    "__init__": (PUBLIC, set()),
+    "__main__": (PUBLIC, HEAVY),
+    "nn": (set(), {"torch", "torch_geometric"}),
+    "diffusion": (set(), {"torch"}),
+    "metrics": (set(), set()),
+    "regression": (set(), set()),
+    "module": (CORE, {"torch", "torch_geometric", "scvi", "lightning"}),
+    "train": (CORE | {"module"}, {"torch", "torch_geometric", "scvi", "lightning"}),
+    "data": (set(), {"torch", "anndata", "scanpy", "spatialdata", "scvi"}),
+    "encoders": ({"data"}, {"torch", "sklearn", "spatialdata"}),
+    "gfm": ({"data"}, {"torch", "sklearn", "anndata", "scanpy"}),
+    "pp": ({"data", "encoders", "gfm"}, {"anndata", "scanpy", "squidpy", "spatialdata", "sklearn"}),
+    "model": (CORE | {"module", "train", "data", "pp", "gfm", "encoders"}, HEAVY - {"matplotlib"}),
+    "baselines": ({"regression", "data", "metrics"}, {"anndata", "scanpy", "sklearn"}),
+    "tl": (PUBLIC - {"pl"}, HEAVY - {"matplotlib"}),
+    "pl": (PUBLIC - {"model"}, {"matplotlib", "anndata", "scanpy", "squidpy"}),
+    "io": ({"data"}, {"anndata", "scanpy", "spatialdata", "squidpy"}),
+    "datasets": (PUBLIC - {"model", "tl", "pl"}, {"anndata", "scanpy", "spatialdata"}),
+}
+
+#: Rooms whose whole list of third-party packages is fixed.
+ONLY = {
+    "nn": {"torch", "torch_geometric"},
+    "diffusion": {"torch"},
+    "metrics": {"numpy", "scipy"},
+    "regression": {"numpy"},
+    "_keys": set(),
+}
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of everything a file imports anywhere, except under ``if TYPE_CHECKING``."""
+    tree = ast.parse(path.read_text())
+    names: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            for child in node.orelse:
+                visit(child)
+            return
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.relative_to(ROOT)}:{node.lineno} uses a relative import"
+            names.add(node.module)
+            # "from flagst import metrics" imports a room; "from flagst.metrics import pcc" a name in it.
+            if node.module == "flagst":
+                names.update(f"flagst.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(tree)
+    return names
+
+
+def rooms_imported(path: Path) -> set[str]:
+    names = {name.split(".")[1] for name in imported(path) if name.startswith("flagst.")}
+    return {"model" if name == "FLAG" else name for name in names} - {"__version__"}
+
+
+def packages_imported(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)} - {"flagst"} - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_arrows_point_the_right_way(path):
+    room = room_of(path)
+    assert room in ARROWS, f"room {room!r} has no row in ARROWS: say what it may import"
+    rooms, heavy = ARROWS[room]
+    wrong = rooms_imported(path) - rooms - BASE - {room}
+    assert not wrong, f"{room} must not import flagst.{sorted(wrong)}"
+    wrong = (packages_imported(path) & HEAVY) - heavy
+    assert not wrong, f"{room} must not import {sorted(wrong)}"
+    if room in ONLY:
+        wrong = packages_imported(path) - ONLY[room]
+        assert not wrong, f"{room} imports {sorted(ONLY[room])} only; found {sorted(wrong)}"
+
+
+def test_base_imports_no_room():
+    for name in BASE:
+        path = ROOT / f"{name}.py"
+        if path.exists():
+            assert rooms_imported(path) <= BASE
+
+
+def test_reader_of_imports_sees_what_it_should(tmp_path):
+    """The checker itself: lazy and plain imports count, type-only ones do not."""
+    path = tmp_path / "probe.py"
+    path.write_text(
+        "from typing import TYPE_CHECKING\nimport numpy as np\nfrom flagst import metrics\n"
+        "if TYPE_CHECKING:\n    import torch\n"
+        "def f():\n    from flagst.model import FLAG\n    import scvi.data\n"
+    )
+    assert packages_imported(path) == {"numpy", "scvi"}
+    assert rooms_imported(path) == {"metrics", "model"}
+
+
+def modules_after(statement: str) -> tuple[set[str], float]:
+    """Top-level modules in memory after a statement in a fresh interpreter, and the seconds it took."""
+    program = (
+        f"import sys, time; start = time.perf_counter(); {statement}; seconds = time.perf_counter() - start; "
+        "print(seconds, *{name.split('.')[0] for name in sys.modules})"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    seconds, *names = result.stdout.split()
+    return set(names), float(seconds)
+
+
+def test_importing_the_package_is_light():
+    runs = [modules_after("import flagst") for _ in range(3)]
+    assert not runs[0][0] & HEAVY
+    assert min(seconds for _, seconds in runs) < 2.0
+
+
+@pytest.mark.parametrize("room", ["metrics", "pl"])
+def test_plots_and_metrics_leave_torch_out(room):
+    names, _ = modules_after(f"import flagst.{room}")
+    assert not names & {"torch", "torch_geometric", "scvi", "lightning"}
+    if room == "metrics":
+        assert not names & HEAVY
+
+
+@pytest.mark.parametrize("room", ["pp", "tl", "io", "datasets"])
+def test_public_rooms_import_without_torch(room):
+    if not (ROOT / room / "__init__.py").exists():
+        pytest.skip(f"flagst.{room} is not there")
+    names, _ = modules_after(f"import flagst.{room}")
+    assert not names & {"torch", "scvi", "lightning"}
+
+
+def slot_names() -> set[str]:
+    """Slot names of ours that mean nothing else: a string equal to one is surely a slot."""
+    groups = (_keys.OBSM, _keys.VAR, _keys.VARM, _keys.LAYERS, _keys.OBS, _keys.UNS, _keys.LIBRARY)
+    values = {value for group in groups for value in vars(group).values()}
+    # Ordinary words, also used as column names, arguments and the name of the logger.
+    return values - {"flagst", "spatial", "section", "patient", "region", "cluster", "images", "hires"}
+
+
+def docstrings(tree: ast.AST) -> set[int]:
+    """Ids of the constants that are docstrings."""
+    holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    bodies = (node.body for node in ast.walk(tree) if isinstance(node, holders) and node.body)
+    return {id(body[0].value) for body in bodies if isinstance(body[0], ast.Expr)}
+
+
+def test_slot_names_are_written_once():
+    """No string equal to a slot name outside ``_keys.py``, default arguments included."""
+    found = []
+    for path in FILES:
+        if path.name == "_keys.py":
+            continue
+        tree = ast.parse(path.read_text())
+        skipped = docstrings(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and node.value in slot_names() and id(node) not in skipped:
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.value!r}")
+    assert not found, "use flagst._keys instead of\n" + "\n".join(found)
