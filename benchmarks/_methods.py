@@ -55,7 +55,9 @@ def _fit(train, job: dict, seed: int) -> tuple[Any, list]:
     return model, job["structures"] if has_dial else [None]
 
 
-def _score(model, test, job: dict, name: str, seeds: list[int], structures: list, fit_seconds: float) -> list[dict]:
+def _score(
+    model, test, job: dict, name: str, seeds: list[int], structures: list, fit_seconds: float
+) -> list[dict]:
     from flagst.tl import evaluate
 
     records = []

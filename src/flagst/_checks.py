@@ -40,17 +40,29 @@ def require_finite(values: np.ndarray, *, where: str, hint: str) -> None:
         )
 
 
-def require_counts(matrix, *, where: str) -> None:
-    """Raise a ``ValueError`` unless ``matrix`` (dense or sparse) holds finite, non-negative integers."""
-    hint = "flagst needs raw counts: put them in adata.X or name a layer with layer=."
-    # recognised without scipy: everything below flagst.data has to import without it
-    values = matrix.data if hasattr(matrix, "toarray") else np.asarray(matrix)
+_COUNTS_HINT = "flagst needs raw counts: put them in adata.X or name a layer with layer=."
+
+
+def require_non_negative(matrix, *, where: str) -> None:
+    """Raise a ``ValueError`` unless ``matrix`` (dense or sparse) holds finite values of 0 or more."""
+    values = _stored_values(matrix)
     if values.size == 0:
         return
     if not np.isfinite(values).all():
-        raise ValueError(f"{where} has NaN or infinite values. {hint}")
+        raise ValueError(f"{where} has NaN or infinite values. {_COUNTS_HINT}")
     if values.min() < 0:
-        raise ValueError(f"{where} has negative values (minimum {values.min():g}). {hint}")
+        raise ValueError(f"{where} has negative values (minimum {values.min():g}). {_COUNTS_HINT}")
+
+
+def require_counts(matrix, *, where: str) -> None:
+    """Raise a ``ValueError`` unless ``matrix`` (dense or sparse) holds finite, non-negative integers."""
+    require_non_negative(matrix, where=where)
+    values = _stored_values(matrix)
     if np.any(values != np.round(values)):
         example = values[values != np.round(values)].flat[0]
-        raise ValueError(f"{where} has non-integer values (for example {example:g}). {hint}")
+        raise ValueError(f"{where} has non-integer values (for example {example:g}). {_COUNTS_HINT}")
+
+
+def _stored_values(matrix) -> np.ndarray:
+    # recognised without scipy: everything below flagst.data has to import without it
+    return matrix.data if hasattr(matrix, "toarray") else np.asarray(matrix)

@@ -46,15 +46,19 @@ def test_cell_means_cover_everything_once(noise):
     np.testing.assert_allclose(uneven, 1, atol=1e-6)
 
 
+def bands(plane):
+    return texture.band_energies(plane, texture.blur(plane))
+
+
 def test_bands_answer_to_their_own_octave():
-    energies = np.array([texture.band_energies(stripes(p))[0, ::2] for p in (3, 10, 20, 40)])
+    energies = np.array([bands(stripes(p))[0, ::2] for p in (3, 10, 20, 40)])
     assert (energies.argmax(axis=1) == np.arange(4)).all()
 
 
 def test_bands_see_where_detail_is(noise):
     half = noise[:1].copy()
     half[:, :, 56:] = 0.5
-    assert texture.band_energies(half)[0, 1] > 5 * texture.band_energies(noise[:1])[0, 1]
+    assert bands(half)[0, 1] > 5 * bands(noise[:1])[0, 1]
 
 
 def test_grey_level_differences_equal_the_cooccurrence_matrix():
@@ -64,7 +68,9 @@ def test_grey_level_differences_equal_the_cooccurrence_matrix():
     levels = (levels + np.roll(levels, 1, 1)) // 2
     statistics = texture.grey_level_differences((levels[None] / 32).astype(np.float32))[0].reshape(-1, 3)
     for lag, (contrast, correlation, homogeneity) in zip(texture.LAGS, statistics, strict=True):
-        matrix = graycomatrix(levels.astype(np.uint8), [lag], [0, np.pi / 2], levels=32, symmetric=True, normed=True)
+        matrix = graycomatrix(
+            levels.astype(np.uint8), [lag], [0, np.pi / 2], levels=32, symmetric=True, normed=True
+        )
         assert contrast == pytest.approx(np.sqrt(graycoprops(matrix, "contrast").mean()) / 32, rel=1e-3)
         assert correlation == pytest.approx(graycoprops(matrix, "correlation").mean(), abs=0.02)
         assert 0 < homogeneity < 1
@@ -82,9 +88,9 @@ def test_local_binary_patterns_are_shares_and_ignore_turning(noise):
 
 @pytest.mark.parametrize("angle", [0.0, 0.6, np.pi / 2])
 def test_stripes_have_a_direction_and_noise_has_none(noise, angle):
-    local, _, whole, *_ = texture.orientation(stripes(9, angle))[0]
+    local, _, whole, *_ = texture.orientation(texture.blur(stripes(9, angle)))[0]
     assert local > 0.9 and whole > 0.9
-    local, _, whole, *_ = texture.orientation(noise)[0]
+    local, _, whole, *_ = texture.orientation(texture.blur(noise))[0]
     assert local < 0.6 and whole < 0.1
 
 

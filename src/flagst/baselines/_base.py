@@ -94,7 +94,12 @@ class Baseline(ABC):
             Contents that cannot be right, fewer than 50 spots included.
         """
         _REGISTERED[id(adata)] = _register(
-            adata, section_key=section_key, layer=layer, spatial_key=spatial_key, image_key=image_key, genes=genes
+            adata,
+            section_key=section_key,
+            layer=layer,
+            spatial_key=spatial_key,
+            image_key=image_key,
+            genes=genes,
         )
         weakref.finalize(adata, _REGISTERED.pop, id(adata), None)
 

@@ -5,10 +5,10 @@ import logging
 import numpy as np
 from anndata import AnnData
 
-from flagst._checks import require_counts, require_finite, require_key, require_unique
+from flagst._checks import require_counts, require_finite, require_key, require_non_negative, require_unique
 from flagst._keys import OBS, OBSM, PARAM, VAR
 from flagst.data.graph import knn
-from flagst.data.measured import recorded_params, section_rows
+from flagst.data.measured import recorded_params, section_layout, section_rows
 from flagst.data.section import N_NEIGHBOURS, Section
 from flagst.data.targets import to_target
 
@@ -47,16 +47,14 @@ def sections_from_anndata(
         Duplicate spot names, non-finite positions or features, a section of one spot, counts that
         are no counts, spots or genes without any count.
     """
-    require_unique(adata.obs_names, where="Spot names (adata.obs_names)", hint="Run adata.obs_names_make_unique().")
-    coords, image = spatial_arrays(adata, spatial_key=spatial_key, image_key=image_key)
+    coords, names = _positions(adata, spatial_key), _checked_rows(adata, section_key)
+    image = _image_features(adata, image_key)
     values = depth = None
     if target is not None:
         values, depth = _expression(adata, genes, target=target, layer=layer)
     scale = recorded_params(adata).get(PARAM.um_per_px, {})
     sections = []
-    for name, rows in section_rows(adata, section_key).items():
-        if len(rows) < 2:
-            raise ValueError(f"Section {name!r} has one spot; a section needs neighbours. Remove it.")
+    for name, rows in names.items():
         micrometres = coords[rows] * float(scale.get(name, 1.0))
         neighbours, distances = knn(micrometres, N_NEIGHBOURS)
         sections.append(
@@ -69,6 +67,7 @@ def sections_from_anndata(
                 distances=distances,
                 target=None if values is None else values[rows],
                 depth=None if depth is None else depth[rows],
+                layout=section_layout(adata, name),
             )
         )
     return sections
@@ -102,9 +101,11 @@ def panel_genes(adata: AnnData, genes: list[str] | None) -> list[str]:
 
 
 def check_registered(
-    adata: AnnData, *, section_key: str, spatial_key: str, image_key: str, layer: str | None, genes: list[str]
+    adata: AnnData, *, section_key: str, spatial_key: str, image_key: str | None, layer: str | None, genes: list[str]
 ) -> None:
     """Everything :func:`sections_from_anndata` would refuse, and fewer than 50 spots.
+
+    ``image_key=None`` leaves out the image features: the check before they are extracted.
 
     Raises
     ------
@@ -113,34 +114,45 @@ def check_registered(
     """
     if adata.n_obs < MIN_SPOTS:
         raise ValueError(f"FLAG needs at least {MIN_SPOTS} spots; got {adata.n_obs}. Add sections.")
-    sections_from_anndata(
-        adata,
-        section_key=section_key,
-        spatial_key=spatial_key,
-        image_key=image_key,
-        layer=layer,
-        genes=genes,
-        target="identity",
-    )
-    matrix = adata.X if layer is None else adata.layers[layer]
-    total_counts(adata, matrix)
+    _positions(adata, spatial_key)
+    _checked_rows(adata, section_key)
+    if image_key is not None:
+        _image_features(adata, image_key)
+    _expression(adata, genes, target="identity", layer=layer)
 
 
-def spatial_arrays(adata: AnnData, *, spatial_key: str, image_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Checked positions ``(n_spots, 2)`` float64 and image features ``(n_spots, d_image)`` float32."""
+def _checked_rows(adata: AnnData, section_key: str) -> dict[str, np.ndarray]:
+    """Rows of every section, each of at least two spots with names of their own."""
+    require_unique(adata.obs_names, where="Spot names (adata.obs_names)", hint="Run adata.obs_names_make_unique().")
+    if adata.n_obs == 0:
+        raise ValueError("adata has no spots.")
+    rows = section_rows(adata, section_key)
+    single = [name for name in rows if len(rows[name]) < 2]
+    if single:
+        raise ValueError(f"Sections {single} have one spot; a section needs neighbours. Remove them.")
+    return rows
+
+
+def _positions(adata: AnnData, spatial_key: str) -> np.ndarray:
+    """Checked positions ``(n_spots, 2)`` float64."""
     hint = "It must hold x then y in full-resolution pixels."
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint=hint)
     coords = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
     if coords.ndim != 2 or coords.shape[1] != 2:
         raise ValueError(f"adata.obsm[{spatial_key!r}] must be (n_spots, 2); got shape {coords.shape}. {hint}")
     require_finite(coords, where=f"adata.obsm[{spatial_key!r}]", hint="Remove spots without a position.")
+    return coords
+
+
+def _image_features(adata: AnnData, image_key: str) -> np.ndarray:
+    """Checked image features ``(n_spots, d_image)`` float32."""
     hint = "Run flagst.pp.image_features first."
     require_key(adata.obsm, image_key, where="adata.obsm", hint=hint)
     image = np.asarray(adata.obsm[image_key], dtype=np.float32)
     if image.ndim != 2 or image.shape[1] == 0:
         raise ValueError(f"adata.obsm[{image_key!r}] must be (n_spots, d_image); got shape {image.shape}. {hint}")
     require_finite(image, where=f"adata.obsm[{image_key!r}]", hint="Extract the features again.")
-    return coords, image
+    return image
 
 
 def _expression(
@@ -154,8 +166,8 @@ def _expression(
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise ValueError(f"{where} is empty: training needs measured counts.")
-    if target != "identity":
-        require_counts(matrix, where=where)
+    # predictions are clipped at 0, so that no target may go below
+    (require_non_negative if target == "identity" else require_counts)(matrix, where=where)
     depth = total_counts(adata, matrix)
     columns = np.arange(adata.n_vars) if genes is None else adata.var_names.get_indexer(genes)
     counts = matrix[:, columns]

@@ -38,7 +38,8 @@ def section_inputs(
     """
     n_spots, k = len(white), min(N_EDGES, neighbours.shape[1])
     source, distance = neighbours[:, :k], distances[:, :k]
-    pitch = float(np.median(distance[:, 0])) if k else 1.0
+    # coordinates that repeat have no pitch
+    pitch = float(np.median(distance[:, 0])) or 1.0 if k else 1.0
     kernel = np.exp(-(distance**2) / (2 * (SIGMA_PITCHES * pitch) ** 2))
     norm = np.linalg.norm(white, axis=1) + 1e-6
     cosine = (white[:, None] * white[source]).sum(axis=-1) / (norm[:, None] * norm[source])

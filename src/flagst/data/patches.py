@@ -1,6 +1,6 @@
 """Image patches around spots, read lazily: one read per block of neighbouring spots, never one per spot.
 
-Coordinates are x (column) then y (row) in pixels of the full-resolution image; pixel ``i`` covers ``[i, i + 1)``.
+Coordinates are x (column) then y (row) in pixels of the full-resolution image; pixel centres sit at 0.5.
 """
 
 from collections.abc import Iterator
@@ -82,13 +82,17 @@ def image_levels(image) -> list[Level]:
     if isinstance(image, np.ndarray):
         arrays = [np.moveaxis(image, 2, 0) if image.ndim == 3 else image]
     elif hasattr(image, "children"):
-        scales = [next(iter(child.data_vars.values())) for child in image.children.values() if child.data_vars]
+        scales = [
+            next(iter(child.data_vars.values())) for child in image.children.values() if child.data_vars
+        ]
         arrays = [scale.transpose("c", "y", "x").data for scale in scales]
     else:
         arrays = [image.transpose("c", "y", "x").data]
     for array in arrays:
         if array.ndim != 3 or array.shape[0] not in (3, 4):
-            raise ValueError(f"The image has shape {tuple(array.shape)}; image features need RGB, 3 channels.")
+            raise ValueError(
+                f"The image has shape {tuple(array.shape)}; image features need RGB, 3 channels."
+            )
         if array.dtype != np.uint8:
             raise TypeError(f"The image has dtype {array.dtype}; image features need uint8, 0 to 255.")
     arrays = sorted((array[:3] for array in arrays), key=lambda array: -array.shape[2])
@@ -112,8 +116,8 @@ def plan_blocks(
     out_px
         Side of a patch in the result, pixels.
     block_px
-        Side of a block, pixels of the level that is read; raised to the level's chunk side where that is larger, so
-        that no chunk is decoded twice.
+        Side of a block, pixels of the level that is read; raised to the level's chunk side where that is
+        larger, so that no chunk is decoded twice.
 
     Returns
     -------
@@ -148,7 +152,8 @@ def crop_block(block: Block, *, most_px: int = BLOCK_PX) -> Iterator[tuple[np.nd
 
     Yields
     ------
-    ``rows`` (n_patches,) int64 and patches (n_patches, out_px, out_px, 3) uint8, reflected at the image border.
+    ``rows`` (n_patches,) int64 and patches (n_patches, out_px, out_px, 3) uint8, reflected at the image
+    border.
     """
     level, step, out_px = block.level, block.step, block.out_px
     low, high = block.corners.min(axis=0), block.corners.max(axis=0) + out_px
@@ -191,11 +196,12 @@ def check_inside(levels: list[Level], centres: np.ndarray, *, side: float) -> No
     if outside.any():
         row = np.flatnonzero(outside)[0]
         hint = "Coordinates must be x (column), y (row) in full-resolution pixels."
-        if off_image(centres[:, ::-1]).sum() < outside.sum():
-            hint += " With x and y swapped they would fit: the columns may be in the wrong order."
+        if not off_image(centres[:, ::-1]).any():
+            hint += " With x and y swapped they would fit: the columns are probably in the wrong order."
         raise ValueError(
-            f"{outside.sum()} of {len(centres)} spots lie outside the image of {size[0]:.0f} x {size[1]:.0f} px "
-            f"(width x height), the first at x {centres[row, 0]:.0f}, y {centres[row, 1]:.0f} (row {row}). {hint}"
+            f"{outside.sum()} of {len(centres)} spots lie outside the image of "
+            f"{size[0]:.0f} x {size[1]:.0f} px (width x height), "
+            f"the first at x {centres[row, 0]:.0f}, y {centres[row, 1]:.0f} (row {row}). {hint}"
         )
 
 
@@ -229,8 +235,9 @@ def thumbnail(levels: list[Level], longest: int = 1000) -> np.ndarray:
 class _Axis:
     """One axis of a block: output pixels ``low`` to ``high`` as weighted sums of the level's pixels.
 
-    The weights are a triangle as wide as one output pixel (never narrower than one input pixel): linear interpolation
-    when enlarging, area-like averaging when shrinking. Positions outside the image are folded back in.
+    The weights are a triangle as wide as one output pixel (never narrower than one input pixel): linear
+    interpolation when enlarging, area-like averaging when shrinking. Positions outside the image are folded
+    back in.
     """
 
     low: int
@@ -258,7 +265,7 @@ class _Axis:
 
 
 def _factor(full: int, reduced: int) -> float:
-    """Full-resolution pixels per pixel; whole where ``reduced`` is a whole fraction of ``full``, rounded up or down."""
+    """Full-resolution pixels per pixel; whole where ``reduced`` is a whole fraction of ``full``, rounded."""
     whole = round(full / reduced)
     return float(whole) if abs(full / whole - reduced) < 1 else full / reduced
 

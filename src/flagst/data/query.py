@@ -18,7 +18,7 @@ def empty_query(adata: AnnData, genes: list[str]) -> AnnData:
     return AnnData(
         obs=adata.obs.copy(),
         var=pd.DataFrame(index=pd.Index(genes)),
-        obsm={key: np.array(value) for key, value in adata.obsm.items()},
+        obsm={key: value.copy() for key, value in adata.obsm.items()},
         uns=_copy(adata.uns),
     )
 
@@ -40,13 +40,15 @@ def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool) -
     ValueError
         Duplicate gene names, or genes of the model that the query lacks.
     """
-    require_unique(adata.var_names, where="Gene names (adata.var_names)", hint="Run adata.var_names_make_unique().")
+    require_unique(
+        adata.var_names, where="Gene names (adata.var_names)", hint="Run adata.var_names_make_unique()."
+    )
     missing = [gene for gene in genes if gene not in adata.var_names]
     if missing and not allow_missing:
         raise ValueError(
             f"The query lacks {len(missing)} of the model's {len(genes)} genes: {missing[:10]}; it has "
-            f"{[str(g) for g in adata.var_names[:5]]}. Pass allow_missing=True to predict them all the same, or "
-            "model.prepare_query(query) for a table without expression."
+            f"{[str(g) for g in adata.var_names[:5]]}. Pass allow_missing=True to predict them all the same, "
+            "or model.prepare_query(query) for a table without expression."
         )
     if not missing and adata.n_vars == len(genes):
         return adata

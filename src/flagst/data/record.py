@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from flagst import __version__
@@ -37,7 +38,12 @@ def table_of(data: "AnnData | SpatialData", table_key: str = TABLE) -> AnnData:
 
 
 def record_prediction(
-    table: AnnData, layers: dict[str, np.ndarray], *, params: dict, train_pcc: np.ndarray | None, genes: list[str]
+    table: AnnData,
+    layers: dict[str, np.ndarray],
+    *,
+    params: dict,
+    train_pcc: np.ndarray | None,
+    genes: list[str],
 ) -> None:
     """Write layers, the training rank of genes and the parameters into ``table``.
 
@@ -52,7 +58,7 @@ def record_prediction(
     train_pcc
         ``(n_genes,)``, in the order of ``genes``; ``None`` without one, and then none stays in the table.
     """
-    order = np.array([genes.index(gene) for gene in table.var_names])
+    order = pd.Index(genes).get_indexer(table.var_names)
     for name, values in layers.items():
         table.layers[name] = np.ascontiguousarray(values[:, order])
     if train_pcc is not None:

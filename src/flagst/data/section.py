@@ -30,6 +30,8 @@ class Section:
         ``(n_spots, n_genes)`` float32 in the unit of the target, or ``None`` without expression.
     depth
         ``(n_spots,)`` total counts over all genes, or ``None`` without expression.
+    layout
+        ``"square"``, ``"hex"`` or ``"other"``: how many neighbours Moran's I is taken over.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Section:
     distances: np.ndarray
     target: np.ndarray | None = None
     depth: np.ndarray | None = None
+    layout: str = "other"
 
     def __len__(self) -> int:
         return len(self.coords)

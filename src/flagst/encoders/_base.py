@@ -20,8 +20,8 @@ class ImageEncoder(Protocol):
     patch_px
         Side of the patches it wants, pixels.
     patch_um
-        Sides of the patches it was made for, micrometres, one per scale. The features of a spot are those of its
-        scales side by side.
+        Sides of the patches it was made for, micrometres, one per scale. The features of a spot are those of
+        its scales side by side.
     n_features
         Length of the vector of one patch (one spot at one scale).
     feature_names
@@ -66,7 +66,8 @@ def register_encoder(name: str, factory: str | Callable[..., ImageEncoder]) -> N
     name
         Its name.
     factory
-        Called with the keyword arguments of :func:`get_encoder`; or ``"module:callable"``, imported on first use.
+        Called with the keyword arguments of :func:`get_encoder`; or ``"module:callable"``, imported on first
+        use.
 
     Raises
     ------
@@ -113,7 +114,9 @@ def get_encoder(encoder: str | ImageEncoder, **kwargs) -> ImageEncoder:
             factory = getattr(import_module(module), attribute)
         encoder = factory(**kwargs)
     elif kwargs:
-        raise TypeError(f"Settings {sorted(kwargs)} need an encoder name; got an encoder that is made already.")
+        raise TypeError(
+            f"Settings {sorted(kwargs)} need an encoder name; got an encoder that is made already."
+        )
     if not isinstance(encoder, ImageEncoder):
         raise TypeError(
             f"encoder must be a name or follow flagst.encoders.ImageEncoder; got {type(encoder).__name__}."

@@ -5,8 +5,8 @@ A plane is (n_patches, side, side) float32.
 
 import numpy as np
 
-# Optical density of pure haematoxylin and eosin in red, green, blue (Ruifrok & Johnston 2001); the third direction is
-# perpendicular to both and holds what neither explains.
+# Optical density of pure haematoxylin and eosin in red, green, blue (Ruifrok & Johnston 2001); the third
+# direction is perpendicular to both and holds what neither explains.
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.07, 0.99, 0.11])
 
@@ -21,7 +21,6 @@ def _unmixing() -> np.ndarray:
 
 
 _UNMIXING = _unmixing()
-_OPTICAL_DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
 
 
 def stain_planes(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -34,12 +33,17 @@ def stain_planes(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
     Returns
     -------
-    Haematoxylin, eosin and residual concentration and the mean optical density, each (n_patches, side, side) float32,
-    natural-logarithm units, 0 for white. Concentrations may be slightly negative.
+    Haematoxylin, eosin and residual concentration and the mean optical density, each (n_patches, side, side)
+    float32, natural-logarithm units, 0 for white. Concentrations may be slightly negative.
 
-    Source: Ruifrok & Johnston, Anal. Quant. Cytol. Histol. 2001; the third stain is the perpendicular direction.
+    Source: Ruifrok & Johnston, Anal. Quant. Cytol. Histol. 2001; the third stain is the perpendicular
+    direction.
     """
-    red, green, blue = (np.take(_OPTICAL_DENSITY, patches[..., c]) for c in range(3))
+    # Colours apart in memory and a vectorised logarithm: faster than looking up a table of 256 values.
+    light = np.ascontiguousarray(patches.transpose(3, 0, 1, 2)).astype(np.float32)
+    light += 1
+    light *= 1 / 256
+    red, green, blue = np.negative(np.log(light, out=light), out=light)
     concentrations = []
     for stain in range(3):
         plane = red * _UNMIXING[0, stain]

@@ -1,7 +1,7 @@
 """Texture of whole batches of planes at once, in plain numpy.
 
-Every function takes (n_patches, side, side) float32 and returns (n_patches, k) float32. Filters keep only the pixels
-for which they need no padding.
+A plane is (n_patches, side, side) float32, a result (n_patches, k). Filters keep only the pixels for which
+they need no padding. ``smooth`` is :func:`blur` of the plane, which several functions start from.
 """
 
 import numpy as np
@@ -66,14 +66,14 @@ def cell_means(plane: np.ndarray, n_cells: int) -> np.ndarray:
     return sums / (sizes[:, None] * sizes)
 
 
-def band_energies(plane: np.ndarray) -> np.ndarray:
+def band_energies(plane: np.ndarray, smooth: np.ndarray) -> np.ndarray:
     """Log mean amplitude of each octave of detail, and how unevenly it is spread: k = 2 * ``N_BANDS``.
 
     Source: Laplacian pyramid, Burt & Adelson 1983.
     """
     out = []
-    for _ in range(N_BANDS):
-        low = blur(plane)
+    for band in range(N_BANDS):
+        low = blur(plane) if band else smooth
         detail = plane[:, 2:-2, 2:-2] - low
         cells = flat(cell_means(np.abs(detail, out=detail), _GRID))
         mean = cells.mean(1)
@@ -83,10 +83,10 @@ def band_energies(plane: np.ndarray) -> np.ndarray:
 
 
 def grey_level_differences(plane: np.ndarray) -> np.ndarray:
-    """Contrast, autocorrelation and homogeneity at ``LAGS`` pixels, right and down averaged: k = 3 * len(``LAGS``).
+    """Contrast, autocorrelation and homogeneity at ``LAGS``, right and down averaged: k = 3 * len(``LAGS``).
 
-    The co-occurrence statistics of Haralick 1973 that depend on the difference of two grey levels only, taken from the
-    differences themselves: no grey-level matrix, no quantisation.
+    The co-occurrence statistics of Haralick 1973 that depend on the difference of two grey levels only, taken
+    from the differences themselves: no grey-level matrix, no quantisation.
     """
     variance = flat(plane).var(1) + 1e-4
     out = []
@@ -94,9 +94,9 @@ def grey_level_differences(plane: np.ndarray) -> np.ndarray:
         contrast = homogeneity = 0
         for near, far in ((plane[:, lag:], plane[:, :-lag]), (plane[:, :, lag:], plane[:, :, :-lag])):
             square = near - far
+            square *= 10  # in units of 0.1 optical density, a difference that counts half
             square *= square
-            contrast = contrast + flat(square).mean(1) / 2
-            square *= 100  # differences of 0.1 in optical density count half
+            contrast = contrast + flat(square).mean(1) / 200
             square += 1
             homogeneity = homogeneity + flat(np.reciprocal(square, out=square)).mean(1) / 2
         out += [np.sqrt(contrast), 1 - contrast / (2 * variance), homogeneity]
@@ -104,7 +104,7 @@ def grey_level_differences(plane: np.ndarray) -> np.ndarray:
 
 
 def _uniform_classes() -> np.ndarray:
-    """(256, 10): one-hot class of a code; set bits if the code changes at most twice around the circle, else 9."""
+    """(256, 10) one-hot class of a code: set bits if it changes at most twice around the circle, else 9."""
     bits = (np.arange(256)[:, None] >> np.arange(8)) & 1
     changes = (bits != np.roll(bits, 1, axis=1)).sum(1)
     return np.eye(N_LBP)[np.where(changes <= 2, bits.sum(1), N_LBP - 1)]
@@ -126,24 +126,24 @@ def local_binary_patterns(plane: np.ndarray) -> np.ndarray:
         inner = side - 2 * radius
         centre = levels[:, radius:-radius, radius:-radius]
         codes = np.zeros(centre.shape, dtype=np.uint8)
-        for bit, (dy, dx) in enumerate(_CIRCLE):
+        for dy, dx in _CIRCLE:
             y, x = radius * (1 + dy), radius * (1 + dx)
-            above = levels[:, y : y + inner, x : x + inner] >= centre
-            codes |= above.view(np.uint8) << np.uint8(bit)
+            codes += codes  # one bit further
+            codes += (levels[:, y : y + inner, x : x + inner] >= centre).view(np.uint8)
         counts = np.stack([np.bincount(patch, minlength=256) for patch in flat(codes)])
         out.append(counts @ _UNIFORM / inner**2)
     return np.hstack(out)
 
 
-def orientation(plane: np.ndarray) -> np.ndarray:
+def orientation(smooth: np.ndarray) -> np.ndarray:
     """How strong gradients are and how well they agree on a direction, at two resolutions: k = 10.
 
-    Per resolution: mean and standard deviation of the local coherence, coherence of the whole patch, log mean gradient,
-    its coefficient of variation. Coherence is (l1 - l2) / (l1 + l2) of the structure tensor's eigenvalues.
+    Per resolution: mean and standard deviation of the local coherence, coherence of the whole patch, log mean
+    gradient, its coefficient of variation. Coherence is (l1 - l2) / (l1 + l2) of the structure tensor's
+    eigenvalues.
     """
     out = []
-    for _ in range(2):
-        plane = blur(plane)
+    for plane in (smooth, blur(smooth[:, ::2, ::2])):
         gx = plane[:, 1:-1, 2:] - plane[:, 1:-1, :-2]
         gy = plane[:, 2:, 1:-1] - plane[:, :-2, 1:-1]
         cross = gx * gy
@@ -155,7 +155,6 @@ def orientation(plane: np.ndarray) -> np.ndarray:
         gradient = flat(np.sqrt(xx, out=xx))
         mean = gradient.mean(1)
         out += [local.mean(1), local.std(1), whole, np.log(mean + 1e-3), gradient.std(1) / (mean + 1e-3)]
-        plane = plane[:, ::2, ::2]
     return np.stack(out, axis=1)
 
 

@@ -32,16 +32,18 @@ _N_EROSIONS = 3
 class Handcrafted:
     """Handcrafted features of H&E patches: 118 per scale, 354 with the three default scales.
 
-    Per scale: amounts of haematoxylin, eosin, residual colour and overall density (moments, quantiles); how they go
-    together; share of lumen and of very dark tissue; nuclei by thresholded haematoxylin (area, number, size, erosion
-    curve, colour inside and outside, clustering); energy of four octaves of detail; grey-level differences; local binary
-    patterns; strength and coherence of gradients. At the default scales a pixel is 1.3, 2.7 and 5.4 micrometres, so what
-    counts as a nucleus at the finest scale is a dense cluster at the coarser ones.
+    Per scale: amounts of haematoxylin, eosin, residual colour and overall density (moments, quantiles); how
+    they go together; share of lumen and of very dark tissue; nuclei by thresholded haematoxylin (area,
+    number, size, erosion curve, colour inside and outside, clustering); energy of four octaves of detail;
+    grey-level differences; local binary patterns; strength and coherence of gradients. At the default scales
+    a pixel is 1.3, 2.7 and 5.4 micrometres, so what counts as a nucleus at the finest scale is a dense
+    cluster at the coarser ones.
 
     Parameters
     ----------
     nucleus_threshold
-        Smoothed haematoxylin concentration (natural-logarithm optical density) above which a pixel belongs to a nucleus.
+        Smoothed haematoxylin concentration (natural-logarithm optical density) above which a pixel belongs to
+        a nucleus.
 
     Examples
     --------
@@ -107,6 +109,7 @@ class Handcrafted:
     def _encode_batch(self, patches: np.ndarray) -> np.ndarray:
         planes = stain_planes(patches)
         haematoxylin, eosin, residual, density = planes
+        smooth_haematoxylin, smooth_eosin, smooth_density = blur(haematoxylin), blur(eosin), blur(density)
         return np.hstack(
             [
                 *(moments_and_quantiles(plane) for plane in planes),
@@ -115,32 +118,35 @@ class Handcrafted:
                 correlation(haematoxylin, eosin),
                 correlation(haematoxylin, residual),
                 correlation(eosin, residual),
-                nuclei(haematoxylin, eosin, residual, threshold=self.nucleus_threshold),
-                *(band_energies(plane) for plane in (haematoxylin, eosin, density)),
+                nuclei(planes[:3], smooth_haematoxylin, threshold=self.nucleus_threshold),
+                band_energies(haematoxylin, smooth_haematoxylin),
+                band_energies(eosin, smooth_eosin),
+                band_energies(density, smooth_density),
                 *(grey_level_differences(plane) for plane in (haematoxylin, density)),
                 local_binary_patterns(density),
-                orientation(density),
+                orientation(smooth_density),
             ]
         )
 
 
-def nuclei(haematoxylin: np.ndarray, eosin: np.ndarray, residual: np.ndarray, *, threshold: float) -> np.ndarray:
+def nuclei(stains: tuple[np.ndarray, ...], smooth: np.ndarray, *, threshold: float) -> np.ndarray:
     """Amount, number, size, colour and clustering of nuclei.
 
     Parameters
     ----------
-    haematoxylin, eosin, residual
-        (n_patches, side, side) float32 concentrations.
+    stains
+        Haematoxylin, eosin and residual concentrations, (n_patches, side, side) float32 each.
+    smooth
+        (n_patches, side - 4, side - 4) float32, haematoxylin after :func:`blur`.
     threshold
         Smoothed haematoxylin above which a pixel belongs to a nucleus.
 
     Returns
     -------
-    (n_patches, 13) float32: square root of the area share; share of it left after one, two, three erosions; square root
-    of the number of haematoxylin peaks; area per peak; mean of the three concentrations inside and outside; standard
-    deviation of the area share over a 4 x 4 grid.
+    (n_patches, 13) float32: square root of the area share; share of it left after one, two, three erosions;
+    square root of the number of haematoxylin peaks; area per peak; mean of the three concentrations inside
+    and outside; standard deviation of the area share over a 4 x 4 grid.
     """
-    smooth = blur(haematoxylin)
     mask = smooth > threshold
     n_pixels = mask[0].size
     area = share(mask)
@@ -154,7 +160,7 @@ def nuclei(haematoxylin: np.ndarray, eosin: np.ndarray, residual: np.ndarray, *,
     out += [np.sqrt(n_peaks), np.log((area * n_pixels + 10) / (n_peaks + 1))]
     inside, n_inside = flat(mask).astype(np.float32), area * n_pixels
     means_outside = []
-    for plane in (haematoxylin, eosin, residual):
+    for plane in stains:
         values = flat(plane[:, 2:-2, 2:-2])
         sum_inside = np.einsum("ij,ij->i", values, inside)
         out.append(sum_inside / (n_inside + 1))
@@ -164,7 +170,7 @@ def nuclei(haematoxylin: np.ndarray, eosin: np.ndarray, residual: np.ndarray, *,
 
 
 def _count_peaks(smooth: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(n_patches,) pixels in ``mask`` that are the largest of their 5 x 5 neighbourhood; a plateau counts about once."""
+    """(n_patches,) pixels in ``mask`` that are largest among 5 x 5; a plateau counts about once."""
     highest = smooth
     for axis in (1, 2):
         size = highest.shape[axis] - 4
@@ -184,7 +190,12 @@ def _count_peaks(smooth: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _feature_names() -> list[str]:
     names = [f"{p}_{s}" for p in PLANES for s in ("mean", "std", *(f"q{q}" for q in QUANTILES))]
     names += ["lumen", "dark", "corr_haematoxylin_eosin", "corr_haematoxylin_residual", "corr_eosin_residual"]
-    names += ["nuclei_area", *(f"nuclei_erosion{i + 1}" for i in range(_N_EROSIONS)), "nuclei_number", "nuclei_size"]
+    names += [
+        "nuclei_area",
+        *(f"nuclei_erosion{i + 1}" for i in range(_N_EROSIONS)),
+        "nuclei_number",
+        "nuclei_size",
+    ]
     names += [f"{p}_{w}_nuclei" for w in ("inside", "outside") for p in PLANES[:3]] + ["nuclei_clustering"]
     bands = [f"band{b}_{s}" for b in range(N_BANDS) for s in ("energy", "unevenness")]
     names += [f"{p}_{b}" for p in ("haematoxylin", "eosin", "density") for b in bands]

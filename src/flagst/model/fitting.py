@@ -1,15 +1,17 @@
 """What is fitted before any gradient step: regression mean, residual state, gene vectors."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
+from flagst.data.graph import MORAN_NEIGHBOURS
 from flagst.data.inputs import N_EDGES, section_inputs
 from flagst.data.section import Section, stack_targets
 from flagst.metrics import per_gene_pcc
 from flagst.model.presets import Settings
-from flagst.regression import RegressionStage, ResidualModel
+from flagst.regression import RegressionStage, ResidualModel, match_spatial_order
 from flagst.regression.context import NEIGHBOURHOODS
 
 
@@ -54,7 +56,19 @@ def fit_before_diffusion(sections: list[Section], settings: Settings) -> tuple[F
     Returns
     -------
     What is kept with the model, and what the diffusion is trained on.
+
+    Warns
+    -----
+    UserWarning
+        With one or two sections, which are cut into spatial blocks.
     """
+    if len(sections) < 3:
+        warnings.warn(
+            f"With {len(sections)} section(s), validation and cross-fitting use spatial blocks: neighbouring tissue is "
+            "on both sides, and the numbers are optimistic for a new section. Add sections if you can.",
+            UserWarning,
+            stacklevel=3,
+        )
     stage, mean = RegressionStage.fit(
         [s.image for s in sections],
         [s.neighbours for s in sections],
@@ -64,6 +78,7 @@ def fit_before_diffusion(sections: list[Section], settings: Settings) -> tuple[F
         neighbourhoods=stage_neighbourhoods(settings),
     )
     target = stack_targets(sections)
+    split = np.cumsum([len(s) for s in sections])[:-1]
     expression = stage.scaler.standardise(target)
     if settings.regression is None:
         residual, state = None, target
@@ -71,8 +86,15 @@ def fit_before_diffusion(sections: list[Section], settings: Settings) -> tuple[F
         n_latent = settings.n_latent if settings.denoiser == "latent" else target.shape[1]
         names = np.repeat(np.arange(len(sections)), [len(s) for s in sections])
         residual, state = ResidualModel.fit(expression - mean, names, n_latent=n_latent)
+        residual = match_spatial_order(
+            residual,
+            stage.scaler,
+            np.split(mean, split),
+            np.split(state, split),
+            [s.target for s in sections],
+            [s.neighbours[:, : MORAN_NEIGHBOURS[s.layout]] for s in sections],
+        )
         state = pad_columns(state, n_latent)
-    split = np.cumsum([len(s) for s in sections])[:-1]
     data = TrainingData(*(np.split(values, split) for values in (mean, state, expression)))
     return Fitted(stage, residual, np.nan_to_num(per_gene_pcc(mean, expression))), data
 

@@ -1,14 +1,15 @@
 """FLAG: the scvi-tools-style model class."""
 
 import logging
-import math
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import rich.pretty  # noqa: F401  view_anndata_setup() of scvi-tools 1.4.2 relies on someone importing it
 import torch
 from anndata import AnnData
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager, fields
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
@@ -22,6 +23,7 @@ from flagst.data.section import Section, stack_targets
 from flagst.gfm import coexpression
 from flagst.data import query as queries
 from flagst.model.fitting import fit_before_diffusion
+from flagst.model.loading import require_same_genes, require_same_sections
 from flagst.model.predicting import SectionPredictor
 from flagst.model.presets import resolve
 from flagst.data.record import (
@@ -31,6 +33,9 @@ from flagst.data.record import (
     record_prediction,
     table_of,
 )
+from flagst.model.quiet import quiet_libraries
+from flagst.model.spread import calibrate_spread
+from flagst.model.training import Alignment, train_diffusion
 from flagst.model.validation import StructureScore, StructureStopping, held_out_rows
 from flagst.model.windows import split_windows
 from flagst.module import FlagModule
@@ -42,9 +47,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IMAGE_FIELD = "image_features"
+GFM_HINT = "Pass gfm='coexpression', a key of adata.varm, or None."
 MAX_WHITE = 50
-EMA_DECAY = 0.995
-TRAINER_DEFAULTS = {"check_val_every_n_epoch": 1, "enable_progress_bar": True}
 
 
 class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
@@ -112,13 +116,14 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
     ):
         super().__init__(None if adata is None else table_of(adata), registry)
         self.settings_ = resolve(preset, target=target, gfm=gfm, **changes)
+        if adata is not None and gfm not in (None, "coexpression"):
+            require_key(self.adata.varm, gfm, where="adata.varm", hint=GFM_HINT)
         self.setup_ = dict(self.registry_["setup_args"])
         self.genes_ = [str(gene) for gene in self.setup_["genes"]]
         self.d_features_ = int(self.summary_stats[f"n_{IMAGE_FIELD}"])
         self.fitted_, self.seed_, self.features_ = None, seed, {}
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.module = self._new_module()
+        self.sections_ = [] if adata is None else list(section_rows(self.adata, self.setup_["section_key"]))
+        self._reset_module()
         self._model_summary_string = (
             f"FLAG: {len(self.genes_)} genes, target {self.settings_.target}, "
             f"{self.settings_.denoiser} denoiser, alignment {self.settings_.gfm}"
@@ -171,7 +176,8 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
             ],
             setup_method_args=arguments,
         )
-        manager.register_fields(adata, **kwargs)
+        with quiet_libraries():
+            manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
     @classmethod
@@ -190,9 +196,17 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
         from flagst import pp
 
         table = table_of(sdata, table_key)
-        image_key = kwargs.get("image_key", OBSM.image)
+        image_key, section_key = kwargs.get("image_key", OBSM.image), kwargs.get("section_key", OBS.section)
         if image_key not in table.obsm:
-            pp.image_features(sdata, table_key=table_key, key_added=image_key)
+            check_registered(
+                table,
+                section_key=section_key,
+                spatial_key=kwargs.get("spatial_key", OBSM.spatial),
+                image_key=None,
+                layer=kwargs.get("layer"),
+                genes=panel_genes(table, kwargs.get("genes")),
+            )
+            pp.image_features(sdata, table_key=table_key, section_key=section_key, key_added=image_key)
         cls.setup_anndata(table, **kwargs)
 
     def train(
@@ -213,9 +227,10 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
         max_epochs
             Epochs of about 24 optimiser steps; ``None`` makes ``settings_.max_steps`` steps.
         early_stopping
-            Choose the number of epochs on one held-out section (spatial blocks when there are one
-            or two), by the structure of its predictions: the denoising loss rises long before the
-            structure of draws stops improving. The final fit then uses all sections.
+            Hold one section out of the diffusion (a block of each when there are one or two), stop
+            when the structure of draws on it no longer improves, and keep the best weights. The
+            denoising loss is no guide: it rises long before the structure of draws gets worse. The
+            regression mean uses all sections.
         accelerator, devices
             As in scvi-tools.
         plan_kwargs, datasplitter_kwargs
@@ -231,70 +246,43 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
         Raises
         ------
         ValueError
-            No registered data, or fewer than 50 spots.
+            No registered data, or counts that are no counts.
+
+        Warns
+        -----
+        UserWarning
+            With one or two sections: validation and cross-fitting then use spatial blocks.
         """
         sections = self._sections(self._registered(), measured=True)
-        self.features_ = dict(self.adata.uns.get(UNS.flagst, {}).get(SLOT.features, {}))
+        self.features_ = deepcopy(dict(self.adata.uns.get(UNS.flagst, {}).get(SLOT.features, {})))
         self.fitted_, data = fit_before_diffusion(sections, self.settings_)
         if not self.settings_.diffusion:
             self.is_trained_, self.history_ = True, {}
             return
+        self._reset_module()
         predictors = [self._predictor(s, mean=mean) for s, mean in zip(sections, data.mean, strict=True)]
-        run = {
-            "accelerator": accelerator,
-            "devices": devices,
-            "plan_kwargs": plan_kwargs or {},
-            "datasplitter_kwargs": datasplitter_kwargs or {},
-            **trainer_kwargs,
-        }
-        history = None
+        held_out = stopping = None
         if early_stopping and self.settings_.regression is not None:
             held_out = held_out_rows(sections)
-            score = StructureScore(predictors, held_out)
-            stopping = StructureStopping(score)
-            training, validation = split_windows(predictors, data, held_out)
-            self._fit_diffusion(sections, training, validation, max_epochs, [stopping], **run)
-            history, max_epochs = self.history_, stopping.best_epoch
-            logger.info("Structure of held-out tissue was best after %d epochs; training on all.", max_epochs)
-        windows, _ = split_windows(predictors, data, None)
-        self._fit_diffusion(sections, windows, [], max_epochs, [], **run)
-        self.history_ = history or self.history_
-
-    def _fit_diffusion(
-        self,
-        sections: list[Section],
-        training: list[dict],
-        validation: list[dict],
-        max_epochs: int | None,
-        callbacks: list,
-        *,
-        plan_kwargs: dict,
-        datasplitter_kwargs: dict,
-        **trainer_kwargs,
-    ) -> None:
-        """One run of the trainer from fresh weights; leaves the averaged weights in the module."""
-        splitter = self._data_splitter_cls(training, validation, **datasplitter_kwargs)
-        if max_epochs is None:
-            max_epochs = math.ceil(self.settings_.max_steps / splitter.steps_per_epoch)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed_)
-            self.module = self._new_module()
-            if self.settings_.gfm is not None:
-                vectors, mask = self._gene_vectors(sections)
-                self.module.attach_alignment(vectors, mask, weight=self.settings_.align_weight)
-            plan = self._training_plan_cls(self.module, **plan_kwargs)
-            averaging = EMAWeightAveraging(use_buffers=False, decay=EMA_DECAY)
-            runner = self._train_runner_cls(
-                self,
-                training_plan=plan,
-                data_splitter=splitter,
-                max_epochs=max_epochs,
-                callbacks=[*callbacks, averaging, *trainer_kwargs.pop("callbacks", [])],
-                **TRAINER_DEFAULTS | trainer_kwargs,
-            )
-            runner()
-        self.module.detach_alignment()
-        self.history_ = {name: frame.astype(np.float64) for name, frame in self.history_.items()}
+            stopping = StructureStopping(StructureScore(predictors, held_out))
+        training, validation = split_windows(predictors, data, held_out)
+        train_diffusion(
+            self,
+            training,
+            validation,
+            alignment=self._alignment(sections),
+            stopping=stopping,
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            plan_kwargs=plan_kwargs or {},
+            datasplitter_kwargs=datasplitter_kwargs or {},
+            **trainer_kwargs,
+        )
+        if stopping is not None and stopping.score.parts:
+            stopping.score.use(self.module)
+            residual = calibrate_spread(stopping.score, self.fitted_.residual)
+            self.fitted_ = replace(self.fitted_, residual=residual)
 
     def predict(
         self,
@@ -354,6 +342,8 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
             raise ValueError(f"structure must be between 0 and 1; got {structure}.")
         if return_std and n_samples < 2:
             raise ValueError(f"return_std=True needs n_samples of at least 2; got {n_samples}.")
+        if "/" in layer:
+            raise ValueError(f"layer={layer!r} cannot be written to h5ad or zarr. Choose a name without '/'.")
         query = self._registered() if adata is None else table_of(adata, table_key)
         predictors = self._predictors(query)
         table = queries.prediction_table(query, self.genes_, allow_missing=allow_missing)
@@ -444,50 +434,62 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
         dir_path
             Folder written by ``save``.
         adata
-            Training data, only to go on training; its genes must be those of the saved model.
+            Training data, only to go on training; genes in any order. New sections are for
+            :meth:`predict`.
         **kwargs
             As in scvi-tools.
-        """
-        if adata is not None:
-            adata = table_of(adata)
-            saved = [str(gene) for gene in cls.load_registry(dir_path)["setup_args"]["genes"]]
-            missing = [gene for gene in saved if gene not in adata.var_names]
-            if missing:
-                raise ValueError(
-                    f"The model in {dir_path} was trained on {len(saved)} genes; adata lacks {len(missing)} of them, "
-                    f"for example {missing[:5]}."
-                )
-        elif not (Path(dir_path) / "adata.h5ad").exists():
-            adata = False
-        return super().load(dir_path, adata, **kwargs)
 
-    def _new_module(self) -> FlagModule:
+        Raises
+        ------
+        KeyError, ValueError
+            ``adata`` is not the training data: other genes, sections or image features.
+        """
+        dir_path = str(dir_path)
+        with quiet_libraries():
+            if adata is None:
+                saved = f"{kwargs.get('prefix') or ''}adata.h5ad"
+                return super().load(dir_path, None if (Path(dir_path) / saved).exists() else False, **kwargs)
+            model, adata = super().load(dir_path, False, **kwargs), table_of(adata)
+            require_same_genes(model.get_var_names(), adata.var_names, where=dir_path)
+            sections = model._sections(adata, measured=True)
+            require_same_sections(model.sections_, sections, where=dir_path)
+            model._check_features(adata, sections[0].image.shape[1])
+            return super().load(dir_path, adata, **kwargs)
+
+    def _reset_module(self) -> None:
+        """A network with fresh weights, drawn from ``seed``."""
         settings = self.settings_
         latent = settings.denoiser == "latent"
-        return self._module_cls(
-            min(MAX_WHITE, self.d_features_),
-            len(self.genes_),
-            settings.n_latent if latent else len(self.genes_),
-            process=settings.process,
-            joint=settings.joint and settings.edges,
-            denoiser=settings.denoiser,
-            condition_on_mean=settings.regression is not None,
-            **settings.network,
-        )
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed_)
+            self.module = self._module_cls(
+                min(MAX_WHITE, self.d_features_),
+                len(self.genes_),
+                settings.n_latent if latent else len(self.genes_),
+                process=settings.process,
+                joint=settings.joint and settings.edges,
+                denoiser=settings.denoiser,
+                condition_on_mean=settings.regression is not None,
+                **settings.network,
+            )
 
-    def _gene_vectors(self, sections: list[Section]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings to align to, ``(n_genes, d_gene)``, and which genes have one."""
-        if self.settings_.gfm == "coexpression":
+    def _alignment(self, sections: list[Section]) -> Alignment | None:
+        """Gene embeddings to align to, unit length, and which genes have one."""
+        settings = self.settings_
+        if settings.gfm is None:
+            return None
+        if settings.gfm == "coexpression":
             names = np.repeat(np.arange(len(sections)), [len(s) for s in sections])
             vectors = coexpression(stack_targets(sections), names)
         else:
-            hint = "Pass gfm='coexpression', a key of adata.varm, or None."
-            require_key(self.adata.varm, self.settings_.gfm, where="adata.varm", hint=hint)
+            require_key(self.adata.varm, settings.gfm, where="adata.varm", hint=GFM_HINT)
             rows = self.adata.var_names.get_indexer(self.genes_)
-            vectors = np.asarray(self.adata.varm[self.settings_.gfm], dtype=np.float32)[rows]
+            vectors = np.asarray(self.adata.varm[settings.gfm], dtype=np.float32)[rows]
         known = np.isfinite(vectors).all(axis=1) & (np.abs(np.nan_to_num(vectors)).sum(axis=1) > 0)
+        if not known.any():
+            raise ValueError(f"adata.varm[{settings.gfm!r}] has no vector for any gene of the panel. {GFM_HINT}")
         vectors = torch.as_tensor(np.where(known[:, None], vectors, 0))
-        return torch.nn.functional.normalize(vectors, dim=1), torch.as_tensor(known)
+        return Alignment(torch.nn.functional.normalize(vectors, dim=1), torch.as_tensor(known), settings.align_weight)
 
     def _registered(self) -> AnnData:
         if self.adata is None:
@@ -509,10 +511,14 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
         """Rows and predictor of every section of a query."""
         sections = self._sections(query, measured=False)
         width = sections[0].image.shape[1]
-        queries.check_features(query, self.features_, d_image=self.d_features_, found=width)
+        self._check_features(query, width)
         rows = section_rows(query, self.setup_["section_key"]).values()
         self.module.eval()
         return [(r, self._predictor(s)) for r, s in zip(rows, sections, strict=True)]
+
+    def _check_features(self, adata: AnnData, width: int) -> None:
+        image_key = self.setup_["image_key"]
+        queries.check_features(adata, self.features_, d_image=self.d_features_, found=width, image_key=image_key)
 
     def _predictor(self, section: Section, *, mean: np.ndarray | None = None) -> SectionPredictor:
         return SectionPredictor(section, self.fitted_, self.settings_, self.module, mean=mean)

@@ -58,7 +58,7 @@ class SectionPredictor:
     def moved(self, structure: float, n_draws: int, seed: int) -> np.ndarray:
         """``m + structure * (d - m)`` for several draws, ``(n_draws, n_spots, n_genes)`` float32."""
         restore = self.fitted.stage.scaler.restore
-        residuals = self._residuals(n_draws, seed)
+        residuals = (self.fitted.residual.decode(*drawn) for drawn in self.states(n_draws, seed))
         return np.stack([restore(self.mean + structure * r).astype(np.float32) for r in residuals])
 
     def draws(self, n_draws: int, seed: int) -> np.ndarray:
@@ -68,13 +68,13 @@ class SectionPredictor:
             return np.clip(self._solve(noise).numpy(), 0, None)
         return self.moved(1.0, n_draws, seed)
 
-    def _residuals(self, n_draws: int, seed: int) -> list[np.ndarray]:
-        """Drawn residuals in standardised units, each ``(n_spots, n_genes)``."""
-        model, noise = self.fitted.residual, self._noise(n_draws, seed)
+    def states(self, n_draws: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Drawn states ``(n_spots, n_latent)`` with the gene noise ``(n_spots, n_genes)`` beside them."""
+        noise = self._noise(n_draws, seed)
         start = np.stack([z for z, _ in noise])
         states = self._solve(torch.as_tensor(start)).numpy() if self.settings.diffusion else start
-        n_latent = len(model.sd)
-        return [model.decode(s[:, :n_latent], e) for s, (_, e) in zip(states, noise, strict=True)]
+        n_latent = len(self.fitted.residual.sd)
+        return [(state[:, :n_latent], e) for state, (_, e) in zip(states, noise, strict=True)]
 
     def _noise(self, n_draws: int, seed: int) -> list[list[np.ndarray]]:
         """Starting noise and gene noise of every draw."""

@@ -78,6 +78,14 @@ PRESETS = {
     ),
 }
 
+CHOICES = {
+    "target": ("lognorm", "log2", "identity"),
+    "regression": ("mixed", "ridge", None),
+    "denoiser": ("latent", "gene"),
+    "process": ("edm", "ve"),
+    "solver": ("dpm++2m", "heun"),
+}
+
 
 def resolve(preset: str, *, target: str | None, gfm: str | None, **changes) -> Settings:
     """A preset with some choices changed; ``target=None`` keeps the preset's.
@@ -92,6 +100,6 @@ def resolve(preset: str, *, target: str | None, gfm: str | None, **changes) -> S
     require_one_of(preset, PRESETS, name="preset")
     base = PRESETS[preset]
     settings = replace(base, **{"target": target or base.target, "gfm": gfm, **changes})
-    require_one_of(settings.target, ("lognorm", "log2", "identity"), name="target")
-    require_one_of(settings.denoiser, ("latent", "gene"), name="denoiser")
+    for name, allowed in CHOICES.items():
+        require_one_of(getattr(settings, name), allowed, name=name)
     return settings

@@ -1,7 +1,5 @@
 """Held-out tissue: which spots, and how good the structure of draws on them is."""
 
-import logging
-
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 
@@ -9,28 +7,23 @@ from flagst import metrics
 from flagst.data.graph import moran_graph
 from flagst.data.section import Section
 from flagst.model.predicting import SectionPredictor
+from flagst.regression import ResidualModel
 from flagst.regression.folds import cross_fitting_folds
 
-logger = logging.getLogger(__name__)
-
-STRUCTURE = 0.5
+STRUCTURES = (0.5, 1.0)
 N_DRAWS = 4
+MIN_ROWS = 10
 
 
 def held_out_rows(sections: list[Section]) -> list[np.ndarray]:
     """Rows held out per section: the last section, or a block of each when there are one or two."""
     if len(sections) >= 3:
         return [np.arange(len(s)) if s is sections[-1] else np.arange(0) for s in sections]
-    logger.warning(
-        "With %d section(s), validation and cross-fitting use spatial blocks: neighbouring tissue is on both "
-        "sides, and the numbers are optimistic for a new section.",
-        len(sections),
-    )
     return [np.flatnonzero(cross_fitting_folds(np.zeros(len(s)), s.coords) == 0) for s in sections]
 
 
 class StructureScore:
-    """Mean of GSC and SSC of draws on held-out rows, at structure 0.5.
+    """Mean of GSC and SSC of draws on held-out rows, over structures 0.5 and 1.
 
     Parameters
     ----------
@@ -41,19 +34,51 @@ class StructureScore:
     """
 
     def __init__(self, predictors: list[SectionPredictor], rows: list[np.ndarray]):
-        self.parts = [(p, r) for p, r in zip(predictors, rows, strict=True) if len(r)]
-        self.graphs = [moran_graph(p.section.coords[r], "other") for p, r in self.parts]
+        self.parts = [(p, r) for p, r in zip(predictors, rows, strict=True) if len(r) >= MIN_ROWS]
+        self.graphs = [moran_graph(p.section.coords[r], p.section.layout) for p, r in self.parts]
 
     def __call__(self, module) -> float:
-        """Score of the weights ``module`` has now; higher is better."""
-        scores = []
-        for (predictor, rows), graph in zip(self.parts, self.graphs, strict=True):
+        """Score of the weights ``module`` has now; higher is better, NaN when it is not defined."""
+        if not self.parts:
+            return np.nan
+        self.use(module)
+        return self.score(self.states(), self.parts[0][0].fitted.residual)
+
+    def use(self, module) -> None:
+        """Draw with the weights ``module`` has now."""
+        for predictor, _ in self.parts:
             predictor.module = module
-            measured = predictor.section.target[rows]
-            for drawn in predictor.moved(STRUCTURE, N_DRAWS, seed=0):
-                drawn = drawn[rows]
-                scores.append((metrics.gsc(drawn, measured) + metrics.ssc(drawn, measured, graph)) / 2)
+
+    def states(self) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        """Draws of every held-out part, see :meth:`SectionPredictor.states`."""
+        return [predictor.states(N_DRAWS, seed=0) for predictor, _ in self.parts]
+
+    def draws(self, states: list, residual: ResidualModel, structure: float) -> list[tuple]:
+        """Decoded draws on the held-out rows, each with the measurement and the graph."""
+        out = []
+        for (predictor, rows), graph, drawn in zip(self.parts, self.graphs, states, strict=True):
+            restore = predictor.fitted.stage.scaler.restore
+            for state, noise in drawn:
+                values = restore(predictor.mean + structure * residual.decode(state, noise))[rows]
+                out.append((values, predictor.section.target[rows], graph))
+        return out
+
+    def score(self, states: list, residual: ResidualModel) -> float:
+        """Mean of GSC and SSC of the decoded draws."""
+        scores = [
+            (metrics.gsc(drawn, measured) + metrics.ssc(drawn, measured, graph)) / 2
+            for structure in STRUCTURES
+            for drawn, measured, graph in self.draws(states, residual, structure)
+        ]
         return float(np.mean(scores))
+
+    def order_gap(self, states: list, residual: ResidualModel) -> float:
+        """Mean Moran's I of full draws minus that of the measurement."""
+        gaps = [
+            metrics.morans_i(drawn, graph).mean() - metrics.morans_i(measured, graph).mean()
+            for drawn, measured, graph in self.draws(states, residual, 1.0)
+        ]
+        return float(np.mean(gaps))
 
 
 class StructureStopping(Callback):
@@ -71,7 +96,7 @@ class StructureStopping(Callback):
 
     def __init__(self, score: StructureScore, *, every: int = 5, patience: int = 5):
         self.score, self.every, self.patience = score, every, patience
-        self.best, self.best_epoch, self._waited = -np.inf, 1, 0
+        self.best, self.best_weights, self._waited = -np.inf, None, 0
 
     def on_validation_epoch_end(self, trainer, pl_module) -> None:
         """Score the weights, log ``structure_validation``, maybe stop."""
@@ -79,9 +104,13 @@ class StructureStopping(Callback):
         if trainer.sanity_checking or epoch % self.every:
             return
         value = self.score(pl_module.module)
+        if not np.isfinite(value):  # a single gene, say, has no structure
+            return
         pl_module.log("structure_validation", value)
         if value > self.best:
-            self.best, self.best_epoch, self._waited = value, epoch, 0
+            weights = {k: v.detach().clone() for k, v in pl_module.module.state_dict().items()}
+            self.best_weights = {k: v for k, v in weights.items() if not k.startswith("alignment.")}
+            self.best, self._waited = value, 0
             return
         self._waited += 1
         trainer.should_stop = trainer.should_stop or self._waited >= self.patience

@@ -1,5 +1,12 @@
 """Torch networks. Torch and torch_geometric only; no AnnData, no noise schedules."""
 
+import warnings
+
+with warnings.catch_warnings():
+    # torch_geometric compiles some helpers on its first import: nothing a user could act on
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
+    import torch_geometric.nn  # noqa: F401
+
 from flagst.nn.alignment import AlignmentHead, GeneReadout, alignment_loss, contextual_embedding
 from flagst.nn.gene_denoiser import GeneDenoiser
 from flagst.nn.graph_encoder import EdgeModulatedAttention, SpatialGraphEncoder

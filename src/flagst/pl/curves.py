@@ -12,6 +12,8 @@ from flagst.pl._finish import finish
 
 #: What tells the two splits apart in a logged name, in the order in which they are drawn.
 SPLITS = ("train", "validation")
+#: Panels side by side; more than these and a page shrinks them beyond reading.
+MAX_COLUMNS = 3
 
 
 def history(
@@ -54,16 +56,22 @@ def history(
     if not panels:
         raise ValueError("The history is empty; train the model for at least one epoch.")
 
-    size = (3.6 * len(panels), 3.0)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
-    for ax, (quantity, curves) in zip(axes[0], panels.items(), strict=True):
+    n_columns = min(len(panels), MAX_COLUMNS)
+    n_rows = -(-len(panels) // n_columns)
+    size = (3.6 * n_columns, 3.0 * n_rows)
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
+    axes = axes.ravel()
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    axes = axes[: len(panels)]
+    for ax, (quantity, curves) in zip(axes, panels.items(), strict=True):
         for split in sorted(curves, key=lambda s: (*SPLITS, "").index(s)):
             epochs, values = curves[split]
             ax.plot(epochs, values, label=split or quantity, marker="." if len(epochs) == 1 else None)
         ax.set(title=quantity, xlabel="epoch", yscale="log" if log else "linear")
         if set(curves) & set(SPLITS):
             ax.legend(frameon=False)
-    return finish(figure, axes[0], show=show, save=save, return_fig=return_fig)
+    return finish(figure, axes, show=show, save=save, return_fig=return_fig)
 
 
 def _recorded(model_or_adata) -> dict:

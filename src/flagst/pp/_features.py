@@ -43,15 +43,17 @@ def image_features(
 ) -> None:
     """Describe the tissue around every spot by numbers.
 
-    Squares around each spot are cut from the image at the resolution the encoder wants, and encoded; the vectors of
-    several scales stand side by side. Every section is treated on its own. Images, shapes and counts are never modified.
+    Squares around each spot are cut from the image at the resolution the encoder wants, and encoded; the
+    vectors of several scales stand side by side. Every section is treated on its own. Images, shapes and
+    counts are never modified.
 
     Parameters
     ----------
     data
-        SpatialData (images ``S_image``; spot centres from the shapes that the table annotates), or AnnData with
-        ``obsm["spatial"]`` in full-resolution pixels and ``uns["spatial"][S]`` (small image and its scale factor).
-        Micrometres per full-resolution pixel of each section in ``uns["flagst"]["params"]["um_per_px"]``.
+        SpatialData (images ``S_image``; spot centres from the shapes that the table annotates), or AnnData
+        with ``obsm["spatial"]`` in full-resolution pixels and ``uns["spatial"][S]`` (small image and its
+        scale factor). Micrometres per full-resolution pixel of each section in
+        ``uns["flagst"]["params"]["um_per_px"]``.
     encoder
         A name out of :func:`flagst.encoders.available_encoders`, or an encoder.
     patch_um
@@ -63,8 +65,8 @@ def image_features(
     key_added
         Name of the features in ``obsm``.
     stain_normalise
-        ``"section"``: make each section's background white and bring its stain to one strength. ``None``: leave colours
-        as they are.
+        ``"section"``: make each section's background white and bring its stain to one strength. ``None``:
+        leave colours as they are.
     n_jobs
         Threads; by default as many as there are cores.
     progress
@@ -159,7 +161,12 @@ def _resolve(data, section_key: str, table_key: str) -> tuple["AnnData", list[Se
 def _is_cached(adata: "AnnData", key: str, settings: dict, um_per_px: dict[str, float], width: int) -> bool:
     record = adata.uns.get(UNS.flagst, {}).get(SLOT.features, {}).get(key)
     values = adata.obsm.get(key)
-    if record is None or values is None or values.shape != (adata.n_obs, width) or not np.isfinite(values).all():
+    if (
+        record is None
+        or values is None
+        or values.shape != (adata.n_obs, width)
+        or not np.isfinite(values).all()
+    ):
         return False
     known = _plain(record.get(FEATURES.um_per_px, {}))
     return all(_plain(record.get(name)) == _plain(value) for name, value in settings.items()) and all(
@@ -187,8 +194,8 @@ def _look_over(section: SectionImage, scales: list[float], patch_px: int) -> Sta
         raise ValueError(f"Section {section.name!r}: {error}") from None
     if min(sides) < patch_px / _COARSE:
         logger.warning(
-            "Section %r: the image has %.2f um/px, the encoder works at %.2f um/px. Features will be blurred; "
-            "use the full-resolution image of a SpatialData.",
+            "Section %r: the image has %.2f um/px, the encoder works at %.2f um/px. "
+            "Features will be blurred; use the full-resolution image of a SpatialData.",
             section.name, section.um_per_px, min(scales) / patch_px,
         )  # fmt: skip
     small = thumbnail(section.levels)
@@ -204,8 +211,8 @@ def _check_swapped(section: SectionImage, overview: Overview) -> None:
     if swapped <= given + _SWAP_DOUBT:
         return
     message = (
-        f"Section {section.name!r}: {given:.0%} of the spots lie on tissue, but {swapped:.0%} would with x and y "
-        "swapped. Coordinates must be x (column), y (row)."
+        f"Section {section.name!r}: {given:.0%} of the spots lie on tissue, but {swapped:.0%} would "
+        "with x and y swapped. Coordinates must be x (column), y (row)."
     )
     if swapped > given + _SWAP_CERTAIN:
         raise ValueError(message)

@@ -45,8 +45,8 @@ def select_genes(
         Size of the panel.
     flavor
         ``"hmhvg"``: high mean, high variability, see Source. Otherwise a flavour of
-        :func:`scanpy.pp.highly_variable_genes`, with the sections as batches: ``"seurat"``, ``"cell_ranger"`` (on
-        log-normalised counts) or ``"seurat_v3"`` (on counts).
+        :func:`scanpy.pp.highly_variable_genes`, with the sections as batches: ``"seurat"``, ``"cell_ranger"``
+        (on log-normalised counts) or ``"seurat_v3"`` (on counts).
     section_key
         ``obs`` column that holds the section names.
     train_sections
@@ -61,7 +61,8 @@ def select_genes(
     ``var["flagst_panel"]``
         bool, n_genes of them true.
     ``uns["flagst"]["genes"]``
-        Flavour, size, sections looked at, names in the order of ``var``, SHA-256 of the sorted names (one per line).
+        Flavour, size, sections looked at, names in the order of ``var``, SHA-256 of the sorted names (one per
+        line).
     ``obs["total_counts"]``
         Counts over all genes, if it is not there yet.
 
@@ -74,10 +75,11 @@ def select_genes(
 
     Source
     ------
-    FLAG (arXiv 2605.18055), HMHVG: union over sections of the 4,096 most variable genes (log-normalised) without
-    mitochondrial and ribosomal ones; ranked by mean and by standard deviation of the raw counts over all spots; the panel
-    is what the two top lists share, the lists made as long as needed. Where one step too many enters, the last names in
-    alphabetical order are left out. Only genes with counts in every section that is looked at are eligible.
+    FLAG (arXiv 2605.18055), HMHVG: union over sections of the 4,096 most variable genes (log-normalised)
+    without mitochondrial and ribosomal ones; ranked by mean and by standard deviation of the raw counts over
+    all spots; the panel is what the two top lists share, the lists made as long as needed. Where one step too
+    many enters, the last names in alphabetical order are left out. Only genes with counts in every section
+    that is looked at are eligible.
 
     Example
     -------
@@ -127,14 +129,18 @@ def _counts(adata: "AnnData", layer: str | None):
     return adata.X, "adata.X"
 
 
-def _sections(rows: dict[str, np.ndarray], train_sections: str | Sequence[str] | None) -> dict[str, np.ndarray]:
+def _sections(
+    rows: dict[str, np.ndarray], train_sections: str | Sequence[str] | None
+) -> dict[str, np.ndarray]:
     """Rows of the sections to look at."""
     if train_sections is None:
         return rows
     wanted = [train_sections] if isinstance(train_sections, str) else [str(s) for s in train_sections]
     unknown = [s for s in wanted if s not in rows]
     if unknown or not wanted:
-        raise ValueError(f"train_sections {unknown or wanted} are not among the sections; found {list(rows)}.")
+        raise ValueError(
+            f"train_sections {unknown or wanted} are not among the sections; found {list(rows)}."
+        )
     return {section: rows[section] for section in dict.fromkeys(wanted)}
 
 
@@ -151,8 +157,9 @@ def _hmhvg(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: i
     candidates = candidates[np.argsort(names[candidates].astype(str), kind="stable")]
     if len(candidates) < n_genes:
         raise ValueError(
-            f"n_genes is {n_genes}, but only {len(candidates)} genes are variable, neither mitochondrial nor ribosomal, "
-            f"and counted in each of the sections {list(sections)}. Ask for fewer genes or leave a poor section out."
+            f"n_genes is {n_genes}, but only {len(candidates)} genes are variable, neither mitochondrial "
+            f"nor ribosomal, and counted in each of the sections {list(sections)}. "
+            "Ask for fewer genes or leave a poor section out."
         )
     mean, deviation = _mean_and_deviation(counts[np.concatenate(list(sections.values()))][:, candidates])
     # A gene is in both top-k lists exactly when the worse of its two ranks is below k.
@@ -195,7 +202,9 @@ def _rank(values: np.ndarray) -> np.ndarray:
     return rank
 
 
-def _scanpy_flavor(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: int, flavor: str) -> list[str]:
+def _scanpy_flavor(
+    adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: int, flavor: str
+) -> list[str]:
     """Names of the most variable genes by one of scanpy's flavours, sections as batches."""
     import anndata as ad
     import pandas as pd
@@ -205,9 +214,13 @@ def _scanpy_flavor(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_
     labels = np.repeat(list(sections), [len(r) for r in sections.values()])
     genes = _detected(counts[rows])
     if genes.sum() < n_genes:
-        raise ValueError(f"n_genes is {n_genes}, but only {genes.sum()} genes have counts. Ask for fewer genes.")
+        raise ValueError(
+            f"n_genes is {n_genes}, but only {genes.sum()} genes have counts. Ask for fewer genes."
+        )
     obs = pd.DataFrame({OBS.section: pd.Categorical(labels)}, index=adata.obs_names[rows])
-    part = ad.AnnData(counts[rows][:, genes].astype(np.float32), obs=obs, var=pd.DataFrame(index=adata.var_names[genes]))
+    part = ad.AnnData(
+        counts[rows][:, genes].astype(np.float32), obs=obs, var=pd.DataFrame(index=adata.var_names[genes])
+    )
     if flavor != "seurat_v3":
         sc.pp.normalize_total(part)
         sc.pp.log1p(part)
@@ -215,13 +228,15 @@ def _scanpy_flavor(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_
     sc.pp.highly_variable_genes(part, n_top_genes=int(n_genes), flavor=flavor, batch_key=batch)
     chosen = part.var_names[part.var["highly_variable"]]
     if len(chosen) < n_genes:
-        raise ValueError(f"n_genes is {n_genes}, but flavor {flavor!r} ranks only {len(chosen)} genes. Ask for fewer.")
+        raise ValueError(
+            f"n_genes is {n_genes}, but flavor {flavor!r} ranks only {len(chosen)} genes. Ask for fewer."
+        )
     return list(chosen)
 
 
 def _warn_if_ensembl(names: np.ndarray) -> None:
     if len(names) and np.mean([_ENSEMBL.match(str(name)) is not None for name in names]) > 0.5:
         logger.warning(
-            "Gene names look like Ensembl identifiers: mitochondrial and ribosomal genes are recognised by symbol only "
-            "and are not left out. Put symbols into adata.var_names first."
+            "Gene names look like Ensembl identifiers: mitochondrial and ribosomal genes are recognised "
+            "by symbol only and are not left out. Put symbols into adata.var_names first."
         )

@@ -43,7 +43,7 @@ class Stain:
         table = np.clip(np.round(256 * np.exp(-density) - 1), 0, 255).astype(np.uint8)
         out = np.empty_like(patches)
         for channel in range(3):
-            out[..., channel] = np.take(table[:, channel], patches[..., channel])
+            out[..., channel] = table[:, channel][patches[..., channel]]
         return out
 
 

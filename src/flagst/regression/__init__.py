@@ -3,6 +3,7 @@
 from flagst.regression.context import ContextFeatures
 from flagst.regression.folds import cross_fitting_folds
 from flagst.regression.mean import RegressionMean
+from flagst.regression.noise_scale import match_spatial_order
 from flagst.regression.residual import ResidualModel
 from flagst.regression.ridge import RidgeRegression
 from flagst.regression.scaler import TargetScaler
@@ -16,4 +17,5 @@ __all__ = [
     "RidgeRegression",
     "TargetScaler",
     "cross_fitting_folds",
+    "match_spatial_order",
 ]

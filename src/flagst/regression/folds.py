@@ -34,13 +34,22 @@ def cross_fitting_folds(section: np.ndarray, coords: np.ndarray) -> np.ndarray:
 
 
 def _quadrants(coords: np.ndarray) -> np.ndarray:
-    """Split points at the median of their first axis, then each half at the median of the second."""
+    """Split points in half along their first axis, then each half along the second."""
     centred = coords - coords.mean(axis=0)
+    centred = centred / (np.abs(centred).max() or 1.0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    first, second = (centred @ axes.T).T
-    half = first > np.median(first)
-    quadrant = 2 * half.astype(int)
-    for side in (False, True):
+    # regular arrays are full of ties: ranks keep the halves equal, the other axis keeps them compact
+    first, second = np.round(centred @ axes.T, 6).T
+    half = _upper_half(first, second)
+    quadrant = 2 * half
+    for side in (0, 1):
         rows = np.flatnonzero(half == side)
-        quadrant[rows] += second[rows] > np.median(second[rows])
+        quadrant[rows] += _upper_half(second[rows], first[rows])
     return quadrant
+
+
+def _upper_half(values: np.ndarray, ties: np.ndarray) -> np.ndarray:
+    """1 for the larger half of ``values``, 0 for the others."""
+    half = np.zeros(len(values), dtype=int)
+    half[np.lexsort((ties, values))[(len(values) + 1) // 2 :]] = 1
+    return half

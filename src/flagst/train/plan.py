@@ -60,7 +60,7 @@ class FlagTrainingPlan(TrainingPlan):
     def configure_optimizers(self) -> dict:
         """AdamW, one cycle over all steps of the run."""
         parameters = [p for p in self.module.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         n_steps = max(int(self.trainer.estimated_stepping_batches), 2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=n_steps, pct_start=0.1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -49,5 +49,7 @@ class WindowSplitter(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         return DataLoader(_Windows(self.training, self.n_repeats), batch_size=None, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader | list:
+        if not self.validation:
+            return []
         return DataLoader(_Windows(self.validation), batch_size=None, shuffle=False)

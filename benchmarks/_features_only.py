@@ -1,0 +1,257 @@
+"""Ridge and FLAG from an npz of features, counts and graph: numpy, torch and torch_geometric only.
+
+For machines that have an accelerator but not the single-cell packages. A plain training loop over the
+same networks, noise process and regression as ``flagst.FLAG``, with its default choices and a fixed number of
+steps (no early stopping), so numbers are close to the full path's but not identical.
+
+Keys of the npz (``her2st.py --export FILE`` writes one), all spots of a section in consecutive rows:
+
+``sections``           (n_sections,) str
+``section``            (n_spots,) int, index into ``sections``
+``spot_names``         (n_spots,) str
+``coords``             (n_spots, 2) float, x then y, any unit of length
+``features``           (n_spots, d_image) float32
+``counts``             (n_spots, n_genes) raw counts
+``total_counts``       (n_spots,) counts over all genes, panel or not
+``neighbours``         (n_spots, k) int, nearest first, counted from the first spot of the section
+``distances``          (n_spots, k) float, unit of ``coords``
+``moran_neighbours``   (n_sections,) int, neighbours in the graph of Moran's I: 4 on square arrays, else 6
+``genes``              (n_genes,) str
+``panel_<test>``       (n_genes,) bool, optional: the panel chosen without section ``<test>``; else all genes
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flagst import metrics
+from flagst._keys import TENSOR
+from flagst.data.inputs import N_EDGES, section_inputs
+from flagst.data.noise import spot_noise
+from flagst.data.section import Section, stack_targets
+from flagst.data.targets import to_target
+from flagst.diffusion import EDM, denoising_loss, dpm_solver_pp_2m
+from flagst.gfm import coexpression
+from flagst.nn import AlignmentHead, FlagNetwork
+from flagst.regression import RegressionStage, ResidualModel
+
+N_LATENT, MAX_WHITE, MAX_STEPS, N_SOLVER_STEPS = 16, 50, 1200, 20
+LEARNING_RATE, WEIGHT_DECAY, CLIP, EMA_DECAY, ALIGN_WEIGHT = 1e-3, 0.1, 1.0, 0.995, 0.5
+
+
+def run(job: dict) -> list[dict]:
+    """Records of one method; ``job`` as in ``_methods.run``, but ``features`` and ``device``, not files."""
+    with np.load(job["features"], allow_pickle=False) as stored:
+        data = {key: stored[key] for key in stored.files}
+    records = []
+    for split in job["splits"]:
+        train = [read_section(data, name, split["test"], job["target"]) for name in split["train"]]
+        test = read_section(data, split["test"], split["test"], job["target"])
+        graph = moran_graph(data, test)
+        for seed in job["seeds"]:
+            start = time.perf_counter()
+            if job["method"] == "Ridge":
+                model, structures = PlainRidge.fit(train), [None]
+            else:
+                model = PlainFlag.fit(train, seed=seed, device=job["device"], **job["settings"])
+                structures = job["structures"]
+            fit_seconds = time.perf_counter() - start
+            for structure in structures:
+                start = time.perf_counter()
+                predicted = model.predict(test, structure=structure or 0, seed=seed)
+                records.append(
+                    {
+                        "method": job["method"],
+                        "structure": structure,
+                        "target": job["target"],
+                        "seed": seed,
+                        "test": test.name,
+                        "n_genes": predicted.shape[1],
+                        **score(predicted, test.target, graph),
+                        "seconds": fit_seconds + time.perf_counter() - start,
+                    }
+                )
+    return records
+
+
+def read_section(data: dict[str, np.ndarray], name: str, test: str, target: str) -> Section:
+    """A section with the panel of the split that tests on ``test``."""
+    names = [str(section) for section in data["sections"]]
+    if name not in names:
+        raise ValueError(f"The file has no section {name!r}; found {names}.")
+    rows = np.flatnonzero(data["section"] == names.index(name))
+    panel = data.get(f"panel_{test}", np.ones(len(data["genes"]), dtype=bool))
+    totals = data["total_counts"][rows]
+    return Section(
+        name=name,
+        spot_names=data["spot_names"][rows],
+        coords=data["coords"][rows].astype(np.float64),
+        image=data["features"][rows].astype(np.float32),
+        neighbours=data["neighbours"][rows].astype(np.int64),
+        distances=data["distances"][rows].astype(np.float64),
+        target=to_target(data["counts"][rows][:, panel], totals, target),
+        depth=totals,
+    )
+
+
+def moran_graph(data: dict[str, np.ndarray], section: Section) -> np.ndarray:
+    """Row-normalised weights to the nearest spots, ``(n_spots, n_spots)`` dense."""
+    k = int(data["moran_neighbours"][[str(name) for name in data["sections"]].index(section.name)])
+    graph = np.zeros((len(section), len(section)))
+    np.put_along_axis(graph, section.neighbours[:, :k], 1 / k, axis=1)
+    return graph
+
+
+def score(predicted: np.ndarray, measured: np.ndarray, graph: np.ndarray) -> dict[str, float]:
+    """Scores of one test section, defined as in ``flagst.tl.evaluate``."""
+    per_gene = metrics.per_gene_pcc(predicted, measured)
+    varies = ~np.isnan(per_gene)
+    return {
+        "pcc": metrics.pcc(predicted, measured),
+        "pcc50": float(np.sort(per_gene[varies])[-50:].mean()),
+        "mse": metrics.mse(predicted, measured),
+        "gsc": metrics.gsc(predicted, measured),
+        "ssc": metrics.ssc(predicted, measured, graph),
+        "moran_pred": float(metrics.morans_i(predicted, graph)[varies].mean()),
+        "moran_true": float(metrics.morans_i(measured, graph)[varies].mean()),
+    }
+
+
+def fit_stage(train: list[Section], regression: str) -> tuple[RegressionStage, np.ndarray]:
+    """Regression mean and its cross-fitted predictions, standardised units."""
+    parts = ([getattr(s, name) for s in train] for name in ("image", "neighbours", "coords", "target"))
+    return RegressionStage.fit(*parts, regression=regression)
+
+
+@dataclass
+class PlainRidge:
+    """``flagst.baselines.Ridge`` without AnnData."""
+
+    stage: RegressionStage
+
+    @classmethod
+    def fit(cls, train: list[Section]) -> "PlainRidge":
+        return cls(fit_stage(train, "ridge")[0])
+
+    def predict(self, section: Section, *, structure: float, seed: int) -> np.ndarray:
+        """``(n_spots, n_genes)`` in the unit of the target."""
+        return self.stage.scaler.restore(self.stage.predict(section.image, section.neighbours))
+
+
+@dataclass
+class PlainFlag:
+    """``flagst.FLAG`` without scvi-tools and Lightning."""
+
+    stage: RegressionStage
+    residual: ResidualModel
+    network: FlagNetwork
+    process: EDM
+    d_image: int
+    device: str
+
+    @classmethod
+    def fit(cls, train: list[Section], *, seed: int, device: str, max_steps: int = MAX_STEPS) -> "PlainFlag":
+        stage, mean = fit_stage(train, "mixed")
+        expression = stage.scaler.standardise(stack_targets(train))
+        names = np.repeat(np.arange(len(train)), [len(s) for s in train])
+        residual, state = ResidualModel.fit(expression - mean, names, n_latent=N_LATENT)
+        torch.manual_seed(seed)
+        d_image = min(MAX_WHITE, train[0].image.shape[1])
+        network = FlagNetwork(d_image, expression.shape[1], N_LATENT).to(device)
+        model = cls(stage, residual, network, EDM(), d_image, device)
+        windows = []
+        for number, section in enumerate(train):
+            rows = names == number
+            extra = {TENSOR.state: _pad(state[rows], N_LATENT), TENSOR.expression: expression[rows]}
+            extra = {
+                key: torch.as_tensor(value, dtype=torch.float32, device=device)
+                for key, value in extra.items()
+            }
+            windows.append(model.inputs(section, mean[rows]) | extra)
+        vectors = torch.as_tensor(coexpression(stack_targets(train), names), device=device)
+        head = AlignmentHead(network.width, vectors, vectors.any(dim=1), weight=ALIGN_WEIGHT).to(device)
+        optimise(network, head, windows, model.process, max_steps)
+        return model
+
+    def inputs(self, section: Section, mean: np.ndarray) -> dict[str, Tensor]:
+        """Tensors of a whole section on the device."""
+        white = _pad(self.stage.context.whiten(section.image), self.d_image)
+        tensors = section_inputs(white, section.neighbours[:, :N_EDGES], section.distances[:, :N_EDGES], mean)
+        return {key: value.to(self.device) for key, value in tensors.items()}
+
+    @torch.no_grad()
+    def predict(self, section: Section, *, structure: float, seed: int) -> np.ndarray:
+        """``(n_spots, n_genes)`` in the unit of the target."""
+        mean = self.stage.predict(section.image, section.neighbours)
+        if structure == 0:
+            return self.stage.scaler.restore(mean)
+        tensors = self.inputs(section, mean)
+        widths = (N_LATENT, mean.shape[1])
+        start, noise = spot_noise(section.name, section.spot_names, seed=f"{seed}/0", widths=widths)
+        context = _encode(self.network, tensors)
+        denoise = self.process.denoiser(
+            lambda x, sigma: _denoise(self.network, x, sigma, context, tensors)[0]
+        )
+        sigmas = self.process.schedule(N_SOLVER_STEPS).to(self.device)
+        state = dpm_solver_pp_2m(denoise, torch.as_tensor(start, device=self.device), sigmas).cpu().numpy()
+        drawn = self.residual.decode(state[:, : len(self.residual.sd)], noise)
+        return self.stage.scaler.restore(mean + structure * drawn)
+
+
+def optimise(
+    network: FlagNetwork, head: AlignmentHead, windows: list[dict], process: EDM, max_steps: int
+) -> None:
+    """AdamW with one cycle; ``network`` ends with the moving average of its weights, ready to draw from."""
+    parameters = [*network.parameters(), *head.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, LEARNING_RATE, total_steps=max_steps, pct_start=0.1
+    )
+    average = [p.detach().clone() for p in network.parameters()]
+    network.train()
+    order: list[int] = []
+    for _ in range(max_steps):
+        order = order or torch.randperm(len(windows)).tolist()
+        optimiser.zero_grad()
+        _loss(network, head, windows[order.pop()], process).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimiser.step()
+        schedule.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(average, list(network.parameters()), 1 - EMA_DECAY)
+    with torch.no_grad():
+        for parameter, value in zip(network.parameters(), average, strict=True):
+            parameter.copy_(value)
+    network.eval()
+
+
+def _loss(network: FlagNetwork, head: AlignmentHead, window: dict[str, Tensor], process: EDM) -> Tensor:
+    state, context, hidden = window[TENSOR.state], _encode(network, window), []
+    sigma = process.sample_sigma(len(state)).to(state)
+
+    def raw(x: Tensor, level: Tensor) -> Tensor:
+        output, state_of_block = _denoise(network, x, level, context, window)
+        hidden.append(state_of_block)
+        return output
+
+    loss = denoising_loss(
+        process.denoiser(raw), state, sigma, torch.randn_like(state), process=process
+    ).mean()
+    return loss + head.weight * head(hidden[0], window[TENSOR.expression])["align_loss"].mean()
+
+
+def _encode(network: FlagNetwork, tensors: dict[str, Tensor]) -> Tensor:
+    return network.encode(
+        *(tensors[key] for key in (TENSOR.image, TENSOR.edge_index, TENSOR.edge_attr, TENSOR.mean))
+    )
+
+
+def _denoise(network: FlagNetwork, x: Tensor, sigma: Tensor, context: Tensor, tensors: dict[str, Tensor]):
+    return network(x, sigma, context, tensors[TENSOR.mix_index], tensors[TENSOR.mix_weight])
+
+
+def _pad(values: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(values, ((0, 0), (0, width - values.shape[1])))

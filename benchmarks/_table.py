@@ -1,0 +1,170 @@
+"""Records to tables: means over test sections, spread over seeds, comparison at equal PCC. Numpy only."""
+
+import numpy as np
+
+NOISE_BASELINES = ("IndependentNoise", "ResidualBootstrap", "CorrelatedGaussian")
+#: PCC at which samplers are compared unless told otherwise: inside every sampler's range on the rotation.
+AT_PCC = {"log2": 0.55, "lognorm": 0.24}
+COLUMNS = ("PCC", "PCC-50", "MSE", "GSC", "SSC", "Moran", "true", "gap", "seconds", "peak MB")
+WITH_SPREAD = ("pcc", "gsc", "ssc")
+
+
+def groups(records: list[dict]) -> dict[tuple, list[dict]]:
+    """Records by ``(method, structure)``, in order of first appearance."""
+    found: dict[tuple, list[dict]] = {}
+    for record in records:
+        found.setdefault((record["method"], record["structure"]), []).append(record)
+    return found
+
+
+def seed_means(records: list[dict], score: str) -> np.ndarray:
+    """``(n_seeds,)``: mean over test sections of each seed, seeds in ascending order."""
+    seeds = sorted({record["seed"] for record in records})
+    return np.array([np.mean([r[score] for r in records if r["seed"] == seed]) for seed in seeds])
+
+
+def summarise(records: list[dict]) -> dict[str, float]:
+    """Means of one method at one structure; ``*_sd`` is the sd of the seed means, NaN with one seed.
+
+    ``gap`` is the mean over test sections and seeds of ``|moran_pred - moran_true|``.
+    """
+    scores = ("pcc", "pcc50", "mse", "gsc", "ssc", "moran_pred", "moran_true", "seconds")
+    row = {score: float(np.mean([r[score] for r in records])) for score in scores}
+    row["gap"] = float(np.mean([abs(r["moran_pred"] - r["moran_true"]) for r in records]))
+    row["peak_mb"] = float(max(r["peak_mb"] for r in records))
+    for score in WITH_SPREAD:
+        means = seed_means(records, score)
+        row[f"{score}_sd"] = float(means.std(ddof=1)) if len(means) > 1 else float("nan")
+    return row
+
+
+def interpolate(structures, pcc, values, *, at: float) -> float | None:
+    """Value at a given PCC, linear between neighbouring structures; ``None`` out of range.
+
+    Parameters
+    ----------
+    structures, pcc, values
+        ``(n,)`` each: the front of one sampler, in any order.
+    at
+        The PCC. Where the front passes it more than once, the pass at the largest structure counts: there
+        more structure costs accuracy, which is what the comparison is about.
+    """
+    order = np.argsort(structures)
+    pcc, values = np.asarray(pcc, float)[order], np.asarray(values, float)[order]
+    for i in range(len(order) - 1, 0, -1):
+        low, high = sorted((pcc[i - 1], pcc[i]))
+        if low <= at <= high:
+            share = (at - pcc[i - 1]) / (pcc[i] - pcc[i - 1]) if high > low else 0.0
+            return float(values[i - 1] + share * (values[i] - values[i - 1]))
+    return None
+
+
+def at_equal_pcc(records: list[dict], at: float) -> dict[str, dict[str, np.ndarray] | None]:
+    """GSC and SSC of every sampler at one PCC.
+
+    Returns
+    -------
+    Method -> ``{"gsc", "ssc"}``, each ``(n_seeds,)``; ``None`` when any seed's front misses that PCC.
+    """
+    fronts: dict[str, dict] = {}
+    for (method, structure), group in groups(records).items():
+        if structure is not None:
+            fronts.setdefault(method, {})[structure] = {s: seed_means(group, s) for s in WITH_SPREAD}
+    result: dict[str, dict[str, np.ndarray] | None] = {}
+    for method, front in fronts.items():
+        # (n_structures, n_seeds) each
+        curves = {score: np.array([point[score] for point in front.values()]) for score in WITH_SPREAD}
+        seeds = range(curves["pcc"].shape[1])
+        found = {
+            score: [interpolate(list(front), curves["pcc"][:, i], curves[score][:, i], at=at) for i in seeds]
+            for score in ("gsc", "ssc")
+        }
+        missing = any(value is None for values in found.values() for value in values)
+        result[method] = None if missing else {score: np.array(values) for score, values in found.items()}
+    return result
+
+
+def lead_over_noise(
+    equal: dict[str, dict[str, np.ndarray] | None], score: str
+) -> tuple[str, np.ndarray] | None:
+    """The noise baseline that is best on ``score``, and FLAG's lead over it for every seed."""
+    rivals = {method: equal[method] for method in NOISE_BASELINES if equal.get(method) is not None}
+    if not rivals or equal.get("FLAG") is None:
+        return None
+    best = max(rivals, key=lambda method: rivals[method][score].mean())
+    return best, equal["FLAG"][score] - rivals[best][score]
+
+
+def main_table(records: list[dict]) -> str:
+    """One line per method and structure."""
+    lines = [("method", "structure", *COLUMNS)]
+    for (method, structure), group in groups(records).items():
+        row = summarise(group)
+        spread = structure is not None
+        lines.append(
+            (
+                method,
+                "" if structure is None else f"{structure:g}",
+                _with_sd(row["pcc"], row["pcc_sd"] if spread else np.nan),
+                f"{row['pcc50']:.3f}",
+                f"{row['mse']:.3f}",
+                _with_sd(row["gsc"], row["gsc_sd"] if spread else np.nan),
+                _with_sd(row["ssc"], row["ssc_sd"] if spread else np.nan),
+                f"{row['moran_pred']:.3f}",
+                f"{row['moran_true']:.3f}",
+                f"{row['gap']:.3f}",
+                f"{row['seconds']:.1f}",
+                f"{row['peak_mb']:.0f}",
+            )
+        )
+    return _aligned(lines)
+
+
+def equal_pcc_table(records: list[dict], at: float) -> str:
+    """Samplers at equal PCC, and FLAG's lead."""
+    equal = at_equal_pcc(records, at)
+    if not equal:
+        return ""
+    lines = [("method", "GSC", "SSC")]
+    for method, found in equal.items():
+        if found is None:
+            lines.append((method, "out of range", "out of range"))
+        else:
+            lines.append((method, *(_mean_sd(found[score]) for score in ("gsc", "ssc"))))
+    text = f"At equal PCC {at:g} (linear between structures, seed by seed)\n" + _aligned(lines)
+    for score in ("gsc", "ssc"):
+        lead = lead_over_noise(equal, score)
+        if lead is not None:
+            by = _mean_sd(lead[1], sign="+")
+            text += f"\nFLAG's {score.upper()} over the best noise baseline's ({lead[0]}): {by}"
+    return text
+
+
+def replicate_line(replicates: list[dict]) -> str:
+    """Mean and range of the replicate reference."""
+    parts = []
+    for score in ("gsc", "ssc"):
+        values = [pair[score] for pair in replicates]
+        parts.append(f"{score.upper()} {np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+    return "Replicate reference, a measured training section against the test section: " + ", ".join(parts)
+
+
+def _with_sd(value: float, sd: float) -> str:
+    return f"{value:.3f}" if np.isnan(sd) else f"{value:.3f} ± {sd:.3f}"
+
+
+def _mean_sd(values: np.ndarray, *, sign: str = "") -> str:
+    sd = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{values.mean():{sign}.3f}{sd}"
+
+
+def _aligned(lines: list[tuple[str, ...]]) -> str:
+    """First column to the left, the others to the right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(w) if i else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )

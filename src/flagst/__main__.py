@@ -1,0 +1,118 @@
+"""Command line: ``flagst demo | train | predict | evaluate``, also ``python -m flagst``."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flagst import __version__
+
+TARGETS = ("lognorm", "log2", "identity")
+DATA_HELP = "h5ad with obsm['X_image'] or an image in uns['spatial'], or SpatialData zarr"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status: 0, or 1 after an error that was printed."""
+    arguments = build_parser().parse_args(argv)
+    from flagst.cli.console import quiet
+
+    try:
+        with quiet(verbose=arguments.verbose):
+            arguments.run(arguments)
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        if arguments.verbose:
+            raise
+        print(f"flagst {arguments.command}: {error.args[0] if error.args else error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; imports nothing heavy."""
+    parser = argparse.ArgumentParser(prog="flagst", description="Spatial gene expression from H&E histology.")
+    parser.add_argument("--version", action="version", version=f"flagst {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_train(commands)
+    _add_predict(commands)
+    _add_evaluate(commands)
+    return parser
+
+
+def _add_demo(commands) -> None:
+    parser = _add(commands, "demo", "train, predict a held-out section, print its scores, save figures", _demo)
+    parser.add_argument("--data", choices=("simulated", "her2st"), default="simulated", help="default: simulated")
+    parser.add_argument("--data-dir", type=Path, help="folder of HER2ST; default: $FLAGST_DATA_DIR, else download")
+    parser.add_argument("--out", type=Path, default=Path("flagst_demo"), help="default: %(default)s")
+    _add_training(parser)
+
+
+def _add_train(commands) -> None:
+    parser = _add(commands, "train", "train a model on a file and save it", _train)
+    parser.add_argument("data", type=Path, help=DATA_HELP)
+    parser.add_argument("--model", type=Path, required=True, help="folder to save the model in")
+    parser.add_argument("--sections", nargs="+", metavar="NAME", help="sections to train on; default: all")
+    parser.add_argument("--section-key", default="section", help="column of obs; default: %(default)s")
+    parser.add_argument("--n-genes", type=int, help="size of the panel to choose; default: the file's panel, else all")
+    _add_training(parser)
+
+
+def _add_predict(commands) -> None:
+    parser = _add(commands, "predict", "predict a file's sections with a saved model", _predict)
+    parser.add_argument("data", type=Path, help=DATA_HELP)
+    parser.add_argument("--model", type=Path, required=True, help="folder of the saved model")
+    parser.add_argument("--out", type=Path, required=True, help="file to write: .h5ad, or .zarr if DATA is a zarr")
+    parser.add_argument("--structure", type=float, default=0.5, help="0: the mean, 1: a full draw; default: 0.5")
+    parser.add_argument("--allow-missing", action="store_true", help="predict genes that DATA does not have too")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def _add_evaluate(commands) -> None:
+    parser = _add(commands, "evaluate", "score a prediction against the counts in the same file", _evaluate)
+    parser.add_argument("data", type=Path, help="what 'flagst predict' wrote")
+    parser.add_argument("--layer", default="flagst", help="layer with the prediction; default: %(default)s")
+    parser.add_argument("--target", choices=TARGETS, help="unit of the prediction; default: the recorded one")
+    parser.add_argument("--out", type=Path, help="also write all metrics of every section as CSV")
+
+
+def _add(commands, name: str, text: str, run: Callable) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run)
+    parser.add_argument("-v", "--verbose", action="store_true", help="show logs, warnings and tracebacks")
+    return parser
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target", choices=TARGETS, default="lognorm", help="unit; default: %(default)s")
+    parser.add_argument("--max-epochs", type=int, help="default: the model's own number")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from flagst.cli import demo
+
+    demo.run(arguments)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from flagst.cli import files
+
+    files.train(arguments)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from flagst.cli import files
+
+    files.predict(arguments)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from flagst.cli import files
+
+    files.evaluate(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

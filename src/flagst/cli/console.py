@@ -1,0 +1,79 @@
+"""What a terminal shows: steps, tables, and no third-party chatter."""
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Loggers that report what a terminal does not need: devices, tips, column names.
+CHATTY = ("lightning", "lightning.pytorch", "lightning.fabric", "scvi", "spatialdata", "ome_zarr")
+#: Columns of a table of scores, and how they are called.
+SCORES = {
+    "pcc": "PCC",
+    "mse": "MSE",
+    "gsc": "GSC",
+    "ssc": "SSC",
+    "moran_pred": "Moran's I",
+    "moran_true": "measured",
+}
+
+
+@contextmanager
+def quiet(*, verbose: bool) -> Iterator[None]:
+    """Show warnings of flagst; with ``verbose`` everything."""
+    logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("flagst").setLevel(logging.INFO if verbose else logging.WARNING)
+    with warnings.catch_warnings():
+        if not verbose:
+            # flagst logs what it warns about
+            warnings.simplefilter("ignore")
+        yield
+
+
+def hush() -> None:
+    """Silence loggers that set their own level on import; call after importing the model."""
+    if logging.getLogger("flagst").getEffectiveLevel() > logging.INFO:
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def interactive() -> bool:
+    """Whether somebody watches: progress bars are for terminals, not for log files."""
+    return sys.stderr.isatty()
+
+
+class Steps:
+    """Numbered steps with the seconds each took."""
+
+    def __init__(self, n_steps: int):
+        self.n_steps, self.number, self.start = n_steps, 0, time.perf_counter()
+
+    @contextmanager
+    def __call__(self, text: str) -> Iterator[None]:
+        self.number += 1
+        print(f"[{self.number}/{self.n_steps}] {text} ...", flush=True)
+        start = time.perf_counter()
+        yield
+        print(f"      {time.perf_counter() - start:.1f} s", flush=True)
+
+    def seconds(self) -> float:
+        """Since the first step."""
+        return time.perf_counter() - self.start
+
+
+def scores_table(rows: "pd.DataFrame") -> str:
+    """Text of a table of scores.
+
+    Parameters
+    ----------
+    rows
+        Columns of :func:`flagst.tl.evaluate`, one row per line, indexed by name.
+    """
+    table = rows[list(SCORES)].rename(columns=SCORES).rename_axis(None)
+    return table.to_string(float_format=lambda value: f"{value:.3f}")

@@ -1,0 +1,82 @@
+"""One run of the trainer: windows in, averaged weights and losses out."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor
+
+from flagst.model.quiet import quiet_libraries
+from flagst.model.validation import StructureStopping
+
+EMA_DECAY = 0.995
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Gene embeddings to align to, ``(n_genes, d_gene)``, which genes have one, and the weight."""
+
+    vectors: Tensor
+    known: Tensor
+    weight: float
+
+
+def train_diffusion(
+    model,
+    training: list[dict[str, Tensor]],
+    validation: list[dict[str, Tensor]],
+    *,
+    alignment: Alignment | None,
+    stopping: StructureStopping | None,
+    max_epochs: int | None,
+    plan_kwargs: dict,
+    datasplitter_kwargs: dict,
+    **trainer_kwargs,
+) -> None:
+    """Train ``model.module``; its weights become the averaged ones, those of the best epoch if chosen.
+
+    Parameters
+    ----------
+    model
+        A FLAG model: its hooks, module, settings and seed.
+    training, validation
+        Windows, see :func:`flagst.model.windows.split_windows`.
+    alignment
+        ``None`` for no alignment.
+    stopping
+        Chooses the epoch on held-out tissue; ``None`` keeps the last one.
+    max_epochs
+        ``None`` makes ``settings_.max_steps`` optimiser steps.
+    plan_kwargs, datasplitter_kwargs, **trainer_kwargs
+        For the training plan, the splitter and scvi-tools' trainer.
+
+    Writes
+    ------
+    ``model.module`` and ``model.history_``.
+    """
+    splitter = model._data_splitter_cls(training, validation, **datasplitter_kwargs)
+    if max_epochs is None:
+        max_epochs = math.ceil(model.settings_.max_steps / splitter.steps_per_epoch)
+    model.is_trained_, model.history_ = False, None  # or scvi-tools appends to the last run's history
+    # the stopping comes first: at the end of validation it must still see the averaged weights
+    callbacks = [stopping] if stopping is not None else []
+    callbacks += [EMAWeightAveraging(use_buffers=False, decay=EMA_DECAY), *trainer_kwargs.pop("callbacks", [])]
+    with torch.random.fork_rng(), quiet_libraries():
+        torch.manual_seed(model.seed_)
+        if alignment is not None:
+            model.module.attach_alignment(alignment.vectors, alignment.known, weight=alignment.weight)
+        runner = model._train_runner_cls(
+            model,
+            training_plan=model._training_plan_cls(model.module, **plan_kwargs),
+            data_splitter=splitter,
+            max_epochs=max_epochs,
+            callbacks=callbacks,
+            **{"check_val_every_n_epoch": 1} | trainer_kwargs,
+        )
+        runner()
+    model.module.detach_alignment()
+    if stopping is not None and stopping.best_weights is not None:
+        model.module.load_state_dict(stopping.best_weights)
+    model.history_ = {name: frame.astype(np.float64) for name, frame in (model.history_ or {}).items()}

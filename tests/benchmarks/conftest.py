@@ -1,0 +1,6 @@
+"""The benchmark is a script beside the package: make its modules importable."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))

@@ -1,0 +1,106 @@
+"""Command line, jobs, and a small run on real sections."""
+
+import json
+
+import _processes
+import her2st
+import numpy as np
+import pytest
+
+
+def test_defaults_are_the_rotation():
+    options = her2st.parse([])
+    assert [s["test"] for s in options.splits] == ["C2", "C3", "C4", "C5"]
+    assert options.splits[1]["train"] == ["C2", "C4", "C5"]
+    assert (options.target, options.n_genes, options.seeds) == ("log2", 200, [0, 1, 2])
+    assert options.structures == [0, 0.2, 0.35, 0.5, 0.7, 1] and len(options.methods) == 8
+
+
+def test_single_split():
+    options = her2st.parse(["--train", "A", "B", "--test", "C"])
+    assert options.splits == [{"train": ["A", "B"], "test": "C"}]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--train", "A"],
+        ["--train", "A", "--test", "A"],
+        ["--train", "A", "--test", "B", "--rotate", "A", "B"],
+        ["--rotate", "A"],
+        ["--methods", "Nothing"],
+        ["--features", "f.npz", "--methods", "KNN"],
+        ["--features", "f.npz", "--preset", "paper"],
+    ],
+)
+def test_contradictions_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        her2st.parse(arguments)
+    assert "error:" in capsys.readouterr().err
+
+
+def test_every_method_has_its_own_jobs():
+    options = her2st.parse(
+        ["--rotate", "A", "B", "C", "--seeds", "0", "1", "--set", "max_steps=7", "gfm=null", "x=y"]
+    )
+    jobs = her2st.jobs_of(options, {"A": "a.h5ad"})
+    flag = [job for job in jobs if job["method"] == "FLAG"]
+    assert jobs[: len(flag)] == flag  # the long ones first
+    assert [(job["splits"][0]["test"], job["seeds"]) for job in flag] == [
+        (t, [s]) for t in "ABC" for s in (0, 1)
+    ]
+    others = [job["method"] for job in jobs[len(flag) :]]
+    assert len(others) == len(set(others)) == 7
+    assert flag[0]["settings"] == {"max_steps": 7, "gfm": None, "x": "y"}
+    assert flag[0]["splits"][0]["file"] == "a.h5ad"
+
+
+def test_peak_memory_follows_allocation():
+    before = _processes.peak_memory_mb()
+    block = np.ones(40 * 2**17)  # 40 MB
+    assert _processes.peak_memory_mb() >= before and block.nbytes == 40 * 2**20
+
+
+def test_a_failing_method_is_named(tmp_path):
+    job = {
+        "kind": "method",
+        "method": "Ridge",
+        "splits": [{"train": ["A"], "test": "B", "file": "nowhere.h5ad"}],
+    }
+    with pytest.raises(RuntimeError, match="(?s)method Ridge failed.*nowhere.h5ad"):
+        _processes.run_job(job, tmp_path)
+
+
+def test_small_run_on_real_sections(her2st_dir, tmp_path, capsys):
+    """Records have exactly the agreed keys, and structure 0 of a sampler is ridge."""
+    file, archive = tmp_path / "out.json", tmp_path / "out.npz"
+    her2st.main(
+        f"--data-dir {her2st_dir} --train C3 C4 --test C2 --n-genes 25 --seeds 0 1 --structures 0 1 "
+        f"--target lognorm --methods Ridge IndependentNoise --json {file} --export {archive}".split()
+    )
+    records = json.loads(file.read_text())
+    assert [(r["method"], r["structure"], r["seed"]) for r in records] == [
+        ("Ridge", None, 0), ("Ridge", None, 1),
+        ("IndependentNoise", 0, 0), ("IndependentNoise", 0, 1),
+        ("IndependentNoise", 1, 0), ("IndependentNoise", 1, 1),
+    ]  # fmt: skip
+    for r in records:
+        assert tuple(r) == her2st.KEYS
+        assert r["target"] == "lognorm" and r["test"] == "C2" and r["n_genes"] == 25
+        # a baseline's process holds no torch, whatever the process that started it holds
+        assert r["seconds"] > 0 and 50 < r["peak_mb"] < 700
+    scores = ("pcc", "pcc50", "mse", "gsc", "ssc", "moran_pred", "moran_true")
+    assert [records[0][s] for s in scores] == [records[2][s] for s in scores]
+    assert records[0]["pcc"] > 0.3 and 0 < records[0]["moran_true"] < records[0]["moran_pred"]
+    printed = capsys.readouterr().out
+    assert "Replicate reference" in printed and "At equal PCC 0.24" in printed
+    with np.load(archive) as stored:
+        assert stored["counts"].shape == (551, 25) and stored["panel_C2"].all()
+
+    # the same numbers from features, counts and graph alone
+    her2st.main(
+        f"--features {archive} --train C3 C4 --test C2 --seeds 0 --target lognorm --methods Ridge "
+        f"--json {file}".split()
+    )
+    again = json.loads(file.read_text())[0]
+    np.testing.assert_allclose([again[s] for s in scores], [records[0][s] for s in scores], rtol=1e-4)

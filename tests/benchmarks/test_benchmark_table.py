@@ -1,0 +1,119 @@
+"""Means, spreads and interpolation at equal PCC."""
+
+import _table
+import numpy as np
+import pytest
+
+
+def record(method, structure, seed, test, **scores):
+    values = {
+        "pcc": 0.5,
+        "pcc50": 0.6,
+        "mse": 1.0,
+        "gsc": 0.7,
+        "ssc": 0.4,
+        "moran_pred": 0.3,
+        "moran_true": 0.2,
+    }
+    base = {
+        "method": method,
+        "structure": structure,
+        "seed": seed,
+        "test": test,
+        "seconds": 2.0,
+        "peak_mb": 100.0,
+    }
+    return base | values | scores
+
+
+def front(method, *, pcc, ssc, shift=0.0):
+    """A front at structures 0, 0.5, 1 for two seeds that differ by ``shift`` in SSC."""
+    return [
+        record(method, structure, seed, test, pcc=p, ssc=s + seed * shift, gsc=s)
+        for structure, p, s in zip((0.0, 0.5, 1.0), pcc, ssc, strict=True)
+        for seed in (0, 1)
+        for test in ("A", "B")
+    ]
+
+
+def test_interpolation_is_linear_and_order_free():
+    structures, pcc, values = [1.0, 0.0, 0.5], [0.2, 0.6, 0.4], [0.9, 0.1, 0.5]
+    assert _table.interpolate(structures, pcc, values, at=0.5) == pytest.approx(0.3)
+    assert _table.interpolate(structures, pcc, values, at=0.3) == pytest.approx(0.7)
+    assert _table.interpolate(structures, pcc, values, at=0.6) == pytest.approx(0.1)
+    assert _table.interpolate(structures, pcc, values, at=0.2) == pytest.approx(0.9)
+
+
+def test_no_extrapolation():
+    for at in (0.61, 0.19):
+        assert _table.interpolate([0, 1], [0.6, 0.2], [0, 1], at=at) is None
+    assert _table.interpolate([0.5], [0.4], [1.0], at=0.4) is None
+
+
+def test_last_crossing_counts():
+    # PCC rises before it falls: 0.5 is passed at structure 0.1 and at 0.75
+    value = _table.interpolate([0, 0.2, 0.5, 1.0], [0.4, 0.6, 0.6, 0.4], [0, 1, 2, 4], at=0.5)
+    assert value == pytest.approx(3.0)
+
+
+def test_equal_pcc_is_taken_seed_by_seed():
+    records = front("FLAG", pcc=(0.6, 0.5, 0.3), ssc=(0.2, 0.6, 0.7), shift=0.1)
+    records += front("CorrelatedGaussian", pcc=(0.6, 0.4, 0.3), ssc=(0.2, 0.4, 0.5))
+    records += front("IndependentNoise", pcc=(0.54, 0.4, 0.3), ssc=(0.2, 0.4, 0.5))
+    records += [record("Ridge", None, seed, "A") for seed in (0, 1)]
+    equal = _table.at_equal_pcc(records, 0.55)
+    assert list(equal) == ["FLAG", "CorrelatedGaussian", "IndependentNoise"]
+    np.testing.assert_allclose(equal["FLAG"]["ssc"], [0.4, 0.5])
+    np.testing.assert_allclose(equal["CorrelatedGaussian"]["ssc"], [0.25, 0.25])
+    assert equal["IndependentNoise"] is None
+    best, lead = _table.lead_over_noise(equal, "ssc")
+    assert best == "CorrelatedGaussian"
+    np.testing.assert_allclose(lead, [0.15, 0.25])
+    text = _table.equal_pcc_table(records, 0.55)
+    assert "out of range" in text and "+0.200 ± 0.071" in text
+
+
+def test_best_noise_baseline_is_chosen_per_metric():
+    equal = {
+        "FLAG": {"gsc": np.array([0.9]), "ssc": np.array([0.9])},
+        "IndependentNoise": {"gsc": np.array([0.1]), "ssc": np.array([0.8])},
+        "CorrelatedGaussian": {"gsc": np.array([0.7]), "ssc": np.array([0.2])},
+    }
+    assert _table.lead_over_noise(equal, "gsc")[0] == "CorrelatedGaussian"
+    assert _table.lead_over_noise(equal, "ssc")[0] == "IndependentNoise"
+    assert _table.lead_over_noise({"FLAG": equal["FLAG"]}, "ssc") is None
+    assert _table.lead_over_noise(equal | {"FLAG": None}, "ssc") is None
+
+
+def test_summary_averages_sections_then_seeds():
+    records = [
+        record("FLAG", 0.5, 0, "A", pcc=0.2, moran_pred=0.1),
+        record("FLAG", 0.5, 0, "B", pcc=0.4, moran_pred=0.3),
+        record("FLAG", 0.5, 1, "A", pcc=0.4, moran_pred=0.1, peak_mb=300.0),
+        record("FLAG", 0.5, 1, "B", pcc=0.6, moran_pred=0.3),
+    ]
+    row = _table.summarise(records)
+    assert row["pcc"] == pytest.approx(0.4)
+    assert row["pcc_sd"] == pytest.approx(np.std([0.3, 0.5], ddof=1))
+    # the signed gaps cancel, the absolute ones do not
+    assert row["moran_pred"] == pytest.approx(row["moran_true"]) and row["gap"] == pytest.approx(0.1)
+    assert row["peak_mb"] == 300.0
+    assert np.isnan(_table.summarise(records[:2])["pcc_sd"])
+
+
+def test_table_has_a_line_per_method_and_structure():
+    records = front("FLAG", pcc=(0.6, 0.5, 0.3), ssc=(0.2, 0.6, 0.7)) + [record("Ridge", None, 0, "A")]
+    lines = _table.main_table(records).splitlines()
+    assert len(lines) == 1 + 3 + 1
+    assert lines[2].split()[:5] == ["FLAG", "0.5", "0.500", "±", "0.000"]
+    assert lines[4].split()[:2] == ["Ridge", "0.500"]  # no dial, no spread
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_no_sampler_no_comparison():
+    assert _table.equal_pcc_table([record("Ridge", None, 0, "A")], 0.5) == ""
+
+
+def test_replicates():
+    pairs = [{"gsc": 0.8, "ssc": 0.6}, {"gsc": 0.9, "ssc": 0.7}]
+    assert "GSC 0.850 (0.800 to 0.900), SSC 0.650 (0.600 to 0.700)" in _table.replicate_line(pairs)

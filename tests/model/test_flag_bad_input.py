@@ -1,0 +1,119 @@
+"""Training data that cannot be right: the error says what was found, and nothing is changed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from flagst import FLAG
+
+
+def _x(row, column, value):
+    def change(adata):
+        dense = adata.X.toarray()
+        dense[row, column] = value
+        adata.X = sp.csr_matrix(dense)
+
+    return change
+
+
+def _empty_spot(adata):
+    _x(2, slice(None), 0)(adata)
+    adata.obs.loc[adata.obs_names[2], "total_counts"] = 0.0
+
+
+def _nan_features(adata):
+    adata.obsm["X_image"][7] = np.nan
+
+
+def _lonely(adata):
+    section = adata.obs["section"].astype(str)
+    section.iloc[0] = "D"
+    adata.obs["section"] = pd.Categorical(section)
+
+
+def _repeat(axis):
+    def change(adata):
+        names = list(getattr(adata, axis))
+        setattr(adata, axis, [names[0], *names[:-1]])
+
+    return change
+
+
+def _nan_section(adata):
+    adata.obs["section"] = adata.obs["section"].cat.remove_categories("B")
+
+
+def _low_totals(adata):
+    adata.obs["total_counts"] = 1.0
+
+
+AT_SETUP = {
+    "no coordinates": (lambda a: a.obsm.pop("spatial"), KeyError, "adata.obsm has no 'spatial'; found.*x then y"),
+    "no features": (lambda a: a.obsm.pop("X_image"), KeyError, "no 'X_image'; found.*Run flagst.pp.image_features"),
+    "NaN features": (_nan_features, ValueError, "X_image.*NaN or infinite values in 1 of 120 rows, first at row 7"),
+    "negative": (_x(0, 0, -1), ValueError, r"adata.X has negative values \(minimum -1\).*raw counts"),
+    "empty spot": (_empty_spot, ValueError, "1 spots have no count at all.*filter_cells"),
+    "empty gene": (_x(slice(None), 1, 0), ValueError, "1 genes have no count in any spot.*'g1'.*filter_genes"),
+    "repeated spots": (_repeat("obs_names"), ValueError, "Spot names.*not unique.*obs_names_make_unique"),
+    "repeated genes": (_repeat("var_names"), ValueError, "Gene names.*not unique.*var_names_make_unique"),
+    "one spot": (_lonely, ValueError, r"Sections \['D'\] have one spot.*Remove"),
+    "no section": (lambda a: a.obs.drop(columns="section", inplace=True), KeyError, "no 'section'; found"),
+    "spots without a section": (_nan_section, ValueError, "'section'.*missing for 40 spots"),
+}
+AT_TRAINING = {
+    "non-integer": (_x(0, 0, 1.5), ValueError, r"non-integer values \(for example 1.5\).*raw counts"),
+    "low totals": (_low_totals, ValueError, "total_counts are smaller than the sum of the counts.*over all genes"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*names are not unique:UserWarning")
+@pytest.mark.parametrize("case", AT_SETUP)
+def test_setup_refuses(make, state, case):
+    change, error, message = AT_SETUP[case]
+    adata = make.table()
+    change(adata)
+    before = state.of(adata)
+    with pytest.raises(error, match=message):
+        FLAG.setup_anndata(adata)
+    state.assert_unchanged(adata, before)
+
+
+@pytest.mark.parametrize("case", AT_TRAINING)
+def test_training_refuses(make, state, case):
+    change, error, message = AT_TRAINING[case]
+    adata = make.table()
+    change(adata)
+    model = make.model(adata)
+    before = state.of(adata)
+    with pytest.raises(error, match=message):
+        model.train(**make.QUICK)
+    assert not model.is_trained_
+    state.assert_unchanged(adata, before)
+
+
+def test_too_few_spots(make, state):
+    adata = make.table(n_spots=16)
+    before = state.of(adata)
+    with pytest.raises(ValueError, match="at least 50 spots; got 48"):
+        FLAG.setup_anndata(adata)
+    state.assert_unchanged(adata, before)
+
+
+def test_unknown_genes_and_layers(make):
+    adata = make.table()
+    with pytest.raises(KeyError, match="1 genes are not in adata.var_names.*'nope'"):
+        FLAG.setup_anndata(adata, genes=["g0", "nope"])
+    with pytest.raises(KeyError, match="adata.layers has no 'counts'; found"):
+        FLAG.setup_anndata(adata, layer="counts")
+
+
+def test_a_panel_is_respected(make, query):
+    adata = make.table()
+    adata.var["flagst_panel"] = adata.var_names.isin(["g1", "g4", "g6"])
+    model = make.model(adata)
+    assert model.genes_ == ["g1", "g4", "g6"]
+    model.train(**make.QUICK)
+    predicted = model.predict(query)
+    assert predicted is not query and list(predicted.var_names) == model.genes_
+    assert "flagst" not in query.layers

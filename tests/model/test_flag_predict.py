@@ -1,0 +1,139 @@
+"""Predictions: layers, the dial, seeds, and what must not change them."""
+
+import numpy as np
+import pytest
+
+LAYERS = ("flagst", "flagst_mean")
+
+
+def test_layers_are_written_in_place(trained, query, make):
+    before = query.copy()
+    assert trained.predict(query) is query
+    for name in LAYERS:
+        values = query.layers[name]
+        assert values.shape == query.shape and values.dtype == np.float32
+        assert np.isfinite(values).all() and values.min() >= 0
+    assert not np.array_equal(query.layers["flagst"], query.layers["flagst_mean"])
+    params = query.uns["flagst"]["params"]
+    assert params["target"] == "lognorm" and params["section_key"] == "section" and params["structure"] == 0.5
+    assert params["um_per_px"] == before.uns["flagst"]["params"]["um_per_px"]
+    assert query.var["flagst_train_pcc"].between(-1, 1).all()
+    np.testing.assert_array_equal(query.X.toarray(), before.X.toarray())
+    np.testing.assert_array_equal(query.obsm["X_image"], before.obsm["X_image"])
+
+
+def test_the_mean_follows_the_tissue(trained, query):
+    from flagst.data.measured import measured_expression
+    from flagst.metrics import pcc
+
+    trained.predict(query)
+    assert pcc(query.layers["flagst_mean"], measured_expression(query, target="lognorm")) > 0.3
+
+
+def test_registered_data_is_the_default(trained):
+    predicted = trained.predict()
+    assert predicted is trained.adata and "flagst" in predicted.layers
+    for name in LAYERS:
+        del predicted.layers[name]
+
+
+def test_structure_zero_is_the_mean(trained, query):
+    trained.predict(query, structure=0)
+    np.testing.assert_array_equal(query.layers["flagst"], query.layers["flagst_mean"])
+
+
+def test_the_dial_is_linear_until_it_clips(trained, query):
+    layers = {}
+    for structure in (0, 0.2, 0.5, 1):
+        trained.predict(query, structure=structure)
+        layers[structure] = query.layers["flagst"].astype(np.float64)
+    inside = (layers[0] > 0) & (layers[1] > 0)
+    assert inside.mean() > 0.5
+    for structure in (0.2, 0.5):
+        expected = layers[0] + structure * (layers[1] - layers[0])
+        np.testing.assert_allclose(layers[structure][inside], expected[inside], atol=1e-4)
+
+
+def test_the_draw_is_the_first_sample(trained, query):
+    trained.predict(query, structure=1, seed=3)
+    drawn = trained.sample(query, 2, seed=3)
+    assert drawn.shape == (2, *query.shape) and drawn.dtype == np.float32
+    np.testing.assert_array_equal(drawn[0], query.layers["flagst"])
+    assert np.abs(drawn[1] - drawn[0]).mean() > 0.05
+
+
+def test_seeds_differ_and_repeat(trained, query):
+    first, second, again = (trained.predict(query.copy(), seed=seed).layers["flagst"] for seed in (0, 1, 0))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - second).mean() > 0.02
+
+
+def test_standard_deviation_is_that_of_the_draws(trained, query):
+    alone = trained.predict(query.copy()).layers["flagst"]
+    trained.predict(query, n_samples=4, return_std=True)
+    np.testing.assert_array_equal(query.layers["flagst"], alone)  # n_samples does not touch the prediction
+    std = query.layers["flagst_std"]
+    np.testing.assert_allclose(std, trained.sample(query, 4).std(axis=0, ddof=1), atol=1e-5)
+    assert std.dtype == np.float32 and np.isfinite(std).all() and std.mean() > 0.05
+
+
+def test_reordered_spots_get_the_same_prediction(trained, query):
+    order = np.random.default_rng(0).permutation(query.n_obs)
+    shuffled = trained.predict(query[order].copy())
+    trained.predict(query)
+    for name in LAYERS:
+        np.testing.assert_allclose(shuffled.layers[name], query[order].layers[name], atol=2e-4)
+
+
+def test_a_section_is_predicted_alike_alone_and_with_others(trained, query):
+    alone = trained.predict(query[query.obs["section"] == "Y"].copy())
+    trained.predict(query)
+    for name in LAYERS:
+        np.testing.assert_array_equal(alone.layers[name], query[alone.obs_names].layers[name])
+    drawn = trained.sample(query)[:, query.obs["section"] == "Y"]
+    np.testing.assert_array_equal(drawn, trained.sample(alone))
+
+
+def test_expression_is_not_needed(trained, query):
+    import anndata as ad
+
+    blind = ad.AnnData(obs=query.obs, var=query.var, obsm=dict(query.obsm), uns=dict(query.uns))
+    assert blind.X is None
+    trained.predict(blind)
+    trained.predict(query)
+    np.testing.assert_array_equal(blind.layers["flagst"], query.layers["flagst"])
+    assert blind.X is None
+
+
+def test_layer_names(trained, query):
+    trained.predict(query, layer="other", n_samples=2, return_std=True)
+    assert {"other", "other_mean", "other_std"} == set(k for k in query.layers if k is not None)
+    assert query.uns["flagst"]["params"]["layer"] == "other"
+    with pytest.raises(ValueError, match="layer"):
+        trained.predict(query, layer="a/b")
+
+
+def test_latent_representation_is_the_context(trained, query):
+    import anndata as ad
+
+    context = trained.get_latent_representation(query)
+    assert context.shape == (query.n_obs, 16) and context.dtype == np.float32 and np.isfinite(context).all()
+    blind = ad.AnnData(obs=query.obs, obsm=dict(query.obsm))
+    np.testing.assert_array_equal(trained.get_latent_representation(blind), context)
+    moved = query.copy()
+    moved.obsm["spatial"] = moved.obsm["spatial"][::-1].copy()
+    assert not np.allclose(trained.get_latent_representation(moved), context)
+
+
+def test_values_out_of_range(trained, query):
+    with pytest.raises(ValueError, match="structure must be between 0 and 1; got 1.5"):
+        trained.predict(query, structure=1.5)
+    with pytest.raises(ValueError, match="structure"):
+        trained.predict(query, structure=float("nan"))
+    with pytest.raises(ValueError, match="n_samples of at least 2; got 1"):
+        trained.predict(query, return_std=True)
+    with pytest.raises(ValueError, match="n_samples must be at least 1; got 0"):
+        trained.sample(query, 0)
+    with pytest.raises(TypeError, match="AnnData or a SpatialData; got ndarray"):
+        trained.predict(np.ones((3, 3)))
+    assert "flagst" not in query.layers

@@ -1,0 +1,159 @@
+"""SpatialData in and out: features on the way in, layers or a second table on the way out."""
+
+import numpy as np
+import pytest
+
+import flagst
+from flagst import FLAG
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    sdata = flagst.datasets.simulated_sections(n_sections=3, n_spots=30, n_genes=8)
+    FLAG.setup_spatialdata(sdata)
+    return sdata
+
+
+@pytest.fixture(scope="module")
+def model(simulated, make):
+    made = FLAG(simulated, n_latent=4, network=make.SMALL)
+    made.train(**make.QUICK)
+    return made
+
+
+@pytest.fixture
+def slide(simulated):
+    """A copy whose table tests may change; images and shapes are shared."""
+    from spatialdata import SpatialData
+
+    return SpatialData(
+        images=dict(simulated.images), shapes=dict(simulated.shapes), tables={"table": simulated["table"].copy()}
+    )
+
+
+def test_setup_extracts_features_once(simulated, monkeypatch):
+    table = simulated["table"]
+    assert table.obsm["X_image"].shape[0] == table.n_obs
+    assert table.uns["flagst"]["features"]["X_image"]["encoder"] == "handcrafted"
+
+    def never(*args, **kwargs):
+        raise AssertionError("features were extracted again")
+
+    monkeypatch.setattr(flagst.pp, "image_features", never)
+    FLAG.setup_spatialdata(simulated)
+
+
+def test_predictions_are_written_into_the_table(model, slide):
+    predicted = model.predict(slide)
+    assert predicted is slide["table"] and set(slide.tables) == {"table"}
+    assert {"flagst", "flagst_mean"} <= set(k for k in predicted.layers if k is not None)
+    assert model.sample(slide, 2).shape == (2, *predicted.shape)
+    assert model.get_latent_representation(slide).shape == (predicted.n_obs, 16)
+
+
+def test_the_result_is_a_valid_spatialdata(model, slide, tmp_path):
+    from spatialdata import read_zarr
+
+    model.predict(slide)
+    flagst.tl.evaluate(slide["table"])
+    flagst.io.check(slide)
+    slide.write(tmp_path / "slide.zarr")
+    found = read_zarr(tmp_path / "slide.zarr")
+    np.testing.assert_array_equal(found["table"].layers["flagst"], slide["table"].layers["flagst"])
+
+
+def test_other_genes_give_a_second_table(model, slide, tmp_path):
+    import anndata as ad
+    import pandas as pd
+    from spatialdata import read_zarr
+    from spatialdata.models import TableModel
+
+    table = slide["table"]
+    extra = ad.AnnData(np.ones((table.n_obs, 2), np.float32), obs=table.obs, var=pd.DataFrame(index=["x1", "x2"]))
+    wider = ad.concat([extra, table], axis=1, merge="first", uns_merge="first")
+    wider.obsm.update({key: table.obsm[key] for key in table.obsm})
+    slide.tables["table"] = wider
+    predicted = model.predict(slide)
+    assert set(slide.tables) == {"table", "flagst"} and slide["flagst"] is predicted
+    assert list(predicted.var_names) == model.genes_ and "flagst" not in wider.layers
+    TableModel().validate(predicted)
+    assert predicted.uns["spatialdata_attrs"] == wider.uns["spatialdata_attrs"]
+    slide.write(tmp_path / "slide.zarr")
+    found = read_zarr(tmp_path / "slide.zarr")
+    np.testing.assert_array_equal(found["flagst"].layers["flagst"], predicted.layers["flagst"])
+    assert model.predict(slide, seed=1) is slide["flagst"]  # again, in its place
+
+
+def test_a_slide_without_expression(model, slide, tmp_path):
+    from spatialdata import read_zarr
+
+    expected = model.predict(slide).layers["flagst"]
+    slide.tables["table"] = model.prepare_query(slide)
+    assert slide["table"].X is None
+    np.testing.assert_array_equal(model.predict(slide).layers["flagst"], expected)
+    slide.write(tmp_path / "slide.zarr")
+    assert read_zarr(tmp_path / "slide.zarr")["table"].X is None
+
+
+def test_images_and_shapes_are_untouched(model, slide):
+    shapes = {name: frame.copy() for name, frame in slide.shapes.items()}
+    pixels = np.asarray(slide.images["S1_image"]["scale0"]["image"])
+    model.predict(slide)
+    for name, frame in slide.shapes.items():
+        assert frame.equals(shapes[name])
+    np.testing.assert_array_equal(np.asarray(slide.images["S1_image"]["scale0"]["image"]), pixels)
+
+
+def test_loading_with_a_spatialdata(model, simulated, tmp_path):
+    model.save(str(tmp_path / "model"))
+    assert FLAG.load(str(tmp_path / "model"), simulated).adata is simulated["table"]
+
+
+def _without_features(slide):
+    del slide["table"].obsm["X_image"]
+    del slide["table"].uns["flagst"]["features"]
+
+
+def _empty_gene(slide):
+    slide["table"].X[:, 3] = 0
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (_empty_gene, ValueError, "1 genes have no count"),
+        (lambda s: s["table"].obsm.pop("spatial"), KeyError, "no 'spatial'"),
+        (lambda s: s.images.pop("S2_image"), ValueError, r"1 of 3 sections have no image: \['S2'\]"),
+    ],
+    ids=["empty gene", "no coordinates", "no image"],
+)
+def test_what_cannot_be_right_is_refused_before_features_are_extracted(slide, change, error, message):
+    _without_features(slide)
+    change(slide)
+    with pytest.raises(error, match=message):
+        FLAG.setup_spatialdata(slide)
+    assert "X_image" not in slide["table"].obsm
+    assert "features" not in slide["table"].uns["flagst"]
+
+
+def test_too_few_spots_are_refused_before_features_are_extracted():
+    sdata = flagst.datasets.simulated_sections(n_sections=1, n_spots=40, n_genes=8)
+    with pytest.raises(ValueError, match="at least 50 spots; got 40"):
+        FLAG.setup_spatialdata(sdata)
+    assert "X_image" not in sdata["table"].obsm
+
+
+def test_positions_outside_the_image_are_refused(slide):
+    _without_features(slide)
+    table = slide["table"]
+    table.obsm["spatial"][0] = 1e6
+    with pytest.raises(ValueError, match="outside the image"):
+        flagst.pp.image_features(table)
+    with pytest.raises(ValueError, match="more than a pixel apart"):
+        flagst.io.check(slide)
+    assert "X_image" not in table.obsm
+
+
+def test_unknown_tables_are_named(model, slide):
+    with pytest.raises(KeyError, match=r"no 'cells'; found \['table'\]"):
+        model.predict(slide, table_key="cells")

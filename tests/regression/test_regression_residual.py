@@ -1,0 +1,85 @@
+"""The residual model: a round trip, and draws with the covariance of the residuals they were fitted on."""
+
+import numpy as np
+import pytest
+
+from flagst.regression import ResidualModel
+
+N, G, K = 600, 20, 3
+
+
+@pytest.fixture
+def residual():
+    """Three shared factors, noise of its own size per gene, and an offset per section."""
+    rng = np.random.default_rng(0)
+    section = np.repeat(["a", "b", "c"], N // 3)
+    values = rng.normal(size=(N, K)) @ rng.normal(size=(K, G)) + rng.normal(size=(N, G)) * rng.uniform(0.3, 1, G)
+    values -= [values[section == s].mean(axis=0) for s in section]
+    offset = {s: rng.normal(size=G) * 3 for s in "abc"}
+    return values, np.array([offset[s] for s in section]), section
+
+
+def test_all_components_make_a_round_trip(residual):
+    values, offset, section = residual
+    model, state = ResidualModel.fit(values + offset, section, n_latent=G)
+    decoded = model.decode(state, np.zeros((N, G)))
+    np.testing.assert_allclose(decoded, values, atol=1e-8)
+    assert model.noise.max() < 1e-6
+
+
+def test_states_are_white(residual):
+    values, offset, section = residual
+    _, state = ResidualModel.fit(values + offset, section, n_latent=K)
+    assert state.shape == (N, K)
+    np.testing.assert_allclose(state.T @ state / N, np.eye(K), atol=1e-8)
+
+
+def test_section_means_are_left_out(residual):
+    values, offset, section = residual
+    model, state = ResidualModel.fit(values, section, n_latent=K)
+    shifted, moved = ResidualModel.fit(values + offset, section, n_latent=K)
+    np.testing.assert_allclose(shifted.scale, model.scale)
+    np.testing.assert_allclose(np.abs(moved), np.abs(state), atol=1e-6)
+    for name in "abc":
+        np.testing.assert_allclose(moved[section == name].mean(axis=0), 0, atol=1e-8)
+
+
+def test_draws_have_the_covariance_of_the_residual(residual):
+    values, offset, section = residual
+    model, _ = ResidualModel.fit(values + offset, section, n_latent=K)
+    rng = np.random.default_rng(1)
+    drawn = model.decode(rng.normal(size=(40_000, K)), rng.normal(size=(40_000, G)))
+    expected, found = np.cov(values.T), np.cov(drawn.T)
+    np.testing.assert_allclose(np.diag(found), np.diag(expected), rtol=0.05)
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+
+
+def test_noise_is_independent_per_gene(residual):
+    values, _, section = residual
+    model, _ = ResidualModel.fit(values, section, n_latent=K)
+    drawn = model.decode(np.zeros((20_000, K)), np.random.default_rng(2).normal(size=(20_000, G)))
+    correlation = np.corrcoef(drawn.T) - np.eye(G)
+    assert np.abs(correlation).max() < 0.05 and (drawn.std(axis=0) > 0.1).all()
+
+
+def test_constant_genes_stay_constant(residual):
+    values, _, section = residual
+    values[:, 4] = 0.0
+    model, state = ResidualModel.fit(values, section, n_latent=K)
+    drawn = model.decode(state, np.random.default_rng(0).normal(size=values.shape))
+    assert np.isfinite(drawn).all() and np.abs(drawn[:, 4]).max() < 1e-6
+
+
+def test_few_spots_have_fewer_components():
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(40, 2)) @ rng.normal(size=(2, G))
+    model, state = ResidualModel.fit(factors, np.zeros(40), n_latent=16)
+    assert state.shape == (40, 2) and len(model.sd) == 2
+
+
+def test_order_of_spots_does_not_matter(residual):
+    values, offset, section = residual
+    _, state = ResidualModel.fit(values + offset, section, n_latent=K)
+    order = np.random.default_rng(3).permutation(N)
+    _, shuffled = ResidualModel.fit((values + offset)[order], section[order], n_latent=K)
+    np.testing.assert_allclose(shuffled, state[order], atol=1e-6)  # signs too

@@ -1,0 +1,143 @@
+"""Ridge and kernel ridge against scikit-learn, their penalties and their cross-fitted predictions."""
+
+import numpy as np
+import pytest
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import Ridge
+from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.preprocessing import KernelCenterer
+
+from flagst.regression import RegressionMean, RidgeRegression
+from flagst.regression.mean import KernelFeatures
+
+N, D, G = 120, 8, 5
+
+
+@pytest.fixture
+def linear():
+    rng = np.random.default_rng(0)
+    design = rng.normal(size=(N, D)) + 3
+    target = design @ rng.normal(size=(D, G)) + 0.5 * rng.normal(size=(N, G)) - 2
+    return design, target, np.arange(N) % 4
+
+
+@pytest.fixture
+def curved():
+    rng = np.random.default_rng(1)
+    design = rng.normal(size=(N, 2))
+    target = np.sin(2 * design) @ rng.normal(size=(2, G)) + 0.05 * rng.normal(size=(N, G))
+    return design, target, np.arange(N) % 4
+
+
+def _slow_cross_fit(design, target, folds, alpha):
+    out = np.zeros_like(target)
+    for fold in np.unique(folds):
+        test = folds == fold
+        out[test] = Ridge(alpha=alpha).fit(design[~test], target[~test]).predict(design[test])
+    return out
+
+
+@pytest.mark.parametrize("alpha", [0.1, 10.0, 1000.0])
+def test_ridge_equals_scikit_learn(linear, alpha):
+    design, target, folds = linear
+    fitted, cross_fitted = RidgeRegression.fit(design, target, folds, alphas=(alpha,))
+    expected = Ridge(alpha=alpha).fit(design, target)
+    np.testing.assert_allclose(fitted.predict(design), expected.predict(design), atol=1e-8)
+    np.testing.assert_allclose(fitted.coef, expected.coef_.T, atol=1e-8)
+    np.testing.assert_allclose(cross_fitted, _slow_cross_fit(design, target, folds, alpha), atol=1e-5)
+
+
+def test_more_columns_than_spots():
+    rng = np.random.default_rng(0)
+    design, target = rng.normal(size=(30, 60)), rng.normal(size=(30, 2))
+    fitted, _ = RidgeRegression.fit(design, target, np.arange(30) % 3, alphas=(5.0,))
+    np.testing.assert_allclose(fitted.predict(design), Ridge(alpha=5.0).fit(design, target).predict(design), atol=1e-7)
+
+
+def test_the_penalty_with_the_smallest_held_out_error_is_taken(linear):
+    design, target, folds = linear
+    alphas = (1e-2, 1.0, 1e2, 1e4)
+    errors = [((_slow_cross_fit(design, target, folds, a) - target) ** 2).mean() for a in alphas]
+    fitted, cross_fitted = RidgeRegression.fit(design, target, folds, alphas=alphas)
+    assert fitted.alpha == alphas[int(np.argmin(errors))]
+    np.testing.assert_allclose(((cross_fitted - target) ** 2).mean(), min(errors), rtol=1e-4)
+
+
+def test_noise_gets_the_largest_penalty():
+    rng = np.random.default_rng(0)
+    design, target = rng.normal(size=(N, D)), rng.normal(size=(N, G))
+    fitted, _ = RidgeRegression.fit(design, target, np.arange(N) % 4, alphas=(0.1, 1e4))
+    assert fitted.alpha == 1e4
+
+
+@pytest.mark.parametrize("regression", [RidgeRegression, RegressionMean])
+def test_a_spot_is_predicted_without_its_own_fold(curved, regression):
+    design, target, folds = curved
+    _, before = regression.fit(design, target, folds)
+    own = folds == 2
+    changed = target.copy()
+    changed[own] += 0.01 * np.random.default_rng(0).normal(size=(own.sum(), G))  # too little to change a penalty
+    _, after = regression.fit(design, changed, folds)
+    np.testing.assert_array_equal(after[own], before[own])
+    assert (np.abs(after[~own] - before[~own]) > 0).any()
+
+
+def test_kernel_ridge_is_exact(curved):
+    design, target, folds = curved
+    kernel = KernelFeatures.fit(design)
+    fitted, _ = RidgeRegression.fit(kernel.transform(design), target, folds, alphas=(0.3,))
+    new = np.random.default_rng(5).normal(size=(40, 2))
+
+    centre = KernelCenterer()
+    gram = centre.fit_transform(rbf_kernel(design, gamma=kernel.precision))
+    expected = KernelRidge(alpha=0.3, kernel="precomputed").fit(gram, target - target.mean(axis=0))
+    cross = centre.transform(rbf_kernel(new, design, gamma=kernel.precision))
+    np.testing.assert_allclose(
+        fitted.predict(kernel.transform(new)), expected.predict(cross) + target.mean(axis=0), atol=1e-4
+    )
+
+
+def test_kernel_features_reproduce_the_kernel(curved):
+    design, _, _ = curved
+    kernel = KernelFeatures.fit(design)
+    features = kernel.transform(design)
+    np.testing.assert_allclose(features @ features.T, rbf_kernel(design, gamma=kernel.precision), atol=1e-4)
+
+
+def test_many_spots_are_represented_by_landmarks():
+    design = np.random.default_rng(0).normal(size=(1500, 3))
+    kernel = KernelFeatures.fit(design)
+    assert len(kernel.landmarks) == 1000
+    features = kernel.transform(design)
+    np.testing.assert_allclose(features @ features.T, rbf_kernel(design, gamma=kernel.precision), atol=1e-2)
+    np.testing.assert_array_equal(KernelFeatures.fit(design).landmarks, kernel.landmarks)
+
+
+def test_the_mix_uses_the_kernel_where_it_helps(curved):
+    mean, cross_fitted = RegressionMean.fit(*curved)
+    ridge, linear = RidgeRegression.fit(*curved)
+    target = curved[1]
+    assert mean.weight > 0
+    assert ((cross_fitted - target) ** 2).mean() < 0.8 * ((linear - target) ** 2).mean()
+    assert not np.allclose(mean.predict(curved[0]), ridge.predict(curved[0]))
+
+
+def test_the_mix_falls_back_to_ridge():
+    rng = np.random.default_rng(3)
+    design = rng.uniform(-10, 10, (N, 1))
+    target = 3 * design + rng.normal(size=(N, 1))
+    folds = np.digitize(design[:, 0], [-5, 0, 5])  # held-out spots lie beyond the kernel's reach
+    mean, cross_fitted = RegressionMean.fit(design, target, folds)
+    ridge, expected = RidgeRegression.fit(design, target, folds)
+    assert mean.weight == 0
+    np.testing.assert_array_equal(cross_fitted, expected)
+    np.testing.assert_array_equal(mean.predict(design), ridge.predict(design))
+
+
+def test_the_mix_is_convex(curved):
+    mean, _ = RegressionMean.fit(*curved)
+    design = curved[0]
+    smooth = mean.kernel_ridge.predict(mean.kernel.transform(design))
+    expected = (1 - mean.weight) * mean.ridge.predict(design) + mean.weight * smooth
+    assert 0 <= mean.weight <= 1
+    np.testing.assert_allclose(mean.predict(design), expected, atol=1e-10)

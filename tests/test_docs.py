@@ -1,0 +1,56 @@
+"""The documentation: complete, and built without a warning."""
+
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import flagst
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+ROOMS = [name for name in flagst.__all__ if name not in ("FLAG", "__version__")]
+DIRECTIVE = re.compile(r"^\.\. auto(?:function|class|method|data):: (\S+)", re.MULTILINE)
+
+
+def documented() -> set[str]:
+    """Dotted names with a directive on an API page."""
+    return {name for page in (DOCS / "api").glob("*.md") for name in DIRECTIVE.findall(page.read_text())}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_name_is_documented(room):
+    public = {f"flagst.{room}.{name}" for name in import_module(f"flagst.{room}").__all__}
+    missing = sorted(public - documented())
+    assert not missing, f"add these to docs/api/{room}.md: {missing}"
+    stale = sorted(name for name in documented() - public if name.startswith(f"flagst.{room}."))
+    assert not stale, f"these are not public any more: {stale}"
+
+
+def test_model_methods_are_documented():
+    page = (DOCS / "api" / "model.md").read_text()
+    own = {name for name, value in vars(flagst.FLAG).items() if not name.startswith("_") and callable(value)}
+    own |= {name for name, value in vars(flagst.FLAG).items() if isinstance(value, classmethod)}
+    missing = sorted(name for name in own if name not in page)
+    assert not missing, f"add these to docs/api/model.md: {missing}"
+
+
+def test_links_between_files_of_the_repository():
+    """Every relative link of the pages that a code host shows leads somewhere."""
+    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text()):
+            assert (ROOT / target).exists(), f"{page} links to {target}, which is not there"
+
+
+def test_picture_is_small():
+    assert (DOCS / "_static" / "overview.png").stat().st_size < 400_000
+
+
+def test_documentation_builds_without_warnings(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", tmp_path / "trees"]
+    result = subprocess.run([*map(str, command), str(DOCS), str(tmp_path / "html")], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "flagst.FLAG" in (tmp_path / "html" / "api" / "model.html").read_text()
