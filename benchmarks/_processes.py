@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+#: numba too: its pool shares OpenMP with torch, and sets torch's number of threads behind its back
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 #: Kind of job -> module and function that does it.
 WORKERS = {
     "prepare": ("_prepare", "prepare"),
@@ -23,7 +25,7 @@ def run_job(job: dict, folder: Path) -> dict:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         task, answer = Path(place) / "task.json", Path(place) / "answer.json"
         task.write_text(json.dumps(job))
-        threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        threads = {name: "1" for name in THREADS}
         done = subprocess.run(
             [sys.executable, __file__, str(task), str(answer)],
             env=os.environ | threads, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,

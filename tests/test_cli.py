@@ -1,7 +1,9 @@
 """The command line: the demo end to end on small sections, and files in, model folder, files out."""
 
+import io
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from functools import partial
 from types import SimpleNamespace
 
@@ -31,10 +33,11 @@ def small_simulation():
 
 @pytest.fixture(scope="module")
 def ran_demo(small_simulation, tmp_path_factory):
-    """Output folder of one demo."""
-    out = tmp_path_factory.mktemp("cli") / "demo"
-    assert main(["demo", "--out", str(out), *FAST]) == 0
-    return out
+    """Output folder of one demo, and what it printed."""
+    out, shown = tmp_path_factory.mktemp("cli") / "demo", io.StringIO()
+    with redirect_stdout(shown):
+        assert main(["demo", "--out", str(out), *FAST]) == 0
+    return SimpleNamespace(out=out, shown=shown.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -53,32 +56,37 @@ def files(small_simulation, tmp_path_factory):
     )
 
 
-def test_demo_prints_and_saves(ran_demo, small_simulation, capsys):
-    """A second run into the folder of the first is fine; what it prints is what it saves."""
-    (ran_demo / "spatial.png").unlink()
-    assert main(["demo", "--out", str(ran_demo), *FAST]) == 0
-    shown = capsys.readouterr().out
-    scores = pd.read_csv(ran_demo / "scores.csv", index_col=0)
+def test_demo_prints_what_it_saves(ran_demo):
+    scores = pd.read_csv(ran_demo.out / "scores.csv", index_col=0)
     methods = ["DepthOracle", "Ridge", "CorrelatedGaussian, structure 0.5", "CorrelatedGaussian, structure 1"]
     methods += ["FLAG, structure 0", "FLAG, structure 0.5", "FLAG, structure 1", "perfect model"]
     assert list(scores.index) == methods
     for method in methods:
-        assert f"{scores.loc[method, 'gsc']:.3f}" in shown
-    assert "S3: 60 spots, 20 genes, target lognorm" in shown
+        assert f"{scores.loc[method, 'gsc']:.3f}" in ran_demo.shown
+    assert "S3: 60 spots, 20 genes, target lognorm" in ran_demo.shown
     for name in ("spatial", "structure", "history"):
-        assert (ran_demo / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (ran_demo.out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_demo_leaves_a_working_model_and_prediction(ran_demo):
-    sdata = spatialdata.read_zarr(ran_demo / "prediction.zarr")
+    sdata = spatialdata.read_zarr(ran_demo.out / "prediction.zarr")
     flagst.io.check(sdata, require_images=True)
     saved = sdata.tables["table"]
-    scores = pd.read_csv(ran_demo / "scores.csv", index_col=0)
+    scores = pd.read_csv(ran_demo.out / "scores.csv", index_col=0)
     recorded = saved.uns["flagst"]["metrics"]["flagst"]["mean"]["gsc"]
     assert recorded == pytest.approx(scores.loc["FLAG, structure 0.5", "gsc"], rel=1e-6)
     expected = saved.layers["flagst"].copy()
-    again = flagst.FLAG.load(str(ran_demo / "model")).predict(saved, structure=0.5, seed=0)
+    again = flagst.FLAG.load(str(ran_demo.out / "model")).predict(saved, structure=0.5, seed=0)
     np.testing.assert_allclose(again.layers["flagst"], expected, atol=1e-6)
+
+
+def test_demo_writes_again_into_its_own_folder(tmp_path):
+    paths = demo.prepare_folder(tmp_path / "new", overwrite=False)
+    paths["model"].mkdir()
+    (paths["model"] / "model.pt").touch()
+    paths["spatial"].touch()
+    assert demo.prepare_folder(tmp_path / "new", overwrite=False) == paths
+    assert [p.name for p in (tmp_path / "new").iterdir()] == [demo.MARKER]
 
 
 def test_demo_spares_folders_of_others(tmp_path, capsys):
@@ -100,7 +108,6 @@ def test_demo_on_real_sections_holds_one_out(her2st_dir):
     assert list(held_out.tables["table"].obs["section"].unique()) == ["C5"]
     genes = held_out.tables["table"].uns["flagst"]["genes"]
     assert list(genes["sections"]) == ["C2", "C3", "C4"] and len(genes["names"]) == 200
-    # from the second run on, downloads and pictures are not needed to know this
     assert held_out.tables["table"].var["flagst_panel"].sum() == 200
 
 

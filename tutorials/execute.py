@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ HERE = Path(__file__).resolve().parent
 TIMEOUT_S = 900
 #: Environment of the kernel: no bars, no colours, no display.
 KERNEL = {"TQDM_DISABLE": "1", "NO_COLOR": "1", "TERM": "dumb", "PYTHONWARNINGS": "ignore"}
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def execute(path: Path, *, data_dir: Path | None = None) -> nbformat.NotebookNode:
@@ -27,7 +29,7 @@ def execute(path: Path, *, data_dir: Path | None = None) -> nbformat.NotebookNod
 
     Returns
     -------
-    The executed notebook; what libraries wrote to stderr is left out.
+    The executed notebook, without colours and without what libraries wrote to stderr.
 
     Raises
     ------
@@ -50,6 +52,10 @@ def execute(path: Path, *, data_dir: Path | None = None) -> nbformat.NotebookNod
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for output in cell.outputs:
+                for holder, key in ((output, "text"), (output.get("data", {}), "text/plain")):
+                    if key in holder:
+                        holder[key] = ANSI.sub("", holder[key])
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

@@ -45,7 +45,9 @@ def test_coordinates_are_micrometres_where_the_scale_is_known(adata):
     np.testing.assert_allclose(first.coords, 0.5 * adata[first.spot_names].obsm["spatial"])
     np.testing.assert_allclose(second.coords, 2.0 * adata[second.spot_names].obsm["spatial"])
     del adata.uns["flagst"]
-    np.testing.assert_allclose(sections_from_anndata(adata)[0].coords, adata[first.spot_names].obsm["spatial"])
+    np.testing.assert_allclose(
+        sections_from_anndata(adata)[0].coords, adata[first.spot_names].obsm["spatial"]
+    )
 
 
 def test_lognorm_uses_the_counts_over_all_genes(adata):
@@ -123,12 +125,28 @@ def _drop_x(adata):
 
 
 BAD = {
-    "no coordinates": (lambda a: a.obsm.pop("spatial"), KeyError, r"no 'spatial'; found \['X_image'\].*x then y"),
-    "no features": (lambda a: a.obsm.pop("X_image"), KeyError, r"found \['spatial'\]. Run flagst.pp.image_features"),
-    "NaN features": (_obsm("X_image", _nan), ValueError, "X_image.*NaN.* in 1 of 60 rows, first at row 7.*Extract"),
+    "no coordinates": (
+        lambda a: a.obsm.pop("spatial"),
+        KeyError,
+        r"no 'spatial'; found \['X_image'\].*x then y",
+    ),
+    "no features": (
+        lambda a: a.obsm.pop("X_image"),
+        KeyError,
+        r"found \['spatial'\]. Run flagst.pp.image_features",
+    ),
+    "NaN features": (
+        _obsm("X_image", _nan),
+        ValueError,
+        "X_image.*NaN.* in 1 of 60 rows, first at row 7.*Extract",
+    ),
     "NaN position": (_obsm("spatial", _nan), ValueError, "spatial.*NaN.*first at row 7"),
-    "3-d positions": (_obsm("spatial", lambda v: v[:, [0, 1, 1]]), ValueError, r"\(n_spots, 2\); got shape \(60, 3\)"),
-    "no section": (lambda a: a.obs.drop(columns="section", inplace=True), KeyError, "'section'; found"),
+    "3-d positions": (
+        _obsm("spatial", lambda v: v[:, [0, 1, 1]]),
+        ValueError,
+        r"\(n_spots, 2\); got shape \(60, 3\)",
+    ),
+    "no section": (lambda a: a.obs.pop("section"), KeyError, "'section'; found"),
     "negative": (_x(0, 0, -3), ValueError, r"negative values \(minimum -3\).*raw counts"),
     "non-integer": (_x(0, 0, 0.5), ValueError, r"non-integer values \(for example 0.5\).*raw counts"),
     "NaN count": (_x(0, 0, np.nan), ValueError, "NaN or infinite"),

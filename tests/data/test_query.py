@@ -44,7 +44,9 @@ def test_more_genes_give_a_new_table(caplog):
 
 
 def test_missing_genes_are_named():
-    with pytest.raises(ValueError, match=r"lacks 2 of the model's 3 genes: \['g1', 'g2'\].*allow_missing=True"):
+    with pytest.raises(
+        ValueError, match=r"lacks 2 of the model's 3 genes: \['g1', 'g2'\].*allow_missing=True"
+    ):
         prediction_table(_query(["g0", "x"]), GENES, allow_missing=False)
 
 
@@ -80,7 +82,12 @@ def test_an_empty_query_has_the_spots_and_no_expression():
 
 def _with_features(**changes):
     query = _query(GENES)
-    record = {"encoder": "handcrafted", "version": "1", "patch_um": [100.0, 200.0], "stain_normalise": "section"}
+    record = {
+        "encoder": "handcrafted",
+        "version": "1",
+        "patch_um": [100.0, 200.0],
+        "stain_normalise": "section",
+    }
     query.uns["flagst"]["features"] = {"X_image": record | changes}
     return query
 
@@ -88,8 +95,12 @@ def _with_features(**changes):
 def test_features_of_another_kind_are_refused():
     expected = _with_features().uns["flagst"]["features"]
     check_features(_with_features(), expected, d_image=4, found=4)
-    check_features(_with_features(patch_um=np.array([100.0, 200.0])), expected, d_image=4, found=4)  # after h5ad
-    with pytest.raises(ValueError, match="trained on 4 image features; the query has 7. Run flagst.pp.image_features"):
+    check_features(
+        _with_features(patch_um=np.array([100.0, 200.0])), expected, d_image=4, found=4
+    )  # after h5ad
+    with pytest.raises(
+        ValueError, match="trained on 4 image features; the query has 7. Run flagst.pp.image_features"
+    ):
         check_features(_with_features(), expected, d_image=4, found=7)
     for change in ({"encoder": "uni"}, {"version": "2"}, {"patch_um": [50.0]}, {"stain_normalise": "none"}):
         (key, value), *_ = change.items()

@@ -58,7 +58,7 @@ def test_errors_fall_quadratically_with_steps(solver, noise):
     for n_steps in (10, 20, 40, 80):
         drawn = solver(GaussianDenoiser(), noise, process.schedule(n_steps).double())
         errors.append(float((drawn - expected).abs().mean()))
-    assert all(later < earlier / 2 for earlier, later in zip(errors, errors[1:]))
+    assert all(later < earlier / 2 for earlier, later in zip(errors, errors[1:], strict=False))
 
 
 @pytest.mark.parametrize("solver", [dpm_solver_pp_2m, heun])

@@ -49,21 +49,41 @@ def _low_totals(adata):
 
 
 AT_SETUP = {
-    "no coordinates": (lambda a: a.obsm.pop("spatial"), KeyError, "adata.obsm has no 'spatial'; found.*x then y"),
-    "no features": (lambda a: a.obsm.pop("X_image"), KeyError, "no 'X_image'; found.*Run flagst.pp.image_features"),
-    "NaN features": (_nan_features, ValueError, "X_image.*NaN or infinite values in 1 of 120 rows, first at row 7"),
+    "no coordinates": (
+        lambda a: a.obsm.pop("spatial"),
+        KeyError,
+        "adata.obsm has no 'spatial'; found.*x then y",
+    ),
+    "no features": (
+        lambda a: a.obsm.pop("X_image"),
+        KeyError,
+        "no 'X_image'; found.*Run flagst.pp.image_features",
+    ),
+    "NaN features": (
+        _nan_features,
+        ValueError,
+        "X_image.*NaN or infinite values in 1 of 120 rows, first at row 7",
+    ),
     "negative": (_x(0, 0, -1), ValueError, r"adata.X has negative values \(minimum -1\).*raw counts"),
     "empty spot": (_empty_spot, ValueError, "1 spots have no count at all.*filter_cells"),
-    "empty gene": (_x(slice(None), 1, 0), ValueError, "1 genes have no count in any spot.*'g1'.*filter_genes"),
+    "empty gene": (
+        _x(slice(None), 1, 0),
+        ValueError,
+        "1 genes have no count in any spot.*'g1'.*filter_genes",
+    ),
     "repeated spots": (_repeat("obs_names"), ValueError, "Spot names.*not unique.*obs_names_make_unique"),
     "repeated genes": (_repeat("var_names"), ValueError, "Gene names.*not unique.*var_names_make_unique"),
     "one spot": (_lonely, ValueError, r"Sections \['D'\] have one spot.*Remove"),
-    "no section": (lambda a: a.obs.drop(columns="section", inplace=True), KeyError, "no 'section'; found"),
+    "no section": (lambda a: a.obs.pop("section"), KeyError, "no 'section'; found"),
     "spots without a section": (_nan_section, ValueError, "'section'.*missing for 40 spots"),
 }
 AT_TRAINING = {
     "non-integer": (_x(0, 0, 1.5), ValueError, r"non-integer values \(for example 1.5\).*raw counts"),
-    "low totals": (_low_totals, ValueError, "total_counts are smaller than the sum of the counts.*over all genes"),
+    "low totals": (
+        _low_totals,
+        ValueError,
+        "total_counts are smaller than the sum of the counts.*over all genes",
+    ),
 }
 
 

@@ -137,3 +137,11 @@ def test_values_out_of_range(trained, query):
     with pytest.raises(TypeError, match="AnnData or a SpatialData; got ndarray"):
         trained.predict(np.ones((3, 3)))
     assert "flagst" not in query.layers
+
+
+def test_a_section_of_two_spots(trained, query):
+    pair = query[[0, 2]].copy()
+    assert pair.obs["section"].nunique() == 1
+    trained.predict(pair, n_samples=2, return_std=True)
+    for name in (*LAYERS, "flagst_std"):
+        assert np.isfinite(pair.layers[name]).all()

@@ -27,7 +27,9 @@ def slide(simulated):
     from spatialdata import SpatialData
 
     return SpatialData(
-        images=dict(simulated.images), shapes=dict(simulated.shapes), tables={"table": simulated["table"].copy()}
+        images=dict(simulated.images),
+        shapes=dict(simulated.shapes),
+        tables={"table": simulated["table"].copy()},
     )
 
 
@@ -69,7 +71,9 @@ def test_other_genes_give_a_second_table(model, slide, tmp_path):
     from spatialdata.models import TableModel
 
     table = slide["table"]
-    extra = ad.AnnData(np.ones((table.n_obs, 2), np.float32), obs=table.obs, var=pd.DataFrame(index=["x1", "x2"]))
+    extra = ad.AnnData(
+        np.ones((table.n_obs, 2), np.float32), obs=table.obs, var=pd.DataFrame(index=["x1", "x2"])
+    )
     wider = ad.concat([extra, table], axis=1, merge="first", uns_merge="first")
     wider.obsm.update({key: table.obsm[key] for key in table.obsm})
     slide.tables["table"] = wider

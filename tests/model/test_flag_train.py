@@ -11,6 +11,11 @@ import torch
 
 from flagst import FLAG
 
+GENE_TOKENS = {
+    "d_context": 16,
+    "denoiser_kwargs": {"width": 16, "n_blocks": 2, "n_heads": 2, "align_block": 1},
+}
+
 
 def _layers(model, query):
     model.predict(query)
@@ -29,7 +34,9 @@ def test_history_is_float_frames(trained):
 
 
 def test_alignment_controls_are_logged_and_the_head_is_dropped(trained):
-    assert {"align_loss_shuffled_genes_validation", "align_loss_shuffled_spots_validation"} <= set(trained.history_)
+    assert {"align_loss_shuffled_genes_validation", "align_loss_shuffled_spots_validation"} <= set(
+        trained.history_
+    )
     assert trained.module.alignment is None
 
 
@@ -157,7 +164,7 @@ def test_early_stopping_may_stop_before_the_end(make):
         {"gfm": None},
         {"target": "log2"},
         {"regression": "ridge"},
-        {"denoiser": "gene", "network": {"d_context": 16, "denoiser_kwargs": {"width": 16, "n_blocks": 2, "n_heads": 2, "align_block": 1}}},
+        {"denoiser": "gene", "network": GENE_TOKENS},
     ],
     ids=lambda choice: ",".join(f"{k}={v}" for k, v in choice.items() if k != "network"),
 )
@@ -196,8 +203,7 @@ def test_no_diffusion_draws_noise_of_the_residual(make, query):
 
 
 def test_published_recipe_in_miniature(make, query):
-    network = {"d_context": 16, "denoiser_kwargs": {"width": 16, "n_blocks": 2, "n_heads": 2, "align_block": 1}}
-    model = make.model(make.table(), preset="paper", network=network, n_steps=5, n_average=2)
+    model = make.model(make.table(), preset="paper", network=GENE_TOKENS, n_steps=5, n_average=2)
     settings = model.settings_
     assert (settings.target, settings.process, settings.solver) == ("log2", "ve", "heun")
     assert settings.regression is None and settings.denoiser == "gene" and settings.edges

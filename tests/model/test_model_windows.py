@@ -53,12 +53,16 @@ def test_held_out_spots_never_enter_a_training_window(sections, monkeypatch):
     monkeypatch.setattr(windows, "MAX_WINDOW_SPOTS", 10)  # cut further, with halos
     held_out = [np.arange(12), np.arange(0), np.arange(30)]
     training, validation = windows.split_windows([_predictor(s) for s in sections], _data(sections), held_out)
-    for parts, allowed in ((training, lambda n, rows: rows.isdisjoint(held_out[n])), (validation, lambda n, rows: rows <= set(held_out[n]))):
-        for window in parts:
-            assert len(torch.unique(window["state"])) == 1  # one section
-            assert allowed(*_origin(window))
-            assert window["core"].sum() <= 10
-    cores = {(n, r) for w in training for n in [_origin(w)[0]] for r in w["image"][w["core"], 0].int().tolist()}
+    for window in training + validation:
+        assert len(torch.unique(window["state"])) == 1  # one section
+        assert window["core"].sum() <= 10
+    for number, rows in map(_origin, training):
+        assert rows.isdisjoint(held_out[number])
+    for number, rows in map(_origin, validation):
+        assert rows <= set(held_out[number])
+    cores = {
+        (n, r) for w in training for n in [_origin(w)[0]] for r in w["image"][w["core"], 0].int().tolist()
+    }
     assert cores == {(n, r) for n, s in enumerate(sections) for r in range(len(s)) if r not in held_out[n]}
     assert sum(int(w["core"].sum()) for w in validation) == 42
 

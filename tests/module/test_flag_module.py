@@ -16,7 +16,9 @@ NETWORK = {"d_context": 8, "denoiser_kwargs": {"width": 16, "n_blocks": 2, "alig
 def window():
     rng = np.random.default_rng(0)
     tensors = section_inputs(
-        rng.normal(size=(N_SPOTS, D_IMAGE)), *knn(rng.uniform(size=(N_SPOTS, 2)), 18), rng.normal(size=(N_SPOTS, N_GENES))
+        rng.normal(size=(N_SPOTS, D_IMAGE)),
+        *knn(rng.uniform(size=(N_SPOTS, 2)), 18),
+        rng.normal(size=(N_SPOTS, N_GENES)),
     )
     for key, width in (("state", D_STATE), ("expression", N_GENES)):
         tensors[key] = torch.as_tensor(rng.normal(size=(N_SPOTS, width)), dtype=torch.float32)
@@ -94,9 +96,13 @@ def test_context_ignores_state_and_expression(module, window):
 def test_draws_encode_once_and_denoise_as_often_as_said(module, window, monkeypatch, solver, evaluations):
     calls = {"encode": 0, "denoise": 0}
     encode, denoise = module.network.encode, module.network.denoiser.forward
-    monkeypatch.setattr(module.network, "encode", lambda *a: (calls.update(encode=calls["encode"] + 1), encode(*a))[1])
     monkeypatch.setattr(
-        module.network.denoiser, "forward", lambda *a: (calls.update(denoise=calls["denoise"] + 1), denoise(*a))[1]
+        module.network, "encode", lambda *a: (calls.update(encode=calls["encode"] + 1), encode(*a))[1]
+    )
+    monkeypatch.setattr(
+        module.network.denoiser,
+        "forward",
+        lambda *a: (calls.update(denoise=calls["denoise"] + 1), denoise(*a))[1],
     )
     drawn = module.draw(window, torch.randn(3, N_SPOTS, D_STATE), solver=solver, n_steps=6)
     assert drawn.shape == (3, N_SPOTS, D_STATE) and torch.isfinite(drawn).all() and not drawn.requires_grad

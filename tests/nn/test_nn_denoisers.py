@@ -120,7 +120,9 @@ def test_neighbour_mean():
     expected = torch.tensor([[0.25 * 3 + 0.75 * 5, 0.25 * 4 + 0.75 * 6], [1, 2], [0, 0]])
     torch.testing.assert_close(NeighbourMean()(y, index, weight), expected)
     tokens = torch.stack([y, 2 * y], dim=1)
-    torch.testing.assert_close(NeighbourMean()(tokens, index, weight), torch.stack([expected, 2 * expected], dim=1))
+    torch.testing.assert_close(
+        NeighbourMean()(tokens, index, weight), torch.stack([expected, 2 * expected], dim=1)
+    )
 
 
 def test_noise_levels_a_tenth_of_a_decade_apart_differ():

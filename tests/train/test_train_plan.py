@@ -117,7 +117,8 @@ def test_training_windows_are_shuffled_and_validation_is_not():
     torch.manual_seed(0)
     orders = [[float(b["state"][0, 0]) for b in splitter.train_dataloader()] for _ in range(2)]
     assert orders[0] != orders[1]
-    assert [float(b["state"][0, 0]) for b in splitter.val_dataloader()] == [float(_window(i)["state"][0, 0]) for i in range(20)]
+    expected = [float(_window(i)["state"][0, 0]) for i in range(20)]
+    assert [float(b["state"][0, 0]) for b in splitter.val_dataloader()] == expected
 
 
 def test_no_validation_has_no_loader():

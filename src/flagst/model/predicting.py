@@ -8,6 +8,7 @@ from flagst.data.section import Section
 from flagst.model.fitting import Fitted, network_inputs
 from flagst.data.noise import spot_noise
 from flagst.model.presets import Settings
+from flagst.model.threads import threads_for
 from flagst.module import FlagModule
 
 
@@ -83,4 +84,5 @@ class SectionPredictor:
         return [spot_noise(self.section.name, names, seed=f"{seed}/{i}", widths=widths) for i in range(n_draws)]
 
     def _solve(self, noise: Tensor) -> Tensor:
-        return self.module.draw(self.inputs, noise, solver=self.settings.solver, n_steps=self.settings.n_steps)
+        with threads_for(len(self.section)):
+            return self.module.draw(self.inputs, noise, solver=self.settings.solver, n_steps=self.settings.n_steps)

@@ -8,8 +8,9 @@ from flagst.model.validation import StructureScore
 from flagst.regression import ResidualModel
 
 #: Factors tried for the spread of the states.
-STATE_FACTORS = (1.0, 1.2, 1.4, 1.7, 2.0)
-NOISE_FACTORS = np.exp(np.linspace(np.log(0.7), np.log(1.5), 15))
+STATE_FACTORS = (1.0, 1.4, 2.0)
+#: One held-out section is little evidence: the noise may change by so much at most.
+NOISE_FACTORS = np.linspace(0.85, 1.3, 10)
 
 
 def calibrate_spread(score: StructureScore, residual: ResidualModel) -> ResidualModel:

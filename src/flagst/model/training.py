@@ -8,7 +8,9 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 
+from flagst._keys import TENSOR
 from flagst.model.quiet import quiet_libraries
+from flagst.model.threads import threads_for
 from flagst.model.validation import StructureStopping
 
 EMA_DECAY = 0.995
@@ -63,7 +65,8 @@ def train_diffusion(
     # the stopping comes first: at the end of validation it must still see the averaged weights
     callbacks = [stopping] if stopping is not None else []
     callbacks += [EMAWeightAveraging(use_buffers=False, decay=EMA_DECAY), *trainer_kwargs.pop("callbacks", [])]
-    with torch.random.fork_rng(), quiet_libraries():
+    largest = max(len(part[TENSOR.state]) for part in training)
+    with torch.random.fork_rng(), quiet_libraries(), threads_for(largest):
         torch.manual_seed(model.seed_)
         if alignment is not None:
             model.module.attach_alignment(alignment.vectors, alignment.known, weight=alignment.weight)
