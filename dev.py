@@ -1,7 +1,8 @@
 """Set up flagst on a machine that has Python and git, then run something; needs the standard library only.
 
-``python3 dev.py demo`` runs the demo, ``python3 dev.py test`` the tests. Both share one environment in ``.venv``
-(``.venv-3.12`` for Python 3.12), made when it is missing and installed into again when ``pyproject.toml`` changed.
+``python3 dev.py demo`` runs the demo, ``python3 dev.py test`` the tests. Both share one environment in
+``.venv`` (``.venv-3.12`` for Python 3.12), made when it is missing and installed into again when
+``pyproject.toml`` changed.
 """
 
 import argparse
@@ -33,8 +34,12 @@ COMMANDS = {
 def main() -> int:
     """Run one command; returns its exit status."""
     parser = argparse.ArgumentParser(description="Set up flagst in .venv, then run a command in it.")
-    parser.add_argument("--python", choices=VERSIONS, help="default: the version this script runs under, if supported")
-    parser.add_argument("--find", action="store_true", help="only print the interpreter; fails when there is none")
+    parser.add_argument(
+        "--python", choices=VERSIONS, help="default: the version this script runs under, if supported"
+    )
+    parser.add_argument(
+        "--find", action="store_true", help="only print the interpreter; fails when there is none"
+    )
     parser.add_argument("command", nargs="?", choices=tuple(COMMANDS), default="setup")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="passed on to the command")
     arguments = parser.parse_args()
@@ -61,7 +66,10 @@ def find_interpreter(wanted):
     for version in [wanted] if wanted else VERSIONS:
         # a name on the path may be a shim that fails, so ask each
         pyenv = Path(os.environ.get("PYENV_ROOT", str(Path.home() / ".pyenv"))) / "versions"
-        candidates = ["python" + version, *sorted(map(str, pyenv.glob(version + ".*/bin/python")), reverse=True)]
+        candidates = [
+            "python" + version,
+            *sorted(map(str, pyenv.glob(version + ".*/bin/python")), reverse=True),
+        ]
         for candidate in candidates:
             if version_of(candidate) == version:
                 return version, candidate
@@ -73,7 +81,10 @@ def version_of(python):
     program = "import sys; print('{}.{}'.format(*sys.version_info[:2]))"
     try:
         result = subprocess.run(
-            [str(python), "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=clean_environment()
+            [str(python), "-c", program],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=clean_environment(),
         )
     except OSError:
         return None
@@ -91,7 +102,8 @@ def set_up(version, interpreter):
     if stamp.is_file() and stamp.read_text() == wanted:
         say("{} is ready (Python {})".format(folder.name, version))
         return python
-    say("installing flagst and what it needs into {}; the first time this takes minutes and several GB".format(folder.name))
+    say("installing flagst and all it needs into {}".format(folder.name))
+    say("the first time this takes minutes and several GB")
     run([str(python), "-m", "pip", "install", "--quiet", "--editable", ".[{}]".format(EXTRAS)])
     stamp.write_text(wanted)
     return python

@@ -1,8 +1,9 @@
 """Ridge and FLAG from an npz of features, counts and graph: numpy, torch and torch_geometric only.
 
 For machines that have an accelerator but not the single-cell packages. A plain training loop over the
-same networks, noise process and regression as ``flagst.FLAG``, with its default choices and a fixed number of
-steps (no early stopping), so numbers are close to the full path's but not identical.
+same networks, noise process and regression as ``flagst.FLAG``, with its default choices but for two that are
+not done here: early stopping (training takes a fixed number of steps, and no section is held out of it), and
+the spread of the draws set on held-out tissue. Numbers are close to the full path's but not identical.
 
 Keys of the npz (``her2st.py --export FILE`` writes one), all spots of a section in consecutive rows:
 
@@ -36,7 +37,7 @@ from flagst.data.targets import to_target
 from flagst.diffusion import EDM, denoising_loss, dpm_solver_pp_2m
 from flagst.gfm import coexpression
 from flagst.nn import AlignmentHead, FlagNetwork
-from flagst.regression import RegressionStage, ResidualModel
+from flagst.regression import RegressionStage, ResidualModel, match_spatial_order
 
 N_LATENT, MAX_WHITE, MAX_STEPS, N_SOLVER_STEPS = 16, 50, 1200, 20
 LEARNING_RATE, WEIGHT_DECAY, CLIP, EMA_DECAY, ALIGN_WEIGHT = 1e-3, 0.1, 1.0, 0.995, 0.5
@@ -56,7 +57,8 @@ def run(job: dict) -> list[dict]:
             if job["method"] == "Ridge":
                 model, structures = PlainRidge.fit(train), [None]
             else:
-                model = PlainFlag.fit(train, seed=seed, device=job["device"], **job["settings"])
+                near = [moran_neighbours(data, section) for section in train]
+                model = PlainFlag.fit(train, near, seed=seed, device=job["device"], **job["settings"])
                 structures = job["structures"]
             fit_seconds = time.perf_counter() - start
             for structure in structures:
@@ -97,11 +99,17 @@ def read_section(data: dict[str, np.ndarray], name: str, test: str, target: str)
     )
 
 
+def moran_neighbours(data: dict[str, np.ndarray], section: Section) -> np.ndarray:
+    """The neighbours Moran's I is taken over, ``(n_spots, k)``."""
+    k = int(data["moran_neighbours"][[str(name) for name in data["sections"]].index(section.name)])
+    return section.neighbours[:, :k]
+
+
 def moran_graph(data: dict[str, np.ndarray], section: Section) -> np.ndarray:
     """Row-normalised weights to the nearest spots, ``(n_spots, n_spots)`` dense."""
-    k = int(data["moran_neighbours"][[str(name) for name in data["sections"]].index(section.name)])
+    near = moran_neighbours(data, section)
     graph = np.zeros((len(section), len(section)))
-    np.put_along_axis(graph, section.neighbours[:, :k], 1 / k, axis=1)
+    np.put_along_axis(graph, near, 1 / near.shape[1], axis=1)
     return graph
 
 
@@ -124,6 +132,22 @@ def fit_stage(train: list[Section], regression: str) -> tuple[RegressionStage, n
     """Regression mean and its cross-fitted predictions, standardised units."""
     parts = ([getattr(s, name) for s in train] for name in ("image", "neighbours", "coords", "target"))
     return RegressionStage.fit(*parts, regression=regression)
+
+
+def match_order(
+    residual: ResidualModel,
+    stage: RegressionStage,
+    mean: np.ndarray,
+    state: np.ndarray,
+    train: list[Section],
+    near: list[np.ndarray],
+) -> ResidualModel:
+    """The noise of each gene rescaled as in ``flagst.FLAG``."""
+    split = np.cumsum([len(s) for s in train])[:-1]
+    targets = [s.target for s in train]
+    return match_spatial_order(
+        residual, stage.scaler, np.split(mean, split), np.split(state, split), targets, near
+    )
 
 
 @dataclass
@@ -153,11 +177,21 @@ class PlainFlag:
     device: str
 
     @classmethod
-    def fit(cls, train: list[Section], *, seed: int, device: str, max_steps: int = MAX_STEPS) -> "PlainFlag":
+    def fit(
+        cls,
+        train: list[Section],
+        near: list[np.ndarray],
+        *,
+        seed: int,
+        device: str,
+        max_steps: int = MAX_STEPS,
+    ) -> "PlainFlag":
+        """``near``: the neighbours Moran's I is taken over, per section ``(n_spots, k)``."""
         stage, mean = fit_stage(train, "mixed")
         expression = stage.scaler.standardise(stack_targets(train))
         names = np.repeat(np.arange(len(train)), [len(s) for s in train])
         residual, state = ResidualModel.fit(expression - mean, names, n_latent=N_LATENT)
+        residual = match_order(residual, stage, mean, state, train, near)
         torch.manual_seed(seed)
         d_image = min(MAX_WHITE, train[0].image.shape[1])
         network = FlagNetwork(d_image, expression.shape[1], N_LATENT).to(device)

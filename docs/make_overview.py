@@ -12,8 +12,8 @@ import numpy as np
 
 matplotlib.use("Agg")
 
-from PIL import Image  # noqa: E402
 import spatialdata  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from flagst import pl  # noqa: E402
 from flagst.cli.demo import mapped_genes  # noqa: E402

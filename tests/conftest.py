@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+# zarr hands single reads and writes to a pool of threads; with one worker, a lost wake-up of glibc's condition
+# variables (bug 25847, Debian 12) cannot leave the suite waiting for ever
+os.environ.setdefault("ZARR_THREADING__MAX_WORKERS", "1")
+os.environ.setdefault("ZARR_ASYNC__CONCURRENCY", "1")
+
 
 def _her2st_dir() -> Path | None:
     here = os.environ.get("FLAGST_DATA_DIR")

@@ -1,8 +1,10 @@
 """The command line: the demo end to end on small sections, and files in, model folder, files out."""
 
 import io
+import logging
 import subprocess
 import sys
+import warnings
 from contextlib import redirect_stdout
 from functools import partial
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ import spatialdata
 import flagst
 from flagst import datasets
 from flagst.__main__ import main
-from flagst.cli import demo
+from flagst.cli import console, demo
 
 SMALL = {"n_sections": 3, "n_spots": 60, "n_genes": 20}
 FAST = ["--max-epochs", "1"]
@@ -49,10 +51,22 @@ def files(small_simulation, tmp_path_factory):
     flagst.pp.image_features(sdata, progress=False)
     sdata.tables["table"].write_h5ad(folder / "sections.h5ad")
     model = folder / "model"
-    arguments = ["train", str(folder / "sections.h5ad"), "--model", str(model), "--sections", "S1", "S2", *FAST]
+    arguments = [
+        "train",
+        str(folder / "sections.h5ad"),
+        "--model",
+        str(model),
+        "--sections",
+        "S1",
+        "S2",
+        *FAST,
+    ]
     assert main(arguments) == 0
     return SimpleNamespace(
-        folder=folder, h5ad=str(folder / "sections.h5ad"), zarr=str(folder / "sections.zarr"), model=str(model)
+        folder=folder,
+        h5ad=str(folder / "sections.h5ad"),
+        zarr=str(folder / "sections.zarr"),
+        model=str(model),
     )
 
 
@@ -159,10 +173,16 @@ def test_predict_genes_that_were_not_measured(files, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict", "{h5ad}", "--model", "{model}", "--out", "{folder}/new.csv"], "must end in .h5ad or .zarr"),
+        (
+            ["predict", "{h5ad}", "--model", "{model}", "--out", "{folder}/new.csv"],
+            "must end in .h5ad or .zarr",
+        ),
         (["predict", "{h5ad}", "--model", "{model}", "--out", "{folder}/new.zarr"], "is an h5ad"),
         (["predict", "{h5ad}", "--model", "{model}", "--out", "{h5ad}", "--overwrite"], "is the input"),
-        (["predict", "{folder}/none.h5ad", "--model", "{model}", "--out", "{folder}/new.h5ad"], "does not exist"),
+        (
+            ["predict", "{folder}/none.h5ad", "--model", "{model}", "--out", "{folder}/new.h5ad"],
+            "does not exist",
+        ),
         (["train", "{h5ad}", "--model", "{folder}/new", "--sections", "S9"], "found ['S1', 'S2', 'S3']"),
         (["train", "{h5ad}", "--model", "{model}"], "already there"),
         (["evaluate", "{h5ad}"], "no 'flagst'"),
@@ -177,6 +197,51 @@ def test_errors_are_one_line(files, arguments, message, capsys):
     assert sorted(p.name for p in files.folder.iterdir()) == before
 
 
+def test_warnings_of_flagst_are_shown(files, caplog):
+    """Two sections are few: the model says so by a warning, and nobody else's warning comes with it."""
+    arguments = ["train", files.h5ad, "--model", str(files.folder / "two"), "--sections", "S1", "S2", *FAST]
+    assert main(arguments) == 0
+    shown = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(shown) == 1 and shown[0].startswith("With 2 section(s), validation")
+
+
+def test_only_warnings_of_flagst_are_shown_and_once(caplog):
+    def warn(text, category=UserWarning, module="flagst.cli.files"):
+        warnings.warn_explicit(text, category, "file.py", 1, module=module)
+
+    before = warnings.showwarning, list(warnings.filters)
+    with console.quiet(verbose=False):
+        warn("ours")
+        warn("theirs", module="spatialdata.io")
+        warn("theirs", module="flagstone")
+        warn("deprecated", FutureWarning)
+        logging.getLogger("flagst").warning("both")
+        warn("both")
+    assert [r.getMessage() for r in caplog.records] == ["ours", "both"]
+    assert (warnings.showwarning, list(warnings.filters)) == before
+    logging.getLogger("flagst").warning("ours")
+    assert len(caplog.records) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied", "x.h5ad"), "[Errno 13] Permission denied: 'x.h5ad'"),
+        (KeyError("adata.obs has no 'x'."), "adata.obs has no 'x'."),
+        (RuntimeError("The model is not trained."), "The model is not trained."),
+    ],
+)
+def test_errors_of_every_kind_are_readable(error, message, monkeypatch, capsys):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr("flagst.cli.files.evaluate", fail)
+    assert main(["evaluate", "x.h5ad"]) == 1
+    assert capsys.readouterr().err == f"flagst evaluate: {message}\n"
+    with pytest.raises(type(error)):
+        main(["evaluate", "x.h5ad", "-v"])
+
+
 def test_help_is_fast():
     """Neither ``--help`` nor building the parser imports anything heavy."""
     program = (
@@ -185,5 +250,7 @@ def test_help_is_fast():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"torch", "scvi", "anndata", "matplotlib", "pandas"} & set(result.stdout.split())
-    help_text = subprocess.run([sys.executable, "-m", "flagst", "--help"], capture_output=True, text=True, check=True)
+    help_text = subprocess.run(
+        [sys.executable, "-m", "flagst", "--help"], capture_output=True, text=True, check=True
+    )
     assert all(command in help_text.stdout for command in ("demo", "train", "predict", "evaluate"))

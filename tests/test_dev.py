@@ -86,8 +86,35 @@ def test_environment_is_clean(dev, monkeypatch):
     assert dev.clean_environment()["FLAGST_DATA_DIR"] == "kept"
 
 
+@pytest.mark.parametrize(("used", "other"), [("3.11", "3.12"), ("3.12", "3.11")])
+@pytest.mark.parametrize("has_other", [True, False])
+def test_ci_says_which_pythons_it_used(tmp_path, used, other, has_other):
+    """Run beside a dev.py that records its arguments instead of following them."""
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci" / "run").write_bytes((ROOT / ".ci" / "run").read_bytes())
+    interpreter = tmp_path / "interpreter"
+    interpreter.write_text(f"#!/bin/sh\necho {used}\n")
+    interpreter.chmod(0o755)
+    (tmp_path / "dev.py").write_text(
+        "import sys\n"
+        "open('calls', 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+        f"if sys.argv[1:] == ['--find']: print({str(interpreter)!r})\n"
+        f"if '--find' in sys.argv and {other!r} in sys.argv and not {has_other}: sys.exit(3)\n"
+    )
+    result = subprocess.run(["bash", ".ci/run"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    ran = [call for call in (tmp_path / "calls").read_text().splitlines() if "--find" not in call]
+    assert ran == ["demo", "test"] + [f"--python {other} test"] * has_other
+    last = result.stdout.splitlines()[-1]
+    if has_other:
+        assert last.endswith(f"tests passed on Python {used} and {other}")
+    else:
+        assert last.endswith(f"passed on Python {used}; there is no Python {other} here")
+
+
 def test_ci_runs_the_commands_of_the_readme():
     section = (ROOT / "README.md").read_text().split("## Two commands")[1].split("```")[1]
     commands = re.findall(r"^(python3 dev\.py \w+)", section, re.MULTILINE)
     assert commands == ["python3 dev.py demo", "python3 dev.py test"]
-    assert re.findall(r"^(python3 dev\.py \w+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE) == commands
+    assert (
+        re.findall(r"^(python3 dev\.py \w+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE) == commands
+    )

@@ -50,7 +50,20 @@ def test_picture_is_small():
 
 
 def test_documentation_builds_without_warnings(tmp_path):
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", tmp_path / "trees"]
-    result = subprocess.run([*map(str, command), str(DOCS), str(tmp_path / "html")], capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-b",
+        "html",
+        "-d",
+        tmp_path / "trees",
+    ]
+    result = subprocess.run(
+        [*map(str, command), str(DOCS), str(tmp_path / "html")], capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
     assert "flagst.FLAG" in (tmp_path / "html" / "api" / "model.html").read_text()

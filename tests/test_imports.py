@@ -144,9 +144,9 @@ def modules_after(statement: str) -> tuple[set[str], float]:
 
 
 def test_importing_the_package_is_light():
-    runs = [modules_after("import flagst") for _ in range(3)]
+    runs = [modules_after("import flagst") for _ in range(5)]
     assert not runs[0][0] & HEAVY
-    assert min(seconds for _, seconds in runs) < 2.0
+    assert min(seconds for _, seconds in runs) < 0.5
 
 
 @pytest.mark.parametrize("room", ["metrics", "pl"])

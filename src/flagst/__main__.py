@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flagst import __version__
+from flagst._keys import TARGETS
 
-TARGETS = ("lognorm", "log2", "identity")
 DATA_HELP = "h5ad with obsm['X_image'] or an image in uns['spatial'], or SpatialData zarr"
 
 
@@ -19,10 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with quiet(verbose=arguments.verbose):
             arguments.run(arguments)
-    except (KeyError, ValueError, TypeError, OSError) as error:
+    except (KeyError, ValueError, TypeError, OSError, RuntimeError) as error:
         if arguments.verbose:
             raise
-        print(f"flagst {arguments.command}: {error.args[0] if error.args else error}", file=sys.stderr)
+        # as text, a KeyError is quoted
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"flagst {arguments.command}: {message}", file=sys.stderr)
         return 1
     return 0
 
@@ -40,9 +42,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(commands) -> None:
-    parser = _add(commands, "demo", "train, predict a held-out section, print its scores, save figures", _demo)
-    parser.add_argument("--data", choices=("simulated", "her2st"), default="simulated", help="default: simulated")
-    parser.add_argument("--data-dir", type=Path, help="folder of HER2ST; default: $FLAGST_DATA_DIR, else download")
+    parser = _add(
+        commands, "demo", "train, predict a held-out section, print its scores, save figures", _demo
+    )
+    parser.add_argument(
+        "--data", choices=("simulated", "her2st"), default="simulated", help="default: simulated"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder of HER2ST; default: $FLAGST_DATA_DIR, else download"
+    )
     parser.add_argument("--out", type=Path, default=Path("flagst_demo"), help="default: %(default)s")
     _add_training(parser)
 
@@ -53,7 +61,9 @@ def _add_train(commands) -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder to save the model in")
     parser.add_argument("--sections", nargs="+", metavar="NAME", help="sections to train on; default: all")
     parser.add_argument("--section-key", default="section", help="column of obs; default: %(default)s")
-    parser.add_argument("--n-genes", type=int, help="size of the panel to choose; default: the file's panel, else all")
+    parser.add_argument(
+        "--n-genes", type=int, help="size of the panel to choose; default: the file's panel, else all"
+    )
     _add_training(parser)
 
 
@@ -61,9 +71,15 @@ def _add_predict(commands) -> None:
     parser = _add(commands, "predict", "predict a file's sections with a saved model", _predict)
     parser.add_argument("data", type=Path, help=DATA_HELP)
     parser.add_argument("--model", type=Path, required=True, help="folder of the saved model")
-    parser.add_argument("--out", type=Path, required=True, help="file to write: .h5ad, or .zarr if DATA is a zarr")
-    parser.add_argument("--structure", type=float, default=0.5, help="0: the mean, 1: a full draw; default: 0.5")
-    parser.add_argument("--allow-missing", action="store_true", help="predict genes that DATA does not have too")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="file to write: .h5ad, or .zarr if DATA is a zarr"
+    )
+    parser.add_argument(
+        "--structure", type=float, default=0.5, help="0: the mean, 1: a full draw; default: 0.5"
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="predict genes that DATA does not have too"
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 

@@ -64,5 +64,7 @@ def require_counts(matrix, *, where: str) -> None:
 
 
 def _stored_values(matrix) -> np.ndarray:
-    # recognised without scipy: everything below flagst.data has to import without it
-    return matrix.data if hasattr(matrix, "toarray") else np.asarray(matrix)
+    # recognised without scipy: everything below flagst.data has to import without it; a dense view of an
+    # AnnData has toarray too
+    sparse = hasattr(matrix, "toarray") and not isinstance(matrix, np.ndarray)
+    return matrix.data if sparse else np.asarray(matrix)

@@ -18,7 +18,7 @@ OBS = SimpleNamespace(
 )
 
 #: ``adata.obsm`` arrays. ``spatial``: (n_spots, 2), x then y, full-resolution pixels.
-OBSM = SimpleNamespace(spatial="spatial", image="X_image", latent="X_flagst", programs="true_programs")
+OBSM = SimpleNamespace(spatial="spatial", image="X_image", programs="true_programs")
 
 #: ``adata.var`` columns.
 VAR = SimpleNamespace(
@@ -31,7 +31,7 @@ VAR = SimpleNamespace(
 )
 
 #: ``adata.varm`` arrays.
-VARM = SimpleNamespace(gene="X_gene", program_loadings="program_loadings")
+VARM = SimpleNamespace(program_loadings="program_loadings")
 
 #: ``adata.layers``.
 LAYERS = SimpleNamespace(draw="flagst", mean="flagst_mean", std="flagst_std", true_rate="true_rate")
@@ -67,6 +67,13 @@ PARAM = SimpleNamespace(
     section_key="section_key",
 )
 
+#: Name of a target, as recorded in ``params`` -> its unit as written on axes.
+TARGETS = {
+    "lognorm": "log1p(counts per 10,000)",
+    "log2": "log2(count + 1)",
+    "identity": "expression",
+}
+
 #: Keys inside ``adata.uns["flagst"]["features"][key_added]``.
 FEATURES = SimpleNamespace(
     encoder="encoder",
@@ -77,6 +84,7 @@ FEATURES = SimpleNamespace(
     stain_normalise="stain_normalise",
     source="source",  # "image" | "hires"
     um_per_px="um_per_px",  # {section: float}, of the full-resolution image
+    positions="positions",  # {section: str}, hash of its spot centres and image size
     stain="stain",  # {section: [red, green, blue of the background, strength]}
     names="feature_names",  # [str], one per column
 )

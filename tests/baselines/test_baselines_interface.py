@@ -126,6 +126,8 @@ def test_errors(train, query):
     model = fitted("Ridge", train)
     with pytest.raises(ValueError, match="structure must be between 0 and 1; got 1.5"):
         model.predict(query, structure=1.5)
+    with pytest.raises(ValueError, match="layer='a/b' cannot be written to h5ad or zarr"):
+        model.predict(query, layer="a/b")
     wide = query.copy()
     wide.obsm["X_image"] = np.hstack([wide.obsm["X_image"]] * 2)
     with pytest.raises(ValueError, match="trained on 6 image features; the query has 12"):

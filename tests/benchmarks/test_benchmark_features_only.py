@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import _features_only
@@ -11,7 +12,8 @@ import pytest
 
 from flagst.data.graph import knn, moran_graph
 from flagst.metrics import morans_i
-from flagst.model.flag import MAX_WHITE
+from flagst.model.fitting import fit_before_diffusion
+from flagst.model.flag import FLAG, MAX_WHITE
 from flagst.model.presets import Settings
 from flagst.model.training import EMA_DECAY
 from flagst.train import FlagTrainingPlan
@@ -105,6 +107,27 @@ def test_moran_graph_is_the_package_s(archive):
     np.testing.assert_allclose(values, morans_i(section.target, expected))
 
 
+def test_what_comes_before_the_diffusion_is_the_model_s(archive):
+    with np.load(archive) as stored:
+        data = dict(stored)
+    sections = [_features_only.read_section(data, name, "C", "log2") for name in "ABC"]
+    near = [_features_only.moran_neighbours(data, section) for section in sections]
+    plain = _features_only.PlainFlag.fit(sections, near, seed=0, device="cpu", max_steps=1)
+    square = [replace(section, layout="square") for section in sections]
+    fitted, _ = fit_before_diffusion(square, Settings(target="log2"))
+    for part in ("scale", "components", "sd", "noise"):
+        np.testing.assert_allclose(getattr(plain.residual, part), getattr(fitted.residual, part), err_msg=part)
+    image = sections[0].image, sections[0].neighbours
+    np.testing.assert_allclose(plain.stage.predict(*image), fitted.stage.predict(*image))
+
+
+def test_what_is_not_done_is_said():
+    """Two defaults of the model are left out; a third needs a sentence there too."""
+    assert inspect.signature(FLAG.train).parameters["early_stopping"].default is True
+    stated = " ".join(_features_only.__doc__.split())
+    assert "two that are not done here: early stopping" in stated and "spread of the draws" in stated
+
+
 def test_choices_are_the_model_s_defaults():
     """The loop repeats FLAG's defaults because importing them would import scvi-tools."""
     settings = Settings()
@@ -114,7 +137,8 @@ def test_choices_are_the_model_s_defaults():
         "edm",
         "dpm++2m",
     )
-    assert settings.joint and settings.gfm == "coexpression" and settings.network == {}
+    assert settings.joint and settings.edges and settings.diffusion and settings.n_average == 1
+    assert settings.gfm == "coexpression" and settings.network == {}
     assert _features_only.N_LATENT == settings.n_latent
     assert _features_only.MAX_STEPS == settings.max_steps
     assert _features_only.N_SOLVER_STEPS == settings.n_steps

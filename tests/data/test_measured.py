@@ -5,7 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flagst.data.measured import measured_expression, recorded_params, section_layout, section_rows
+from flagst.data.measured import (
+    measured_expression,
+    measured_genes,
+    recorded_params,
+    section_layout,
+    section_rows,
+)
 
 
 @pytest.fixture
@@ -41,6 +47,13 @@ def test_layout_and_params(table):
     recorded_params(table)["target"] = "log2"  # a copy
     assert "target" not in table.uns["flagst"]["params"]
     assert recorded_params(ad.AnnData(np.zeros((1, 1)))) == {}
+
+
+def test_genes_are_measured_unless_marked(table):
+    assert measured_genes(table).tolist() == [True, True]
+    table.var["flagst_measured"] = [True, False]
+    assert measured_genes(table).tolist() == [True, False]
+    assert measured_genes(table, truth="layer").tolist() == [True, True]
 
 
 def test_identity_takes_x_as_it_is(table):

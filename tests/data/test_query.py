@@ -87,6 +87,9 @@ def _with_features(**changes):
         "version": "1",
         "patch_um": [100.0, 200.0],
         "stain_normalise": "section",
+        "encoder_params": {"threshold": 0.1, "levels": [1, 2]},
+        "patch_px": 112,
+        "source": "image",
     }
     query.uns["flagst"]["features"] = {"X_image": record | changes}
     return query
@@ -102,10 +105,30 @@ def test_features_of_another_kind_are_refused():
         ValueError, match="trained on 4 image features; the query has 7. Run flagst.pp.image_features"
     ):
         check_features(_with_features(), expected, d_image=4, found=7)
-    for change in ({"encoder": "uni"}, {"version": "2"}, {"patch_um": [50.0]}, {"stain_normalise": "none"}):
+    check_features(
+        _with_features(encoder_params={"threshold": np.float64(0.1), "levels": np.array([1, 2])}),
+        expected, d_image=4, found=4,
+    )  # fmt: skip
+    for change in (
+        {"encoder": "uni"},
+        {"version": "2"},
+        {"patch_um": [50.0]},
+        {"stain_normalise": "none"},
+        {"encoder_params": {"threshold": 0.2, "levels": [1, 2]}},
+        {"patch_px": 224},
+    ):
         (key, value), *_ = change.items()
         with pytest.raises(ValueError, match=f"with {key} .*Run flagst.pp.image_features"):
             check_features(_with_features(**change), expected, d_image=4, found=4)
+
+
+def test_features_of_another_image_are_a_warning(caplog):
+    expected = _with_features().uns["flagst"]["features"]
+    with caplog.at_level(logging.WARNING, logger="flagst"):
+        check_features(_with_features(), expected, d_image=4, found=4)
+        assert not caplog.records
+        check_features(_with_features(source="hires"), expected, d_image=4, found=4)
+    assert "with source 'image'; the query's have 'hires'" in caplog.text
 
 
 def test_features_without_a_record_are_trusted():

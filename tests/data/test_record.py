@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import flagst
-from flagst.data.record import prediction_layers, record_prediction, table_of
+from flagst.data.record import check_request, prediction_layers, record_prediction, table_of
 
 GENES = ["g0", "g1", "g2"]
 
@@ -38,6 +38,15 @@ def test_a_stale_ranking_of_genes_is_removed(table):
     table.var["flagst_train_pcc"] = 1.0
     record_prediction(table, {}, params={}, train_pcc=None, genes=GENES)
     assert "flagst_train_pcc" not in table.var
+
+
+def test_requests_out_of_range():
+    check_request(structure=1, layer="flagst")
+    for structure in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=f"structure must be between 0 and 1; got {structure}"):
+            check_request(structure=structure, layer="flagst")
+    with pytest.raises(ValueError, match="layer='a/b' cannot be written.*without '/'"):
+        check_request(structure=0.5, layer="a/b")
 
 
 def test_layer_names():

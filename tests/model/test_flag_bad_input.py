@@ -128,6 +128,15 @@ def test_unknown_genes_and_layers(make):
         FLAG.setup_anndata(adata, layer="counts")
 
 
+def test_genes_lost_after_setup_are_named(make):
+    adata = make.table()
+    model = make.model(adata)
+    adata._inplace_subset_var([gene for gene in adata.var_names if gene != "g5"])
+    with pytest.raises(KeyError, match="'g5'"):
+        model.train(**make.QUICK)
+    assert not model.is_trained_
+
+
 def test_a_panel_is_respected(make, query):
     adata = make.table()
     adata.var["flagst_panel"] = adata.var_names.isin(["g1", "g4", "g6"])

@@ -113,6 +113,37 @@ def test_layer_names(trained, query):
         trained.predict(query, layer="a/b")
 
 
+@pytest.mark.parametrize("container", ["h5ad", "zarr"])
+def test_the_history_goes_with_the_prediction(trained, query, tmp_path, container):
+    import anndata as ad
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from flagst import pl
+
+    predicted = trained.predict(query)
+    recorded = predicted.uns["flagst"]["history"]
+    assert type(recorded) is dict and set(recorded) == set(trained.history_)
+    for name, values in recorded.items():
+        assert type(values) is list and all(type(value) is float for value in values)
+        logged = [value for value in values if np.isfinite(value)]
+        np.testing.assert_array_equal(logged, trained.history_[name].iloc[:, 0].dropna())
+    path = tmp_path / f"predicted.{container}"
+    getattr(predicted, f"write_{container}")(path)
+    stored = getattr(ad, f"read_{container}")(path)
+    assert set(stored.uns["flagst"]["history"]) == set(recorded)
+    for name, values in recorded.items():
+        np.testing.assert_array_equal(stored.uns["flagst"]["history"][name], values)
+    titles = sorted(ax.get_title() for ax in pl.history(trained, show=False))
+    for table in (predicted, stored):
+        figure = pl.history(table, return_fig=True)
+        panels = {ax.get_title(): ax for ax in figure.axes}
+        assert sorted(panels) == titles  # files may change the order
+        lines = {line.get_label(): line.get_ydata() for line in panels["loss"].lines}
+        np.testing.assert_allclose(lines["train"], trained.history_["train_loss"].iloc[:, 0])
+    matplotlib.pyplot.close("all")
+
+
 def test_latent_representation_is_the_context(trained, query):
     import anndata as ad
 

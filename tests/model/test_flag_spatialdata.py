@@ -158,6 +158,21 @@ def test_positions_outside_the_image_are_refused(slide):
     assert "X_image" not in table.obsm
 
 
+def test_a_table_of_another_name(slide, make):
+    from spatialdata import SpatialData
+
+    cells = slide["table"].copy()
+    other = SpatialData(images=dict(slide.images), shapes=dict(slide.shapes), tables={"cells": cells})
+    FLAG.setup_spatialdata(other, table_key="cells")
+    model = FLAG(other, table_key="cells", n_latent=4, network=make.SMALL, diffusion=False)
+    assert model.adata is other["cells"]
+    model.train()
+    assert model.predict(other, table_key="cells") is other["cells"]
+    assert "flagst" in other["cells"].layers
+    with pytest.raises(KeyError, match=r"no 'table'; found \['cells'\]"):
+        FLAG(other)
+
+
 def test_unknown_tables_are_named(model, slide):
     with pytest.raises(KeyError, match=r"no 'cells'; found \['table'\]"):
         model.predict(slide, table_key="cells")

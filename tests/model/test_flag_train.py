@@ -59,6 +59,35 @@ def test_seeds_make_models(make, trained, query):
     assert not np.allclose(_layers(other, query.copy()), expected)
 
 
+def _counts_that_are_none(model, monkeypatch):
+    model.adata.X = model.adata.X * 0.3
+    return ValueError, "non-integer"
+
+
+def _interrupted_diffusion(model, monkeypatch):
+    from flagst.model import flag
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(flag, "train_diffusion", interrupted)
+    return KeyboardInterrupt, None
+
+
+@pytest.mark.parametrize("change", [_counts_that_are_none, _interrupted_diffusion])
+def test_a_model_whose_training_failed_is_not_trained(make, query, change, monkeypatch):
+    """Not even when it was before: its parts may be those of two trainings."""
+    model = make.model(make.table())
+    model.train(**make.QUICK | {"max_epochs": 1})
+    model.predict(query)
+    error, message = change(model, monkeypatch)
+    with pytest.raises(error, match=message):
+        model.train(**make.QUICK)
+    assert model.is_trained_ is False
+    with pytest.raises(RuntimeError, match="not trained. Run model.train"):
+        model.predict(query)
+
+
 def test_global_random_states_are_untouched(make, query):
     import random
 
@@ -324,6 +353,8 @@ def test_unknown_choices(make):
         ({"process": "vp"}, ValueError, "process must be one of"),
         ({"regression": "lasso"}, ValueError, "regression must be one of"),
         ({"n_latents": 3}, TypeError, "n_latents"),
+        ({"n_latent": 0}, ValueError, "n_latent must be at least 1; got 0"),
+        ({"n_steps": 0}, ValueError, "n_steps must be at least 1; got 0"),
     ):
         with pytest.raises(error, match=message):
             make.model(adata, **kwargs)

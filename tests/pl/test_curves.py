@@ -45,6 +45,12 @@ def test_table_with_plain_lists():
     assert ax.get_yscale() == "log"
 
 
+def test_epochs_at_which_nothing_was_logged_are_no_gaps():
+    recorded = {"structure_validation": [np.nan, 0.5, np.nan, 0.75, np.nan]}
+    (ax,) = history(SimpleNamespace(uns={"flagst": {"history": recorded}}))
+    assert curves(ax) == {"validation": ([1, 3], [0.5, 0.75])}
+
+
 def test_errors():
     with pytest.raises(KeyError, match="has no history_; train the model"):
         history(SimpleNamespace())

@@ -120,6 +120,30 @@ def test_prediction_only(predicted):
     assert axes[0, 0].get_title() == "GENE0, predicted"
 
 
+def test_dense_counts_are_as_good_as_sparse(predicted):
+    expected = spots(spatial(predicted, "GENE2", section="S1")[0, 0]).get_array()
+    predicted.X = predicted.X.toarray()
+    np.testing.assert_array_equal(spots(spatial(predicted, "GENE2", section="S1")[0, 0]).get_array(), expected)
+
+
+def test_a_gene_that_was_not_measured_has_no_measured_panel(predicted):
+    predicted.var["flagst_measured"] = predicted.var_names != "GENE1"
+    counts = predicted.X.toarray()
+    counts[:, 1] = 0
+    predicted.X = counts
+    axes = spatial(predicted, ["GENE0", "GENE1"], section="S1")
+    assert [bool(ax.collections) and ax.axison for ax in axes.ravel()] == [True, True, False, True]
+    drawn = axes[1, 1]
+    values = predicted.layers["flagst"][:120, 1]
+    np.testing.assert_allclose(spots(drawn).get_array(), values)
+    assert spots(drawn).get_clim() == pytest.approx((values.min(), values.max()))  # no zeros in the scale
+    assert (drawn.get_title(), drawn.get_ylabel()) == ("GENE1, predicted", "S1")
+    assert [line.get_label() for line in drawn.lines] == ["scale bar"] and not axes[1, 0].lines
+    assert spatial(predicted, "GENE1").shape == (2, 1)  # nothing measured to show at all
+    given = spatial(predicted, "GENE1", truth=np.ones(predicted.shape))
+    assert given.shape == (2, 2) and given[0, 0].get_title() == "GENE1, measured"
+
+
 @pytest.mark.parametrize("kind", ["layer", "array"])
 def test_given_truth(predicted, kind):
     measured = to_target(predicted.X, None, "log2")

@@ -43,7 +43,7 @@ def test_default_features_and_their_record(sdata):
     assert record["encoder"] == "handcrafted" and record["version"] == Handcrafted.version
     assert record["patch_um"] == [150.0, 300.0, 600.0] and record["source"] == "image"
     assert len(record["feature_names"]) == values.shape[1] == len(set(record["feature_names"]))
-    assert set(record["um_per_px"]) == set(record["stain"]) == {"A", "B"}
+    assert set(record["um_per_px"]) == set(record["positions"]) == set(record["stain"]) == {"A", "B"}
 
 
 def test_a_spot_gets_the_pixels_around_it(sdata, sections):
@@ -133,6 +133,26 @@ def test_the_same_settings_are_not_computed_again(sdata, caplog):
     assert (features(sdata, encoder=Mean(), patch_um=60, stain_normalise=None) != 7).any()
     table.obsm["X_image"][3] = np.nan
     assert np.isfinite(features(sdata, encoder=Mean(), patch_um=60, stain_normalise=None)).all()
+
+
+def test_moved_spots_and_resized_images_are_computed_again(sdata):
+    """The same settings say nothing about where the spots are."""
+    adata = sdata.tables["table"].copy()
+    before = features(adata, encoder=Mean()).copy()
+    in_b = (adata.obs["section"] == "B").to_numpy()
+    adata.obsm["spatial"][in_b] -= 40
+    moved = features(adata, encoder=Mean()).copy()
+    np.testing.assert_array_equal(moved, features(adata, encoder=Mean(), overwrite=True))
+    np.testing.assert_array_equal(moved[~in_b], before[~in_b])
+    assert (moved[in_b] != before[in_b]).any()
+
+    library = adata.uns["spatial"]["A"]["images"]
+    library["hires"] = library["hires"][:, :-20]
+    adata.obsm["X_image"][:] = 7
+    assert (features(adata, encoder=Mean()) != 7).any()
+    adata.obsm["spatial"] = adata.obsm["spatial"][:, ::-1] * [0.9, 0.8]
+    with pytest.raises(ValueError, match="swapped"):
+        features(adata, encoder=Mean())
 
 
 def test_several_feature_sets_stand_side_by_side(sdata):
@@ -233,6 +253,17 @@ def test_coordinates_outside_or_swapped(sdata):
     adata.obsm["spatial"][0] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         features(adata)
+
+
+def test_spots_just_outside_the_image(sdata):
+    """A patch around them would still reach into it."""
+    adata = sdata.tables["table"].copy()
+    adata.obsm["spatial"][:4] = [[0, 200], [699.9, 200], [400, 0], [400, 499.9]]
+    assert np.isfinite(features(adata)).all()
+    for outside in ([-10, 200], [710, 200], [400, -10], [400, 510]):
+        adata.obsm["spatial"][3] = outside
+        with pytest.raises(ValueError, match="Section 'A': 1 of 30 spots lie outside the image"):
+            features(adata)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,47 @@ def test_per_gene_columns_average_where_the_gene_varies(predicted):
     assert predicted.var["flagst_moran_pred"].notna().all()
 
 
+def unmeasured(adata, genes):
+    """As a prediction leaves a query without these genes: an empty column and the mark."""
+    counts = adata.X.toarray()
+    counts[:, adata.var_names.get_indexer(genes)] = 0
+    adata.X = sp.csr_matrix(counts)
+    adata.var["flagst_measured"] = ~adata.var_names.isin(genes)
+
+
+@pytest.mark.parametrize("target", ["log2", "identity"])
+def test_genes_that_were_not_measured_are_left_out(predicted, target):
+    predicted.var["flagst_train_pcc"] = np.linspace(0, 1, 12)
+    kept = predicted.var_names.difference(["g2", "g11"], sort=False)
+    expected = evaluate(predicted[:, kept].copy(), target=target)
+    genes = ["g2", "g11"]
+    unmeasured(predicted, genes)
+    table = evaluate(predicted, target=target)
+    assert (table.pop("n_genes_unmeasured") == 2).all()
+    pd.testing.assert_frame_equal(table, expected)  # not counted as constant either
+    record = predicted.uns["flagst"]["metrics"]["flagst"]
+    assert record["n_genes_unmeasured"] == 2 and record["n_genes_constant"] == {"A": 0, "B": 1}
+    for column in ("flagst_pcc", "flagst_moran_pred", "flagst_moran_true"):
+        assert list(predicted.var_names[predicted.var[column].isna()]) == genes
+
+
+def test_a_given_truth_measures_every_gene(predicted):
+    measured = to_target(predicted.X, None, "log2")
+    expected = evaluate(predicted, truth=measured).copy()
+    unmeasured(predicted, ["g2"])
+    pd.testing.assert_frame_equal(evaluate(predicted, truth=measured), expected)
+    assert predicted.uns["flagst"]["metrics"]["flagst"]["n_genes_unmeasured"] == 0
+
+
+@pytest.mark.parametrize("container", ["h5ad", "zarr"])
+def test_the_mark_survives_storage(predicted, tmp_path, container):
+    unmeasured(predicted, ["g5"])
+    expected = evaluate(predicted)
+    path = tmp_path / f"predicted.{container}"
+    getattr(predicted, f"write_{container}")(path)
+    pd.testing.assert_frame_equal(evaluate(getattr(ad, f"read_{container}")(path)), expected)
+
+
 @pytest.mark.parametrize("kind", ["layer", "array", "sparse", "frame"])
 def test_truth_may_be_given(predicted, kind):
     expected = evaluate(predicted).copy()

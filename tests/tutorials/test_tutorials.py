@@ -29,7 +29,10 @@ def texts(notebook) -> list[str]:
     found = []
     for cell in code_cells(notebook):
         for output in cell.outputs:
-            found += [output.get("text", ""), *(v for k, v in output.get("data", {}).items() if k.startswith("text/"))]
+            found += [
+                output.get("text", ""),
+                *(v for k, v in output.get("data", {}).items() if k.startswith("text/")),
+            ]
     return found
 
 
@@ -39,7 +42,7 @@ def test_there_are_notebooks():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_outputs(path):
-    """Executed from top to bottom, without errors, machine paths or progress bars; with figures; not too big."""
+    """Executed from top to bottom, with figures, without errors, machine paths or progress bars."""
     notebook = nbformat.read(path, as_version=4)
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))

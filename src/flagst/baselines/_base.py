@@ -14,6 +14,7 @@ from flagst.data.measured import section_rows
 from flagst.data.query import check_features, prediction_table
 from flagst.data.record import (
     add_prediction_table,
+    check_request,
     is_spatialdata,
     prediction_layers,
     record_prediction,
@@ -44,6 +45,10 @@ _REGISTERED: dict[int, Registration] = {}
 
 class Baseline(ABC):
     """A prediction to compare FLAG with.
+
+    Behind FLAG's own ``setup_anndata``, ``train`` and ``predict``. There is one draw per seed and no standard
+    deviation: ``n_samples``, ``return_std`` and ``sample`` are FLAG's alone, and so are saving, loading and
+    the registration of a SpatialData.
 
     Parameters
     ----------
@@ -122,7 +127,7 @@ class Baseline(ABC):
         allow_missing: bool = False,
         table_key: str = TABLE,
     ) -> "AnnData":
-        """Predict expression; arguments, return value and what is written as in :meth:`flagst.FLAG.predict`.
+        """Predict expression as :meth:`flagst.FLAG.predict` does, without ``n_samples`` and ``return_std``.
 
         Parameters
         ----------
@@ -154,12 +159,12 @@ class Baseline(ABC):
         RuntimeError
             Not trained.
         KeyError, ValueError
-            The query lacks something, its features are of another kind, or ``structure`` is out of range.
+            The query lacks something, its features are of another kind, ``structure`` is out of range, or
+            ``layer`` has a ``/``.
         """
         if not self.is_trained_:
             raise RuntimeError(f"{type(self).__name__} is not trained. Run train() first.")
-        if not 0 <= structure <= 1:
-            raise ValueError(f"structure must be between 0 and 1; got {structure}.")
+        check_request(structure=structure, layer=layer)
         query = self.adata if adata is None else table_of(adata, table_key)
         sections = self._query_sections(query)
         table = prediction_table(query, self.genes_, allow_missing=allow_missing)

@@ -30,10 +30,38 @@ def quiet(*, verbose: bool) -> Iterator[None]:
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO if verbose else logging.WARNING)
     logging.getLogger("flagst").setLevel(logging.INFO if verbose else logging.WARNING)
     with warnings.catch_warnings():
-        if not verbose:
-            # flagst logs what it warns about
-            warnings.simplefilter("ignore")
-        yield
+        if verbose:
+            yield
+            return
+        warnings.simplefilter("ignore")
+        # by the caller's module, which is flagst's command line for what flagst warns about
+        warnings.filterwarnings("default", category=UserWarning, module=r"flagst(\.|$)")
+        warnings.showwarning = _log_warning
+        once = _Once()
+        logging.getLogger("flagst").addFilter(once)
+        try:
+            yield
+        finally:
+            logging.getLogger("flagst").removeFilter(once)
+
+
+class _Once(logging.Filter):
+    """Every text once: some things are logged and warned about."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = text not in self.seen
+        self.seen.add(text)
+        return new
+
+
+def _log_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """A warning without the line of code that it came from."""
+    logging.getLogger("flagst").warning("%s", message)
 
 
 def hush() -> None:

@@ -40,9 +40,9 @@ REPLICATE_SEED = 20260
 #: What the scores mean, for every data set and for one.
 LEGEND = {
     "": (
-        "PCC, MSE: accuracy spot by spot. GSC: gene-gene correlation, SSC: spatial pattern of every gene, both against\n"
-        "the measurement. Moran's I: mean over genes, of the prediction and as measured. DepthOracle knows a spot's\n"
-        "measured total counts and nothing else."
+        "PCC, MSE: accuracy spot by spot. GSC: gene-gene correlation, SSC: spatial pattern of every gene,\n"
+        "both against the measurement. Moran's I: mean over genes, of the prediction and as measured.\n"
+        "DepthOracle knows a spot's measured total counts and nothing else."
     ),
     "simulated": "Perfect model: expression drawn anew from the truth of the simulation, given the image.",
     "her2st": "These are neighbouring sections of one patient: another patient is harder.",
@@ -140,7 +140,7 @@ def fit(training: "SpatialData", arguments: argparse.Namespace):
 def score_methods(
     model, training: "SpatialData", held_out: "SpatialData", arguments: argparse.Namespace
 ) -> tuple["AnnData", "pd.DataFrame"]:
-    """The prediction at structure 0.5, written into ``held_out``, and a row of scores per method and structure."""
+    """The prediction at structure 0.5, written into ``held_out``, and scores, one row per method."""
     import pandas as pd
 
     from flagst import baselines, tl
@@ -167,7 +167,7 @@ def score_methods(
 
 
 def redrawn(query: "AnnData", target: str) -> "AnnData":
-    """What a perfect model would predict for a simulated section: its truth, drawn once more given the image."""
+    """What a perfect model would predict: the truth of a simulated section, drawn anew given the image."""
     from flagst import datasets
     from flagst.data.targets import to_target
 
@@ -195,11 +195,14 @@ def mapped_genes(prediction: "AnnData") -> list[str]:
     return [str(ranked[int(share * (len(ranked) - 1))]) for share in MAPPED]
 
 
-def report(scores: "pd.DataFrame", prediction: "AnnData", arguments: argparse.Namespace, seconds: float) -> None:
+def report(
+    scores: "pd.DataFrame", prediction: "AnnData", arguments: argparse.Namespace, seconds: float
+) -> None:
     """Scores and where everything is."""
     section = prediction.obs[OBS.section].iloc[0]
     print(
-        f"\nHeld-out section {section}: {prediction.n_obs} spots, {prediction.n_vars} genes, target {arguments.target}"
+        f"\nHeld-out section {section}: {prediction.n_obs} spots, {prediction.n_vars} genes, "
+        f"target {arguments.target}"
     )
     print(scores_table(scores))
     print("\n" + LEGEND[""])
@@ -214,4 +217,3 @@ def report(scores: "pd.DataFrame", prediction: "AnnData", arguments: argparse.Na
         ("history", "training curves"),
     ):
         print(f"  {OUTPUTS[name]:<16} {text}")
-

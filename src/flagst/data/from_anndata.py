@@ -170,6 +170,9 @@ def _expression(
     (require_non_negative if target == "identity" else require_counts)(matrix, where=where)
     depth = total_counts(adata, matrix)
     columns = np.arange(adata.n_vars) if genes is None else adata.var_names.get_indexer(genes)
+    gone = [gene for gene, column in zip(genes or [], columns, strict=False) if column < 0]
+    if gone:
+        raise KeyError(f"{len(gone)} genes of the panel are no longer in adata.var_names, for example {gone[:5]}.")
     counts = matrix[:, columns]
     counts = np.asarray(counts.todense() if hasattr(counts, "todense") else counts, dtype=np.float32)
     empty = np.flatnonzero(~counts.any(axis=0))

@@ -1,11 +1,11 @@
 """What a table says about its sections: their spots, their layout, and their measured expression."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flagst._checks import require_counts, require_key
-from flagst._keys import OBS, PARAM, SLOT, UNS
+from flagst._keys import OBS, PARAM, SLOT, UNS, VAR
 from flagst.data.targets import to_target
 
 if TYPE_CHECKING:
@@ -18,6 +18,17 @@ ONLY_SECTION = "all"
 def recorded_params(adata: "AnnData") -> dict:
     """``adata.uns["flagst"]["params"]``, or an empty dict."""
     return dict(adata.uns.get(UNS.flagst, {}).get(SLOT.params, {}))
+
+
+def plain(value: Any) -> Any:
+    """Arrays as lists and numpy scalars as Python ones: what h5ad and zarr give back, made comparable."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def section_rows(adata: "AnnData", section_key: str | None = None) -> dict[str, np.ndarray]:
@@ -61,6 +72,17 @@ def section_rows(adata: "AnnData", section_key: str | None = None) -> dict[str, 
 def section_layout(adata: "AnnData", section: str) -> str:
     """Recorded spot layout of a section: ``"square"``, ``"hex"``, or ``"other"`` when nothing is recorded."""
     return str(recorded_params(adata).get(PARAM.layout, {}).get(section, "other"))
+
+
+def measured_genes(adata: "AnnData", truth=None) -> np.ndarray:
+    """Which genes have a measurement, ``(n_genes,)`` bool.
+
+    Genes marked ``False`` in ``var["flagst_measured"]`` have an empty column in X, which says nothing about
+    them. A ``truth`` that was given counts for all genes.
+    """
+    if truth is not None or VAR.measured not in adata.var:
+        return np.ones(adata.n_vars, dtype=bool)
+    return adata.var[VAR.measured].to_numpy(dtype=bool)
 
 
 def measured_expression(adata: "AnnData", truth=None, *, target: str | None = None) -> np.ndarray:

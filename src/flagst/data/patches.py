@@ -185,12 +185,12 @@ def check_inside(levels: list[Level], centres: np.ndarray, *, side: float) -> No
     centres
         (n_spots, 2) float, x then y, full-resolution pixels.
     side
-        Side of the square, full-resolution pixels.
+        Side of the square, full-resolution pixels; 0 for centres that must lie inside the image.
     """
     size = np.array([levels[0].pixels.shape[2], levels[0].pixels.shape[1]], dtype=float)
 
     def off_image(points):
-        return ((points <= -side / 2) | (points >= size + side / 2)).any(axis=1)
+        return ((points < -side / 2) | (points >= size + side / 2)).any(axis=1)
 
     outside = off_image(centres)
     if outside.any():

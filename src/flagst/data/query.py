@@ -2,13 +2,23 @@
 
 import logging
 
-import numpy as np
 from anndata import AnnData
 
 from flagst._checks import require_unique
 from flagst._keys import FEATURES, OBSM, SLOT, UNS, VAR
+from flagst.data.measured import plain
 
 logger = logging.getLogger(__name__)
+
+#: What must be the same in training and query for image features to mean the same.
+_SAME = (
+    FEATURES.encoder,
+    FEATURES.version,
+    FEATURES.params,
+    FEATURES.patch_um,
+    FEATURES.patch_px,
+    FEATURES.stain_normalise,
+)
 
 
 def empty_query(adata: AnnData, genes: list[str]) -> AnnData:
@@ -75,6 +85,8 @@ def check_features(
 ) -> None:
     """Raise a ``ValueError`` when the image features are not of the kind the model was trained on.
 
+    Features cut from another kind of image (small instead of full resolution) are only warned about.
+
     Parameters
     ----------
     adata
@@ -91,12 +103,19 @@ def check_features(
         raise ValueError(f"The model was trained on {d_image} image features; the query has {found}. {hint}")
     expected = expected.get(image_key, {})
     given = adata.uns.get(UNS.flagst, {}).get(SLOT.features, {}).get(image_key, {})
-    for key in (FEATURES.encoder, FEATURES.version, FEATURES.patch_um, FEATURES.stain_normalise):
-        if key in expected and key in given and not np.array_equal(expected[key], given[key]):
+    expected, given = plain(dict(expected)), plain(dict(given))
+    for key in (*_SAME, FEATURES.source):
+        if key not in expected or key not in given or expected[key] == given[key]:
+            continue
+        if key != FEATURES.source:
             raise ValueError(
                 f"The model was trained on image features with {key} {expected[key]!r}; the query's have "
                 f"{given[key]!r}. {hint}"
             )
+        logger.warning(
+            "The model was trained on image features with %s %r; the query's have %r.",
+            key, expected[key], given[key],
+        )  # fmt: skip
 
 
 def _copy(uns) -> dict:

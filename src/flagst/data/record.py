@@ -37,6 +37,14 @@ def table_of(data: "AnnData | SpatialData", table_key: str = TABLE) -> AnnData:
     return data.tables[table_key]
 
 
+def check_request(*, structure: float, layer: str) -> None:
+    """Raise a ``ValueError`` for a structure out of range or a layer name that files cannot hold."""
+    if not 0 <= structure <= 1:
+        raise ValueError(f"structure must be between 0 and 1; got {structure}.")
+    if "/" in layer:
+        raise ValueError(f"layer={layer!r} cannot be written to h5ad or zarr. Choose a name without '/'.")
+
+
 def record_prediction(
     table: AnnData,
     layers: dict[str, np.ndarray],
@@ -44,6 +52,7 @@ def record_prediction(
     params: dict,
     train_pcc: np.ndarray | None,
     genes: list[str],
+    history: dict[str, list[float]] | None = None,
 ) -> None:
     """Write layers, the training rank of genes and the parameters into ``table``.
 
@@ -57,6 +66,8 @@ def record_prediction(
         Plain values for ``uns["flagst"]["params"]``.
     train_pcc
         ``(n_genes,)``, in the order of ``genes``; ``None`` without one, and then none stays in the table.
+    history
+        Losses per epoch for ``uns["flagst"]["history"]``.
     """
     order = pd.Index(genes).get_indexer(table.var_names)
     for name, values in layers.items():
@@ -68,6 +79,11 @@ def record_prediction(
     slot = dict(table.uns.get(UNS.flagst, {}))
     slot[SLOT.params] = dict(slot.get(SLOT.params, {})) | params
     slot[SLOT.version] = __version__
+    slot.pop(SLOT.history, None)
+    if history:
+        slot[SLOT.history] = history
+    # scores of a layer that has just been replaced would be those of another prediction
+    slot[SLOT.metrics] = {name: kept for name, kept in slot.get(SLOT.metrics, {}).items() if name not in layers}
     table.uns[UNS.flagst] = slot
 
 

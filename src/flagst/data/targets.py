@@ -3,13 +3,7 @@
 import numpy as np
 
 from flagst._checks import require_one_of
-
-#: Name of a target -> its unit as written on axes.
-TARGETS = {
-    "lognorm": "log1p(counts per 10,000)",
-    "log2": "log2(count + 1)",
-    "identity": "expression",
-}
+from flagst._keys import TARGETS
 
 
 def to_target(counts, total_counts, target: str) -> np.ndarray:

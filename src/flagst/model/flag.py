@@ -19,15 +19,15 @@ from flagst._checks import require_key
 from flagst._keys import LAYERS, OBS, OBSM, PARAM, SLOT, TABLE, UNS
 from flagst.data.from_anndata import check_registered, panel_genes, sections_from_anndata
 from flagst.data.measured import section_rows
-from flagst.data.section import Section, stack_targets
-from flagst.gfm import coexpression
+from flagst.data.section import Section
 from flagst.data import query as queries
-from flagst.model.fitting import fit_before_diffusion
+from flagst.model.fitting import GFM_HINT, fit_before_diffusion, gene_embeddings
 from flagst.model.loading import require_same_genes, require_same_sections
-from flagst.model.predicting import SectionPredictor
+from flagst.model.predicting import SectionPredictor, predict_layers
 from flagst.model.presets import resolve
 from flagst.data.record import (
     add_prediction_table,
+    check_request,
     is_spatialdata,
     prediction_layers,
     record_prediction,
@@ -35,7 +35,7 @@ from flagst.data.record import (
 )
 from flagst.model.quiet import quiet_libraries
 from flagst.model.spread import calibrate_spread
-from flagst.model.training import Alignment, train_diffusion
+from flagst.model.training import plain_history, train_diffusion
 from flagst.model.validation import StructureScore, StructureStopping, held_out_rows
 from flagst.model.windows import split_windows
 from flagst.module import FlagModule
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IMAGE_FIELD = "image_features"
-GFM_HINT = "Pass gfm='coexpression', a key of adata.varm, or None."
 MAX_WHITE = 50
 
 
@@ -75,6 +74,8 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
         ``adata.varm``, or ``None`` for no alignment.
     seed
         Seed of the network's weights.
+    table_key
+        Table of a SpatialData.
     **changes
         Any other attribute of :class:`flagst.model.presets.Settings`.
 
@@ -112,9 +113,10 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
         target: str | None = None,
         gfm: str | None = "coexpression",
         seed: int = 0,
+        table_key: str = TABLE,
         **changes,
     ):
-        super().__init__(None if adata is None else table_of(adata), registry)
+        super().__init__(None if adata is None else table_of(adata, table_key), registry)
         self.settings_ = resolve(preset, target=target, gfm=gfm, **changes)
         if adata is not None and gfm not in (None, "coexpression"):
             require_key(self.adata.varm, gfm, where="adata.varm", hint=GFM_HINT)
@@ -253,36 +255,37 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
         UserWarning
             With one or two sections: validation and cross-fitting then use spatial blocks.
         """
+        self.is_trained_, self.history_ = False, {}
         sections = self._sections(self._registered(), measured=True)
         self.features_ = deepcopy(dict(self.adata.uns.get(UNS.flagst, {}).get(SLOT.features, {})))
         self.fitted_, data = fit_before_diffusion(sections, self.settings_)
-        if not self.settings_.diffusion:
-            self.is_trained_, self.history_ = True, {}
-            return
         self._reset_module()
         predictors = [self._predictor(s, mean=mean) for s, mean in zip(sections, data.mean, strict=True)]
         held_out = stopping = None
         if early_stopping and self.settings_.regression is not None:
             held_out = held_out_rows(sections)
             stopping = StructureStopping(StructureScore(predictors, held_out))
-        training, validation = split_windows(predictors, data, held_out)
-        train_diffusion(
-            self,
-            training,
-            validation,
-            alignment=self._alignment(sections),
-            stopping=stopping,
-            max_epochs=max_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            plan_kwargs=plan_kwargs or {},
-            datasplitter_kwargs=datasplitter_kwargs or {},
-            **trainer_kwargs,
-        )
+        if self.settings_.diffusion:
+            gfm = self.settings_.gfm
+            training, validation = split_windows(predictors, data, held_out)
+            train_diffusion(
+                self,
+                training,
+                validation,
+                alignment=None if gfm is None else gene_embeddings(self.adata, sections, self.genes_, gfm=gfm),
+                stopping=stopping,
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                plan_kwargs=plan_kwargs or {},
+                datasplitter_kwargs=datasplitter_kwargs or {},
+                **trainer_kwargs,
+            )
         if stopping is not None and stopping.score.parts:
-            stopping.score.use(self.module)
+            stopping.score.use(self.module.eval())
             residual = calibrate_spread(stopping.score, self.fitted_.residual)
             self.fitted_ = replace(self.fitted_, residual=residual)
+        self.is_trained_ = True
 
     def predict(
         self,
@@ -306,6 +309,7 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
         structure
             0 gives the fitted mean, most accurate spot by spot; 1 a full draw, with the variation
             and the correlations of measured expression; values between trade one for the other.
+            No effect with ``preset="paper"``, which has no mean to move from.
         n_samples
             Full draws behind the standard deviation. It never changes the prediction itself.
         seed
@@ -338,23 +342,15 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
             The query lacks something, or its image features are of another kind.
         """
         self._require_trained()
-        if not 0 <= structure <= 1:
-            raise ValueError(f"structure must be between 0 and 1; got {structure}.")
+        check_request(structure=structure, layer=layer)
         if return_std and n_samples < 2:
             raise ValueError(f"return_std=True needs n_samples of at least 2; got {n_samples}.")
-        if "/" in layer:
-            raise ValueError(f"layer={layer!r} cannot be written to h5ad or zarr. Choose a name without '/'.")
         query = self._registered() if adata is None else table_of(adata, table_key)
         predictors = self._predictors(query)
         table = queries.prediction_table(query, self.genes_, allow_missing=allow_missing)
-        names = prediction_layers(layer)
-        layers = {name: np.empty((query.n_obs, len(self.genes_)), np.float32) for name in (layer, names["mean"])}
-        if return_std:
-            layers[names["std"]] = np.empty_like(layers[layer])
-        for rows, predictor in predictors:
-            layers[layer][rows], layers[names["mean"]][rows] = predictor.predict(structure, seed)
-            if return_std:
-                layers[names["std"]][rows] = predictor.draws(n_samples, seed).std(axis=0, ddof=1)
+        n_std = n_samples if return_std else 0
+        predicted = predict_layers(predictors, structure=structure, seed=seed, n_std=n_std)
+        names = {"draw": layer} | prediction_layers(layer)
         params = {
             PARAM.target: self.settings_.target,
             PARAM.section_key: self.setup_["section_key"],
@@ -363,7 +359,14 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
             "n_samples": int(n_samples),
             "layer": layer,
         }
-        record_prediction(table, layers, params=params, train_pcc=self.fitted_.train_pcc, genes=self.genes_)
+        record_prediction(
+            table,
+            {names[part]: values for part, values in predicted.items()},
+            params=params,
+            train_pcc=self.fitted_.train_pcc,
+            genes=self.genes_,
+            history=plain_history(self.history_),
+        )
         if table is not query and is_spatialdata(adata):
             add_prediction_table(adata, table, query)
         return table
@@ -472,24 +475,6 @@ class FLAG(UnsupervisedTrainingMixin, BaseModelClass):
                 condition_on_mean=settings.regression is not None,
                 **settings.network,
             )
-
-    def _alignment(self, sections: list[Section]) -> Alignment | None:
-        """Gene embeddings to align to, unit length, and which genes have one."""
-        settings = self.settings_
-        if settings.gfm is None:
-            return None
-        if settings.gfm == "coexpression":
-            names = np.repeat(np.arange(len(sections)), [len(s) for s in sections])
-            vectors = coexpression(stack_targets(sections), names)
-        else:
-            require_key(self.adata.varm, settings.gfm, where="adata.varm", hint=GFM_HINT)
-            rows = self.adata.var_names.get_indexer(self.genes_)
-            vectors = np.asarray(self.adata.varm[settings.gfm], dtype=np.float32)[rows]
-        known = np.isfinite(vectors).all(axis=1) & (np.abs(np.nan_to_num(vectors)).sum(axis=1) > 0)
-        if not known.any():
-            raise ValueError(f"adata.varm[{settings.gfm!r}] has no vector for any gene of the panel. {GFM_HINT}")
-        vectors = torch.as_tensor(np.where(known[:, None], vectors, 0))
-        return Alignment(torch.nn.functional.normalize(vectors, dim=1), torch.as_tensor(known), settings.align_weight)
 
     def _registered(self) -> AnnData:
         if self.adata is None:

@@ -86,3 +86,26 @@ class SectionPredictor:
     def _solve(self, noise: Tensor) -> Tensor:
         with threads_for(len(self.section)):
             return self.module.draw(self.inputs, noise, solver=self.settings.solver, n_steps=self.settings.n_steps)
+
+
+def predict_layers(
+    predictors: list[tuple[np.ndarray, SectionPredictor]], *, structure: float, seed: int, n_std: int
+) -> dict[str, np.ndarray]:
+    """Prediction, mean and, over ``n_std`` full draws (0: none), standard deviation of all sections.
+
+    Parameters
+    ----------
+    predictors
+        Rows and predictor of every section.
+
+    Returns
+    -------
+    ``draw``, ``mean`` and maybe ``std``, each ``(n_spots, n_genes)`` float32.
+    """
+    shape = sum(len(rows) for rows, _ in predictors), predictors[0][1].mean.shape[1]
+    out = {name: np.empty(shape, np.float32) for name in (("draw", "mean", "std") if n_std else ("draw", "mean"))}
+    for rows, predictor in predictors:
+        out["draw"][rows], out["mean"][rows] = predictor.predict(structure, seed)
+        if n_std:
+            out["std"][rows] = predictor.draws(n_std, seed).std(axis=0, ddof=1)
+    return out

@@ -93,7 +93,7 @@ def resolve(preset: str, *, target: str | None, gfm: str | None, **changes) -> S
     Raises
     ------
     ValueError
-        Unknown preset or choice.
+        Unknown preset or choice, or a number below 1.
     TypeError
         A choice that does not exist.
     """
@@ -102,4 +102,7 @@ def resolve(preset: str, *, target: str | None, gfm: str | None, **changes) -> S
     settings = replace(base, **{"target": target or base.target, "gfm": gfm, **changes})
     for name, allowed in CHOICES.items():
         require_one_of(getattr(settings, name), allowed, name=name)
+    for name in ("n_latent", "n_steps", "n_average", "max_steps"):
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} must be at least 1; got {getattr(settings, name)}.")
     return settings

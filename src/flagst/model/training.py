@@ -1,7 +1,6 @@
 """One run of the trainer: windows in, averaged weights and losses out."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,21 +15,12 @@ from flagst.model.validation import StructureStopping
 EMA_DECAY = 0.995
 
 
-@dataclass(frozen=True)
-class Alignment:
-    """Gene embeddings to align to, ``(n_genes, d_gene)``, which genes have one, and the weight."""
-
-    vectors: Tensor
-    known: Tensor
-    weight: float
-
-
 def train_diffusion(
     model,
     training: list[dict[str, Tensor]],
     validation: list[dict[str, Tensor]],
     *,
-    alignment: Alignment | None,
+    alignment: tuple[np.ndarray, np.ndarray] | None,
     stopping: StructureStopping | None,
     max_epochs: int | None,
     plan_kwargs: dict,
@@ -46,6 +36,7 @@ def train_diffusion(
     training, validation
         Windows, see :func:`flagst.model.windows.split_windows`.
     alignment
+        Gene vectors and which genes have one, see :func:`flagst.model.fitting.gene_embeddings`;
         ``None`` for no alignment.
     stopping
         Chooses the epoch on held-out tissue; ``None`` keeps the last one.
@@ -69,7 +60,8 @@ def train_diffusion(
     with torch.random.fork_rng(), quiet_libraries(), threads_for(largest):
         torch.manual_seed(model.seed_)
         if alignment is not None:
-            model.module.attach_alignment(alignment.vectors, alignment.known, weight=alignment.weight)
+            vectors, known = (torch.as_tensor(values) for values in alignment)
+            model.module.attach_alignment(vectors, known, weight=model.settings_.align_weight)
         runner = model._train_runner_cls(
             model,
             training_plan=model._training_plan_cls(model.module, **plan_kwargs),
@@ -83,3 +75,9 @@ def train_diffusion(
     if stopping is not None and stopping.best_weights is not None:
         model.module.load_state_dict(stopping.best_weights)
     model.history_ = {name: frame.astype(np.float64) for name, frame in (model.history_ or {}).items()}
+
+
+def plain_history(history: dict) -> dict[str, list[float]]:
+    """Losses as lists, one number per epoch, NaN where nothing was logged."""
+    n_epochs = max((int(frame.index.max()) + 1 for frame in history.values() if len(frame)), default=0)
+    return {name: frame.iloc[:, 0].reindex(range(n_epochs)).tolist() for name, frame in history.items()}

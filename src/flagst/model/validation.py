@@ -10,16 +10,21 @@ from flagst.model.predicting import SectionPredictor
 from flagst.regression import ResidualModel
 from flagst.regression.folds import cross_fitting_folds
 
-STRUCTURES = (0.0, 0.3, 0.5, 0.7)
+STRUCTURES = (0.0, 0.3, 0.5, 0.7, 1.0)
 PCC_KEPT = 0.9
 N_DRAWS = 4
 MIN_ROWS = 10
 
 
 def held_out_rows(sections: list[Section]) -> list[np.ndarray]:
-    """Rows held out per section: the last section, or a block of each when there are one or two."""
+    """Rows held out per section: one section, or a block of each when there are one or two.
+
+    The section is the last one that is not much smaller than the others.
+    """
     if len(sections) >= 3:
-        return [np.arange(len(s)) if s is sections[-1] else np.arange(0) for s in sections]
+        typical = np.median([len(s) for s in sections])
+        chosen = [s for s in sections if len(s) >= typical / 2][-1]
+        return [np.arange(len(s)) if s is chosen else np.arange(0) for s in sections]
     return [np.flatnonzero(cross_fitting_folds(np.zeros(len(s)), s.coords) == 0) for s in sections]
 
 
@@ -38,7 +43,11 @@ class StructureScore:
     """
 
     def __init__(self, predictors: list[SectionPredictor], rows: list[np.ndarray]):
-        self.parts = [(p, r) for p, r in zip(predictors, rows, strict=True) if len(r) >= MIN_ROWS]
+        self.parts = [
+            (p, r)
+            for p, r in zip(predictors, rows, strict=True)
+            if len(r) >= MIN_ROWS and np.ptp(p.section.target[r], axis=0).any()
+        ]
         self.graphs = [moran_graph(p.section.coords[r], p.section.layout) for p, r in self.parts]
 
     def __call__(self, module) -> float:
@@ -71,8 +80,14 @@ class StructureScore:
         """Mean of GSC and SSC where PCC is 90 % of the mean's; NaN when nothing is defined."""
         front = np.array([self._scores(states, residual, structure) for structure in STRUCTURES])
         pcc, structured = front.T
-        # PCC falls as structure grows; np.interp wants it rising
-        return float(np.interp(PCC_KEPT * pcc[0], pcc[::-1], structured[::-1]))
+        if not np.isfinite(front).all():
+            return np.nan
+        # the last step at which PCC is still above; the end of the dial when it never falls so far
+        step = np.flatnonzero(pcc >= PCC_KEPT * pcc[0]).max() if pcc[0] > 0 else 0
+        if step == len(pcc) - 1:
+            return float(structured[-1])
+        share = (pcc[step] - PCC_KEPT * pcc[0]) / max(pcc[step] - pcc[step + 1], 1e-12)
+        return float(structured[step] + share * (structured[step + 1] - structured[step]))
 
     def _scores(self, states: list, residual: ResidualModel, structure: float) -> tuple[float, float]:
         """PCC, and the mean of GSC and SSC, at one structure."""

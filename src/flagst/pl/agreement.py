@@ -11,7 +11,7 @@ from flagst import metrics
 from flagst._checks import require_key
 from flagst._keys import LAYERS, OBSM
 from flagst.data.graph import moran_graph
-from flagst.data.measured import measured_expression, section_layout, section_rows
+from flagst.data.measured import measured_expression, measured_genes, section_layout, section_rows
 from flagst.pl._finish import finish
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def structure(
 
     Both heat maps have the same order of genes, from hierarchical clustering of the measured correlation, and
     the same scale from -1 to 1. Titles carry the section's GSC and SSC. Genes constant in the measurement are
-    left out.
+    left out, and so are those marked as not measured, as in :func:`flagst.tl.evaluate`.
 
     Parameters
     ----------
@@ -74,7 +74,9 @@ def structure(
     require_key(adata.layers, layer, where="adata.layers", hint="Run FLAG.predict first, or name a layer.")
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
     measured = measured_expression(adata, truth, target=target)
-    predicted, coords = adata.layers[layer], np.asarray(adata.obsm[spatial_key])[:, :2]
+    known = measured_genes(adata, truth)
+    measured, predicted, names = measured[:, known], adata.layers[layer][:, known], adata.var_names[known]
+    coords = np.asarray(adata.obsm[spatial_key])[:, :2]
     rows = section_rows(adata, section_key)
     wanted = list(rows) if section is None else [section] if isinstance(section, str) else list(section)
     for name in wanted:
@@ -86,7 +88,7 @@ def structure(
     for (left, middle, right), name in zip(axes, wanted, strict=True):
         graph = moran_graph(coords[rows[name]], layout or section_layout(adata, name))
         p, m = predicted[rows[name]], measured[rows[name]]
-        _draw_correlations(left, middle, p, m, names=np.asarray(adata.var_names), cmap=cmap)
+        _draw_correlations(left, middle, p, m, names=np.asarray(names), cmap=cmap)
         _draw_morans(right, p, m, graph)
         left.set_title(f"{name}, measured")
     return finish(figure, axes, show=show, save=save, return_fig=return_fig)

@@ -95,9 +95,11 @@ def _split_name(name: str) -> tuple[str, str]:
 
 
 def _curve(values) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs and values, (n_epochs,) each; scvi-tools stores numbers as objects."""
+    """Epochs and values, (n_logged,) each; scvi-tools stores numbers as objects."""
     if hasattr(values, "columns"):
         values = values.iloc[:, 0]
     epochs = np.asarray(values.index) if hasattr(values, "index") and not callable(values.index) else None
     values = np.asarray(values, dtype=np.float64).ravel()
-    return (np.arange(len(values)) if epochs is None else epochs.astype(np.float64)), values
+    epochs = np.arange(len(values)) if epochs is None else epochs.astype(np.float64)
+    logged = ~np.isnan(values)  # of what is logged every tenth epoch, a line through the gaps
+    return epochs[logged], values[logged]

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from flagst._checks import require_key
 from flagst._keys import LAYERS, LIBRARY, OBSM, PARAM, UNS
 from flagst.data.graph import knn
-from flagst.data.measured import measured_expression, recorded_params, section_rows
+from flagst.data.measured import measured_expression, measured_genes, recorded_params, section_rows
 from flagst.data.targets import TARGETS
 from flagst.metrics import per_gene_pcc
 from flagst.pl._finish import finish
@@ -61,7 +61,8 @@ def spatial(
     """Map genes on the tissue, measured on the left, predicted on the right.
 
     Both panels of a gene share one colour scale, also across sections, and one colour bar in the unit of the
-    target. Spots have their true size. Without measured expression only the prediction is drawn.
+    target. Spots have their true size. Without measured expression only the prediction is drawn; beside the
+    prediction of a gene that ``var["flagst_measured"]`` marks as not measured, the left panel stays empty.
 
     Parameters
     ----------
@@ -108,19 +109,24 @@ def spatial(
     canvases = _canvases(adata, section, section_key, spatial_key)
     shown = np.concatenate([c.rows for c in canvases])
     panels = _panels(adata, genes, layer=layer, truth=truth, target=target)
+    known = measured_genes(adata, truth)[adata.var_names.get_indexer(genes)]
     unit = TARGETS.get(target or recorded_params(adata).get(PARAM.target), "expression")
 
     figure, axes = _panel_grid(canvases, n_genes=len(genes), n_columns=len(panels), crop=crop)
     for row, (canvas, k) in enumerate((c, k) for c in canvases for k in range(len(genes))):
-        values = {kind: expression[:, k] for kind, expression in panels.items()}
+        kinds = panels if known[k] else ("predicted",)
+        values = {kind: panels[kind][:, k] for kind in kinds}
         norm = _shared_norm([v[shown] for v in values.values()], vmin, vmax)
-        for ax, (kind, expression) in zip(axes[row], values.items(), strict=True):
+        empty, used = np.split(axes[row], [len(panels) - len(values)])
+        for ax in empty:
+            ax.set_axis_off()
+        for ax, (kind, expression) in zip(used, values.items(), strict=True):
             spots = _draw_spots(ax, canvas, expression[canvas.rows], norm=norm, cmap=cmap, alpha=alpha)
             _draw_image(ax, canvas, crop=crop)
             ax.set_title(f"{genes[k]}, {kind}{_score(values, canvas.rows) if kind == 'predicted' else ''}")
-        axes[row, 0].set_ylabel(canvas.name)
+        used[0].set_ylabel(canvas.name)
         figure.colorbar(spots, ax=list(axes[row]), label=unit, shrink=0.8, pad=0.01)
-        _draw_scale_bar(axes[row, 0], canvas)
+        _draw_scale_bar(used[0], canvas)
     return finish(figure, axes, show=show, save=save, return_fig=return_fig)
 
 
@@ -141,7 +147,7 @@ def _panels(
     # Only the genes shown, as the table may be wide.
     predicted = adata.layers[layer][:, columns]
     panels = {"predicted": predicted.toarray() if hasattr(predicted, "toarray") else np.asarray(predicted)}
-    if truth is None and adata.X is None:
+    if truth is None and (adata.X is None or not measured_genes(adata)[columns].any()):
         return panels
     if truth is not None and not isinstance(truth, str) and not hasattr(truth, "reindex"):
         measured = measured_expression(adata, truth)[:, columns]

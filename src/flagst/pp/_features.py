@@ -1,16 +1,18 @@
 """Image features of every spot, section by section."""
 
+import hashlib
 import logging
 import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flagst._checks import require_key, require_one_of
 from flagst._keys import FEATURES, OBS, OBSM, SLOT, TABLE, UNS
+from flagst.data.measured import plain
 from flagst.data.patches import Block, check_inside, crop_block, plan_blocks, thumbnail
 from flagst.encoders import ImageEncoder, get_encoder
 from flagst.pp._sources import SectionImage, from_anndata, from_spatialdata
@@ -72,14 +74,16 @@ def image_features(
     progress
         Show a progress bar.
     overwrite
-        Compute anew even when features made with the same settings are there.
+        Compute anew even when features made with the same settings at the same positions are there. Needed
+        when only colours of an image have changed: pixels are not compared.
 
     Writes
     ------
     ``obsm[key_added]``
         (n_spots, n_scales * n_features) float32.
     ``uns["flagst"]["features"][key_added]``
-        Encoder, version, settings, scales, micrometres per pixel, stain of each section, feature names.
+        Encoder, version, settings, scales, feature names; of each section micrometres per pixel, a hash of
+        the spots' positions, and the stain.
 
     Raises
     ------
@@ -111,9 +115,12 @@ def image_features(
         FEATURES.stain_normalise: stain_normalise,
         FEATURES.source: source,
     }
-    um_per_px = {s.name: s.um_per_px for s in sections}
+    of_sections = {
+        FEATURES.um_per_px: {s.name: s.um_per_px for s in sections},
+        FEATURES.positions: {s.name: _positions_hash(s) for s in sections},
+    }
     width = len(scales) * encoder.n_features
-    if not overwrite and _is_cached(adata, key_added, settings, um_per_px, width):
+    if not overwrite and _is_cached(adata, key_added, settings, of_sections, width):
         logger.info("Image features with the same settings are in obsm[%r]; reused.", key_added)
         return
     stains = {}
@@ -121,8 +128,7 @@ def image_features(
         stains[section.name] = _look_over(section, scales, encoder.patch_px)
     applied = stains if stain_normalise == "section" else {}
     features = _encode_all(adata.n_obs, sections, applied, encoder, scales, n_jobs, progress)
-    record = settings | {
-        FEATURES.um_per_px: um_per_px,
+    record = settings | of_sections | {
         FEATURES.stain: {name: [*stain.background, stain.strength] for name, stain in applied.items()},
         FEATURES.names: [f"{name}_{scale:g}um" for scale in scales for name in encoder.feature_names],
     }
@@ -158,7 +164,17 @@ def _resolve(data, section_key: str, table_key: str) -> tuple["AnnData", list[Se
     return adata, from_spatialdata(data, adata, section_key), "image"
 
 
-def _is_cached(adata: "AnnData", key: str, settings: dict, um_per_px: dict[str, float], width: int) -> bool:
+def _positions_hash(section: SectionImage) -> str:
+    """Changes with the spot centres and the size of the image."""
+    size = tuple(int(n) for n in section.levels[0].pixels.shape)
+    centres = np.round(section.centres, 3) + 0.0  # minus zero is zero
+    return hashlib.sha256(repr(size).encode() + centres.astype("<f8").tobytes()).hexdigest()[:16]
+
+
+def _is_cached(
+    adata: "AnnData", key: str, settings: dict, of_sections: dict[str, dict], width: int
+) -> bool:
+    """Whether features made with ``settings`` are there; ``of_sections``: key -> section -> value."""
     record = adata.uns.get(UNS.flagst, {}).get(SLOT.features, {}).get(key)
     values = adata.obsm.get(key)
     if (
@@ -168,28 +184,20 @@ def _is_cached(adata: "AnnData", key: str, settings: dict, um_per_px: dict[str, 
         or not np.isfinite(values).all()
     ):
         return False
-    known = _plain(record.get(FEATURES.um_per_px, {}))
-    return all(_plain(record.get(name)) == _plain(value) for name, value in settings.items()) and all(
-        known.get(section) == value for section, value in um_per_px.items()
+    known = plain({name: record.get(name) for name in (*settings, *of_sections)})
+    # a record may know more sections than are left in the table
+    return all(known[name] == plain(value) for name, value in settings.items()) and all(
+        (known[name] or {}).get(section) == value
+        for name, values in of_sections.items()
+        for section, value in values.items()
     )
-
-
-def _plain(value: Any) -> Any:
-    """Arrays as lists and numpy scalars as Python ones: what h5ad and zarr give back, made comparable."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _look_over(section: SectionImage, scales: list[float], patch_px: int) -> Stain:
     """Check a section's spots against its image, and measure its stain."""
     sides = [scale / section.um_per_px for scale in scales]
     try:
-        check_inside(section.levels, section.centres, side=min(sides))
+        check_inside(section.levels, section.centres, side=0)
     except ValueError as error:
         raise ValueError(f"Section {section.name!r}: {error}") from None
     if min(sides) < patch_px / _COARSE:

@@ -10,7 +10,7 @@ import numpy as np
 
 from flagst._checks import require_counts, require_key, require_one_of, require_unique
 from flagst._keys import GENES, OBS, SLOT, UNS, VAR
-from flagst.pp._sources import section_rows
+from flagst.data.measured import section_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -92,8 +92,10 @@ def select_genes(
     counts, where = _counts(adata, layer)
     require_counts(counts, where=where)
     sections = _sections(section_rows(adata, section_key), train_sections)
-    pick = _hmhvg if flavor == "hmhvg" else _scanpy_flavor
-    names = pick(adata, counts, sections, n_genes, flavor)
+    if flavor == "hmhvg":
+        names = _hmhvg(adata, counts, sections, n_genes)
+    else:
+        names = _scanpy_flavor(adata, counts, sections, n_genes, flavor)
 
     if OBS.total_counts not in adata.obs:
         adata.obs[OBS.total_counts] = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
@@ -144,7 +146,7 @@ def _sections(
     return {section: rows[section] for section in dict.fromkeys(wanted)}
 
 
-def _hmhvg(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: int, flavor: str) -> list[str]:
+def _hmhvg(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: int) -> list[str]:
     """Names of the HMHVG panel."""
     names = adata.var_names.to_numpy(dtype=object)
     eligible = np.all([_detected(counts[rows]) for rows in sections.values()], axis=0)

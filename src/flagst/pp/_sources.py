@@ -8,6 +8,7 @@ import numpy as np
 
 from flagst._checks import require_finite, require_key
 from flagst._keys import LIBRARY, OBSM, PARAM, SLOT, UNS, image_element
+from flagst.data.measured import section_rows
 from flagst.data.patches import Level, image_levels
 
 if TYPE_CHECKING:
@@ -42,18 +43,6 @@ class SectionImage:
     levels: list[Level]
     centres: np.ndarray
     um_per_px: float
-
-
-def section_rows(adata: "AnnData", section_key: str) -> dict[str, np.ndarray]:
-    """Rows of every section, in order of appearance."""
-    hint = "Pass section_key=, the obs column that holds the section names."
-    require_key(adata.obs, section_key, where="adata.obs", hint=hint)
-    labels = adata.obs[section_key]
-    if labels.isna().any():
-        raise ValueError(f"adata.obs[{section_key!r}] is empty for {int(labels.isna().sum())} spots.")
-    labels = labels.astype(str).to_numpy()
-    names, first = np.unique(labels, return_index=True)
-    return {str(name): np.flatnonzero(labels == name) for name in names[np.argsort(first)]}
 
 
 def um_per_px(adata: "AnnData", sections) -> dict[str, float]:

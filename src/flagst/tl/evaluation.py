@@ -10,7 +10,13 @@ from flagst import metrics
 from flagst._checks import require_key
 from flagst._keys import LAYERS, OBSM, PARAM, SLOT, UNS, VAR
 from flagst.data.graph import moran_graph
-from flagst.data.measured import measured_expression, recorded_params, section_layout, section_rows
+from flagst.data.measured import (
+    measured_expression,
+    measured_genes,
+    recorded_params,
+    section_layout,
+    section_rows,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +53,8 @@ def evaluate(
     """Score a prediction per section, then average over sections.
 
     Genes constant in a section's measurement are left out there and counted; genes constant only in the
-    prediction count with correlation and Moran's I zero.
+    prediction count with correlation and Moran's I zero. Genes that ``var["flagst_measured"]`` marks as not
+    measured are left out of everything, unless ``truth`` is given.
 
     Parameters
     ----------
@@ -76,12 +83,13 @@ def evaluate(
     Returns
     -------
     One row per section and a last row ``"mean"``; one column per metric, then ``n_spots``, ``n_genes``
-    (scored) and ``n_genes_constant`` (left out), averaged like the others in the last row.
+    (scored) and ``n_genes_constant`` (left out), averaged like the others in the last row; also
+    ``n_genes_unmeasured`` where there are such genes.
 
     Writes
     ------
     ``adata.uns["flagst"]["metrics"][layer]``: ``"mean"``, ``"sections"``, ``"definitions"``, ``"graph"``
-    (layout and neighbours of every section), ``"n_genes_constant"``, ``"truth"``.
+    (layout and neighbours of every section), ``"n_genes_constant"``, ``"n_genes_unmeasured"``, ``"truth"``.
     ``adata.var["flagst_pcc"]``, ``["flagst_moran_pred"]``, ``["flagst_moran_true"]``: averages over the
     sections in which the gene varies, NaN when there is none; those of the layer evaluated last.
 
@@ -103,8 +111,11 @@ def evaluate(
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
     _check_n_top(n_top)
     measured = measured_expression(adata, truth, target=target)
-    predicted, coords = adata.layers[layer], np.asarray(adata.obsm[spatial_key])
-    train_pcc = adata.var[VAR.train_pcc].to_numpy(float) if VAR.train_pcc in adata.var else None
+    known = measured_genes(adata, truth)
+    n_unmeasured = int((~known).sum())
+    measured, predicted = measured[:, known], adata.layers[layer][:, known]
+    coords = np.asarray(adata.obsm[spatial_key])
+    train_pcc = adata.var[VAR.train_pcc].to_numpy(float)[known] if VAR.train_pcc in adata.var else None
     scores, genes, graphs = {}, {}, {}
     for section, rows in section_rows(adata, section_key).items():
         used_layout = layout or section_layout(adata, section)
@@ -116,7 +127,7 @@ def evaluate(
             raise ValueError(f"Section {section!r}: {error}") from error
         graphs[section] = {PARAM.layout: used_layout, "k": int(graph.indptr[1])}
         scores[section] |= _top_genes(genes[section][VAR.pcc], train_pcc, n_top)
-        scores[section] |= _sizes(genes[section][VAR.pcc], len(rows))
+        scores[section] |= _sizes(genes[section][VAR.pcc], len(rows), n_unmeasured)
     table = _as_table(scores)
     record = {
         "mean": table.iloc[-1].to_dict(),
@@ -124,9 +135,10 @@ def evaluate(
         "definitions": _definitions(table.columns, n_top),
         "graph": graphs,
         "n_genes_constant": {name: score["n_genes_constant"] for name, score in scores.items()},
+        "n_genes_unmeasured": n_unmeasured,
         "truth": _origin(adata, truth, target),
     }
-    _write(adata, layer, record=record, genes=genes)
+    _write(adata, layer, record=record, genes=genes, known=known)
     logger.info("Wrote metrics of layer %r to adata.uns and per-gene scores to adata.var.", layer)
     return table
 
@@ -179,9 +191,10 @@ def _top_genes(per_gene: np.ndarray, train_pcc: np.ndarray | None, n_top: Sequen
     return result
 
 
-def _sizes(per_gene: np.ndarray, n_spots: int) -> dict[str, int]:
+def _sizes(per_gene: np.ndarray, n_spots: int, n_unmeasured: int) -> dict[str, int]:
     n_constant = int(np.isnan(per_gene).sum())
-    return {"n_spots": n_spots, "n_genes": len(per_gene) - n_constant, "n_genes_constant": n_constant}
+    sizes = {"n_spots": n_spots, "n_genes": len(per_gene) - n_constant, "n_genes_constant": n_constant}
+    return sizes | ({"n_genes_unmeasured": n_unmeasured} if n_unmeasured else {})
 
 
 def _as_table(scores: dict[str, dict[str, float]]) -> "pd.DataFrame":
@@ -209,8 +222,18 @@ def _definitions(columns: Sequence[str], n_top: Sequence[int]) -> dict[str, str]
     return {key: result[key] for key in columns if key in result}
 
 
-def _write(adata: "AnnData", layer: str, *, record: dict, genes: dict[str, dict[str, np.ndarray]]) -> None:
-    """Store the record in ``uns`` and per-gene averages in ``var``; nothing before this changed ``adata``."""
+def _write(
+    adata: "AnnData",
+    layer: str,
+    *,
+    record: dict,
+    genes: dict[str, dict[str, np.ndarray]],
+    known: np.ndarray,
+) -> None:
+    """Store the record in ``uns`` and per-gene averages in ``var``; nothing before this changed ``adata``.
+
+    ``genes`` has one value per ``known`` gene; the others get NaN.
+    """
     # New dicts all the way down, so that a view or a copy never shares the record with its parent.
     slot = dict(adata.uns.get(UNS.flagst, {}))
     slot[SLOT.metrics] = {**slot.get(SLOT.metrics, {}), layer: record}
@@ -219,4 +242,6 @@ def _write(adata: "AnnData", layer: str, *, record: dict, genes: dict[str, dict[
         values = np.stack([scores[column] for scores in genes.values()])
         n_sections = (~np.isnan(values)).sum(axis=0)
         totals = np.where(n_sections > 0, np.nansum(values, axis=0), np.nan)
-        adata.var[column] = totals / np.maximum(n_sections, 1)
+        column_values = np.full(adata.n_vars, np.nan)
+        column_values[known] = totals / np.maximum(n_sections, 1)
+        adata.var[column] = column_values

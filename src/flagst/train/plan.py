@@ -31,7 +31,7 @@ class FlagTrainingPlan(TrainingPlan):
         gradient_clip: float = 1.0,
         **kwargs,
     ):
-        super().__init__(module, optimizer="AdamW", lr=lr, weight_decay=weight_decay, eps=1e-8, **kwargs)
+        super().__init__(module, lr=lr, weight_decay=weight_decay, **kwargs)
         self.gradient_clip = gradient_clip
 
     def initialize_train_metrics(self) -> None:
