@@ -23,11 +23,14 @@ class KernelFeatures:
         ``(n_landmarks, n_landmarks)`` inverse square root of their kernel matrix.
     precision
         Kernel is ``exp(-precision * squared distance)``.
+    usual_gap
+        95th percentile over the landmarks of the kernel variance that all others leave unexplained.
     """
 
     landmarks: np.ndarray
     projection: np.ndarray
     precision: float
+    usual_gap: float
 
     @classmethod
     def fit(cls, design: np.ndarray, *, width: float = 0.3) -> "KernelFeatures":
@@ -39,19 +42,34 @@ class KernelFeatures:
         precision = width / max(float(np.median(squared)), 1e-12)
         values, axes = np.linalg.eigh(np.exp(-precision * squared))
         inverse_root = np.where(values > 1e-8 * values.max(), 1 / np.sqrt(np.clip(values, 1e-300, None)), 0)
-        return cls(landmarks, (axes * inverse_root) @ axes.T, precision)
+        projection = (axes * inverse_root) @ axes.T
+        # leave-one-out variance of a Gaussian process: 1 over the diagonal of the inverse kernel matrix
+        gap = 1 / np.maximum((projection**2).sum(axis=1), 1.0)
+        return cls(landmarks, projection, precision, float(np.quantile(gap, 0.95)))
 
     def transform(self, design: np.ndarray) -> np.ndarray:
         """``(n_spots, d) -> (n_spots, n_landmarks)``."""
         return np.exp(-self.precision * _squared_distances(design, self.landmarks)) @ self.projection
+
+    def trust(self, features: np.ndarray) -> np.ndarray:
+        """How far kernel ridge may speak for a spot, ``(n_spots, 1)`` in [0, 1].
+
+        Full trust as long as the landmarks leave no more of the spot's kernel variance unexplained
+        than they do of each other's; beyond that it falls as one over the unexplained variance.
+        Far from all of them a Gaussian kernel knows nothing and falls back to the mean, where ridge
+        still extrapolates.
+        """
+        gap = 1 - (features**2).sum(axis=1, keepdims=True)
+        return np.clip(self.usual_gap / np.maximum(gap, 1e-12), 0, 1)
 
 
 @dataclass(frozen=True)
 class RegressionMean:
     """Convex mix of ridge and kernel ridge on the same context features.
 
-    The weight of the kernel part is chosen on held-out folds and may be zero, so that the mean
-    trails ridge only by chance.
+    The weight of the kernel part is chosen on held-out folds and may be zero, and it fades where a
+    spot is unlike the training spots (:meth:`KernelFeatures.trust`): on tissue of another kind the
+    mean is that of ridge.
 
     Attributes
     ----------
@@ -85,8 +103,9 @@ class RegressionMean:
         linear = self.ridge.predict(design)
         if self.weight == 0:
             return linear
-        smooth = self.kernel_ridge.predict(self.kernel.transform(design))
-        return linear + self.weight * (smooth - linear)
+        features = self.kernel.transform(design)
+        smooth = self.kernel_ridge.predict(features)
+        return linear + self.weight * self.kernel.trust(features) * (smooth - linear)
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
