@@ -42,7 +42,8 @@ def run(job: dict) -> list[dict]:
     if job["variant"] is None:
         return _redraws(test, job)
     flagst.FLAG.setup_anndata(train)
-    model = flagst.FLAG(train, target=job["target"], seed=job["seed"], **VARIANTS[job["variant"]])
+    changes = VARIANTS[job["variant"]] | ({"max_steps": job["max_steps"]} if job["max_steps"] else {})
+    model = flagst.FLAG(train, target=job["target"], seed=job["seed"], **changes)
     start = time.perf_counter()
     model.train(accelerator="cpu", enable_progress_bar=False)
     seconds = time.perf_counter() - start
@@ -50,7 +51,8 @@ def run(job: dict) -> list[dict]:
     for structure in STRUCTURES:
         scores = flagst.tl.evaluate(model.predict(test, structure=structure, seed=job["seed"])).iloc[0]
         rows.append(_row(job, job["variant"], structure, scores, seconds))
-    last = {name: float(frame.dropna().iloc[-1, 0]) for name, frame in model.history_.items() if "align" in name}
+    aligned = {name: frame.dropna() for name, frame in model.history_.items() if "align" in name}
+    last = {name: float(frame.iloc[-1, 0]) for name, frame in aligned.items() if len(frame)}
     rows[-1]["alignment"] = last
     return rows
 
@@ -119,11 +121,17 @@ def main() -> None:
     parser.add_argument("--target", default="lognorm", choices=["lognorm", "log2"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--max-steps", type=int, help="optimiser steps of every variant; default: the model's")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--json", type=Path, help="write one record per row and seed")
     options, start = parser.parse_args(), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="flagst_") as folder:
-        common = {"kind": "simulated", "file": str(prepare(Path(folder))), "target": options.target}
+        common = {
+            "kind": "simulated",
+            "file": str(prepare(Path(folder))),
+            "target": options.target,
+            "max_steps": options.max_steps,
+        }
         jobs = [common | {"variant": v, "seed": s} for v in (None, *options.variants) for s in options.seeds]
         with ThreadPoolExecutor(options.jobs) as pool:
             done = list(pool.map(lambda job: run_job(job, Path(folder)), jobs))

@@ -66,7 +66,8 @@ class EDM(NoiseProcess):
 
     Source
     ------
-    Karras et al., NeurIPS 2022, Table 1 (column "Ours") and eq. 5.
+    Karras et al., NeurIPS 2022, Table 1 (column "Ours") and eq. 5; the constants are ours (theirs:
+    sigma_data 0.5, sigma 0.002 to 80, p_mean -1.2, p_std 1.2, for images).
     """
 
     sigma_data: float = 1.0

@@ -1,4 +1,4 @@
-"""The noise beside the latent components, scaled so that genes are as ordered in space as measured."""
+"""The noise beside the latent components, shared out so that the right genes are ordered in space."""
 
 from dataclasses import replace
 
