@@ -41,7 +41,8 @@ def plain_hmhvg(adata, sections, n_genes):
     shared = sorted(set.intersection(*[set(f.columns[f.sum() > 0]) for f in frames.values()]))
     union = set()
     for frame in frames.values():
-        a = ad.AnnData(frame[shared].astype("float32"))
+        # pandas 3 hands out read-only arrays
+        a = ad.AnnData(frame[shared].to_numpy(dtype="float32", copy=True), var=pd.DataFrame(index=shared))
         sc.pp.normalize_total(a)
         sc.pp.log1p(a)
         if len(shared) > 4096:
