@@ -1,9 +1,13 @@
 """Shared fixtures. Real data is read in place and never required."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+# helpers that are needed while tests are collected, when there are no fixtures yet
+sys.path.insert(0, str(Path(__file__).resolve().parent / "helpers"))
 
 # zarr hands single reads and writes to a pool of threads; with one worker, a lost wake-up of glibc's condition
 # variables (bug 25847, Debian 12) cannot leave the suite waiting for ever

@@ -15,6 +15,7 @@ OBS = SimpleNamespace(
     array_col="array_col",
     domain="domain",
     true_depth="true_depth",
+    ood="flagst_ood",
 )
 
 #: ``adata.obsm`` arrays. ``spatial``: (n_spots, 2), x then y, full-resolution pixels.
@@ -57,6 +58,15 @@ SLOT = SimpleNamespace(
     calibration="calibration",
     history="history",
     version="version",
+    ceiling="ceiling",  # of the measurement, whatever the prediction
+)
+
+#: Keys inside ``adata.uns["flagst"]["metrics"][layer]`` that are not there after every evaluation.
+RECORD = SimpleNamespace(
+    intervals="intervals",  # {section: {score: jackknife interval}}
+    nulls="nulls",  # {section: {score: permutation test}}
+    domains="domains",
+    markers="markers",
 )
 
 #: Keys inside ``adata.uns["flagst"]["params"]``.
@@ -65,6 +75,10 @@ PARAM = SimpleNamespace(
     layout="layout",  # {section: "square" | "hex" | "other"}
     target="target",
     section_key="section_key",
+    structure="structure",
+    seed="seed",
+    n_samples="n_samples",
+    layer="layer",
 )
 
 #: Name of a target, as recorded in ``params`` -> its unit as written on axes.
@@ -123,6 +137,18 @@ def image_element(section: str) -> str:
 def shapes_element(section: str) -> str:
     """Name of a section's spot shapes element."""
     return f"{section}_spots"
+
+
+def quantile_part(quantile: float) -> str:
+    """Name of a quantile: ``q05`` of 0.05, ``q50`` of 0.5, ``q975`` of 0.975."""
+    return "q" + f"{quantile:.10f}".split(".")[1].rstrip("0").ljust(2, "0")
+
+
+def prediction_layers(layer: str, quantiles: tuple[float, ...] = ()) -> dict[str, str]:
+    """Names of the layers beside ``layer``: its mean, its standard deviation, its quantiles."""
+    names = {"mean": f"{layer}_mean", "std": f"{layer}_std"}
+    return names | {part: f"{layer}_{part}" for part in map(quantile_part, quantiles)}
+
 
 #: Tensors of a section or window.
 TENSOR = SimpleNamespace(

@@ -31,6 +31,7 @@ def test_predict_writes_layers_in_place(name, train, query):
         assert np.isfinite(values).all() and values.min() >= 0
     params = query.uns["flagst"]["params"]
     assert params["target"] == "log2" and params["section_key"] == "section"
+    assert params["structure"] == 0.5 and params["seed"] == 0 and params["layer"] == "out"
     assert (query.X != counts).nnz == 0
 
 
@@ -126,6 +127,8 @@ def test_errors(train, query):
     model = fitted("Ridge", train)
     with pytest.raises(ValueError, match="structure must be between 0 and 1; got 1.5"):
         model.predict(query, structure=1.5)
+    with pytest.raises(ValueError, match="structure must be between 0 and 1; got auto"):
+        model.predict(query, structure="auto")  # FLAG's alone
     with pytest.raises(ValueError, match="layer='a/b' cannot be written to h5ad or zarr"):
         model.predict(query, layer="a/b")
     wide = query.copy()

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from damage import set_counts
 
 from flagst.data.from_anndata import check_registered, panel_genes, sections_from_anndata
 
@@ -79,15 +80,6 @@ def test_expression_is_not_needed(adata):
     assert all(s.target is None and s.depth is None for s in sections)
 
 
-def _x(row, column, value):
-    def change(adata):
-        dense = adata.X.toarray()
-        dense[row, column] = value
-        adata.X = sp.csr_matrix(dense)
-
-    return change
-
-
 def _names(axis):
     def change(adata):
         names = list(getattr(adata, axis))
@@ -116,7 +108,7 @@ def _alone(adata):
 
 
 def _empty_spot(adata):
-    _x(2, slice(None), 0)(adata)
+    set_counts(2, slice(None), 0)(adata)
     adata.obs.loc[adata.obs_names[2], "total_counts"] = 0
 
 
@@ -147,11 +139,11 @@ BAD = {
         r"\(n_spots, 2\); got shape \(60, 3\)",
     ),
     "no section": (lambda a: a.obs.pop("section"), KeyError, "'section'; found"),
-    "negative": (_x(0, 0, -3), ValueError, r"negative values \(minimum -3\).*raw counts"),
-    "non-integer": (_x(0, 0, 0.5), ValueError, r"non-integer values \(for example 0.5\).*raw counts"),
-    "NaN count": (_x(0, 0, np.nan), ValueError, "NaN or infinite"),
+    "negative": (set_counts(0, 0, -3), ValueError, r"negative values \(minimum -3\).*raw counts"),
+    "non-integer": (set_counts(0, 0, 0.5), ValueError, r"non-integer values \(for example 0.5\).*raw counts"),
+    "NaN count": (set_counts(0, 0, np.nan), ValueError, "NaN or infinite"),
     "empty spot": (_empty_spot, ValueError, "1 spots have no count.*A_2.*filter_cells"),
-    "empty gene": (_x(slice(None), 4, 0), ValueError, "1 genes have no count.*g4.*filter_genes"),
+    "empty gene": (set_counts(slice(None), 4, 0), ValueError, "1 genes have no count.*g4.*filter_genes"),
     "repeated spots": (_names("obs_names"), ValueError, "Spot names.*not unique.*A_0.*obs_names_make_unique"),
     "repeated genes": (_names("var_names"), ValueError, "Gene names.*not unique.*g0.*var_names_make_unique"),
     "one spot": (_alone, ValueError, r"\['lonely'\] have one spot.*Remove"),
@@ -191,9 +183,9 @@ def test_fewer_than_fifty_spots(adata):
 
 
 def test_fractions_are_fine_as_they_are(adata):
-    _x(0, 0, 0.5)(adata)
+    set_counts(0, 0, 0.5)(adata)
     assert sections_from_anndata(adata, target="identity")[0].target[0, 0] == 0.5
-    _x(0, 0, -0.5)(adata)
+    set_counts(0, 0, -0.5)(adata)
     with pytest.raises(ValueError, match="negative"):
         sections_from_anndata(adata, target="identity")
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import flagst
-from flagst.data.record import check_request, prediction_layers, record_prediction, table_of
+from flagst._keys import prediction_layers
+from flagst.data.record import check_request, record_prediction, table_of, write_prediction
 
 GENES = ["g0", "g1", "g2"]
 
@@ -47,6 +48,34 @@ def test_requests_out_of_range():
             check_request(structure=structure, layer="flagst")
     with pytest.raises(ValueError, match="layer='a/b' cannot be written.*without '/'"):
         check_request(structure=0.5, layer="a/b")
+
+
+def test_requests_for_draws():
+    check_request(structure=0, layer="x", n_samples=20, return_std=True, quantiles=(0.05, 0.95))
+    for request, message in (
+        ({"n_samples": 1, "return_std": True}, "return_std=True needs n_samples of at least 2; got 1"),
+        ({"n_samples": 50, "quantiles": (0.05, 1)}, r"quantiles must lie between 0 and 1.*got \[0.05, 1\]"),
+        ({"n_samples": 50, "quantiles": (float("nan"),)}, "quantiles must lie"),
+        ({"n_samples": 19, "quantiles": (0.5,)}, "at least 20; got 19. Pass n_samples=50"),
+        ({"structure": "auto"}, "structure must be between 0 and 1; got auto"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_request(**{"structure": 0.5, "layer": "x"} | request)
+
+
+def test_parts_become_layers_and_the_rest_its_slots(table):
+    parts = {part: np.full((4, 3), value, np.float32) for value, part in enumerate(("draw", "mean", "q05"))}
+    given = {"params": {"seed": 3}, "train_pcc": None, "genes": GENES, "quantiles": (0.05,)}
+    score, record = np.arange(4.0), {"levels": [0.05]}
+    found = write_prediction(table, table, table, parts, layer="p", unlike=score, calibration=record, **given)
+    assert found is table and set(table.layers) - {None} == {"p", "p_mean", "p_q05"}
+    assert (table.layers["p_q05"] == 2).all() and (table.layers["p_mean"] == 1).all()
+    np.testing.assert_array_equal(table.obs["flagst_ood"], score)
+    params = table.uns["flagst"]["params"]
+    assert params["layer"] == "p" and params["seed"] == 3 and params["um_per_px"] == {"A": 0.5}
+    assert table.uns["flagst"]["calibration"] == {"p": record}
+    write_prediction(table, table, table, parts, layer="o", calibration={"levels": []}, **given)
+    assert set(table.uns["flagst"]["calibration"]) == {"p", "o"}
 
 
 def test_layer_names():

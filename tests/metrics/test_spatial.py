@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from flagst.metrics import moran_rmse, morans_i, spatial, ssc
+from flagst.metrics import moran_ccc, moran_mae, moran_rmse, morans_i, spatial, replicate_ssc, ssc
 
 
 @pytest.fixture
@@ -105,3 +105,27 @@ def test_bad_graph(graph, pair):
         morans_i(pair[0], graph * np.inf)
     with pytest.raises(ValueError, match="values has NaN"):
         morans_i(pair[0] * np.nan, graph)
+
+
+def test_moran_mae_and_concordance_equal_their_definitions(graph, pair):
+    guess, true = (morans_i(values, graph) for values in pair)
+    assert moran_mae(*pair, graph) == pytest.approx(np.abs(guess - true).mean(), abs=1e-12)
+    moments = np.cov(guess, true, bias=True)
+    expected = 2 * moments[0, 1] / (moments[0, 0] + moments[1, 1] + (guess.mean() - true.mean()) ** 2)
+    assert moran_ccc(*pair, graph) == pytest.approx(expected, abs=1e-12)
+    assert moran_ccc(pair[1], pair[1], graph) == pytest.approx(1.0)
+    assert abs(moran_ccc(*pair, graph)) <= abs(ssc(*pair, graph))
+    assert np.isnan(moran_ccc(pair[0][:, :2], pair[1][:, :2], graph))
+    assert moran_ccc(np.ones_like(pair[0]), pair[1], graph) == 0.0
+
+
+def test_replicate_has_spots_and_a_graph_of_its_own(graph, pair):
+    replicate, measured = pair[0][:30].copy(), pair[1].copy()
+    own = graph[:30][:, :30]
+    measured[:, 1], replicate[:, 2] = 4.0, 0.0
+    kept = np.delete(np.arange(8), 1)
+    expected = np.corrcoef(morans_i(replicate, own)[kept], morans_i(measured, graph)[kept])[0, 1]
+    assert replicate_ssc(replicate, measured, own, graph) == pytest.approx(expected, abs=1e-12)
+    assert replicate_ssc(*pair, graph, graph) == pytest.approx(ssc(*pair, graph), abs=1e-12)
+    with pytest.raises(ValueError, match="same genes; got 7 and 8"):
+        replicate_ssc(replicate[:, 1:], measured, own, graph)

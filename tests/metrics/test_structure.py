@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flagst.metrics import correlation_rmse, gene_correlation, gsc
+from flagst.metrics import correlation_rmse, gene_correlation, gsc, replicate_gsc
 from flagst.metrics import structure
 
 
@@ -93,3 +93,18 @@ def test_errors(pair):
         gsc(predicted * np.nan, measured)
     with pytest.raises(ValueError, match="at least 3"):
         gene_correlation(measured[:2])
+
+
+def test_replicate_has_spots_of_its_own(pair):
+    replicate, measured = pair[0][:25].copy(), pair[1].copy()
+    p, m = triangles(replicate, measured)
+    assert replicate_gsc(replicate, measured) == pytest.approx(np.corrcoef(p, m)[0, 1], abs=1e-12)
+    assert replicate_gsc(*pair) == pytest.approx(gsc(*pair), abs=1e-12)
+    measured[:, 3] = 2.0
+    rest = np.delete(np.arange(9), 3)
+    expected = replicate_gsc(replicate[:, rest], measured[:, rest])
+    assert replicate_gsc(replicate, measured) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="same genes; got 8 and 9"):
+        replicate_gsc(replicate[:, rest], measured)
+    with pytest.raises(ValueError, match="no gene that varies"):
+        replicate_gsc(replicate, np.ones((4, 9)))

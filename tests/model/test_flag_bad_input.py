@@ -3,22 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse as sp
+from damage import set_counts
 
 from flagst import FLAG
 
 
-def _x(row, column, value):
-    def change(adata):
-        dense = adata.X.toarray()
-        dense[row, column] = value
-        adata.X = sp.csr_matrix(dense)
-
-    return change
-
-
 def _empty_spot(adata):
-    _x(2, slice(None), 0)(adata)
+    set_counts(2, slice(None), 0)(adata)
     adata.obs.loc[adata.obs_names[2], "total_counts"] = 0.0
 
 
@@ -64,10 +55,10 @@ AT_SETUP = {
         ValueError,
         "X_image.*NaN or infinite values in 1 of 120 rows, first at row 7",
     ),
-    "negative": (_x(0, 0, -1), ValueError, r"adata.X has negative values \(minimum -1\).*raw counts"),
+    "negative": (set_counts(0, 0, -1), ValueError, r"adata.X has negative values \(minimum -1\).*raw counts"),
     "empty spot": (_empty_spot, ValueError, "1 spots have no count at all.*filter_cells"),
     "empty gene": (
-        _x(slice(None), 1, 0),
+        set_counts(slice(None), 1, 0),
         ValueError,
         "1 genes have no count in any spot.*'g1'.*filter_genes",
     ),
@@ -78,7 +69,7 @@ AT_SETUP = {
     "spots without a section": (_nan_section, ValueError, "'section'.*missing for 40 spots"),
 }
 AT_TRAINING = {
-    "non-integer": (_x(0, 0, 1.5), ValueError, r"non-integer values \(for example 1.5\).*raw counts"),
+    "non-integer": (set_counts(0, 0, 1.5), ValueError, r"non-integer values \(for example 1.5\).*raw counts"),
     "low totals": (
         _low_totals,
         ValueError,

@@ -236,3 +236,68 @@ def test_spatialdata_is_refused_in_words():
 
     with pytest.raises(TypeError, match="SpatialData. Pass sdata.tables"):
         evaluate(Sdata())
+
+
+def test_moran_and_depth_scores(predicted):
+    table = evaluate(predicted)
+    depth = predicted.obs["total_counts"].to_numpy()
+    for section in "AB":
+        p, m, graph = section_parts(predicted, section)
+        own = depth[(predicted.obs["section"] == section).to_numpy()]
+        row = table.loc[section]
+        assert row["moran_mae"] == pytest.approx(metrics.moran_mae(p, m, graph))
+        assert row["moran_ccc"] == pytest.approx(metrics.moran_ccc(p, m, graph))
+        assert row["gsc_depth_residual"] == pytest.approx(metrics.gsc_depth_residual(p, m, own))
+        kept = np.ptp(m, axis=0) > 0
+        x = np.log1p(own)
+        fits = [np.corrcoef(np.polyval(np.polyfit(x, gene, 2), x), gene)[0, 1] for gene in m[:, kept].T]
+        assert row["pcc_depth_only"] == pytest.approx(np.mean(fits), abs=1e-5)
+    # the depth-only PCC says nothing about the prediction, and is there for every target
+    predicted.layers["other"] = predicted.layers["flagst"] * 0 + 1
+    assert evaluate(predicted, "other").loc["mean", "pcc_depth_only"] == table.loc["mean", "pcc_depth_only"]
+    assert "pcc_depth_only" in evaluate(predicted, target="lognorm")
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_without_usable_total_counts_there_are_no_depth_scores(predicted, broken, caplog):
+    expected = evaluate(predicted)
+    if broken:
+        predicted.obs.iloc[3, predicted.obs.columns.get_loc("total_counts")] = np.nan
+    else:
+        del predicted.obs["total_counts"]
+    table = evaluate(predicted)
+    assert list(expected.columns.difference(table.columns)) == ["gsc_depth_residual", "pcc_depth_only"]
+    pd.testing.assert_frame_equal(table, expected[table.columns])
+    assert ("no depth scores" in caplog.text) == broken
+
+
+@pytest.mark.parametrize("container", ["h5ad", "zarr"])
+def test_intervals_and_nulls_are_recorded(predicted, tmp_path, container):
+    plain = evaluate(predicted).copy()
+    assert not {"intervals", "nulls"} & set(predicted.uns["flagst"]["metrics"]["flagst"])
+    pd.testing.assert_frame_equal(evaluate(predicted, intervals=True, permutations=99, seed=4), plain)
+    path = tmp_path / f"predicted.{container}"
+    getattr(predicted, f"write_{container}")(path)
+    record = getattr(ad, f"read_{container}")(path).uns["flagst"]["metrics"]["flagst"]
+    for section, n_blocks in (("A", 8), ("B", 6)):  # 40 and 30 spots, 5 or more in a block
+        p, m, graph = section_parts(predicted, section)
+        coords = predicted.obsm["spatial"][predicted.obs["section"] == section]
+        for name in ("pcc", "gsc", "ssc"):
+            found = record["intervals"][section][name]
+            assert found["estimate"] == pytest.approx(plain.loc[section, name])
+            assert found["low"] < found["estimate"] < found["high"] and found["n_blocks"] == n_blocks
+        expected = metrics.jackknife(lambda r, p=p, m=m: metrics.gsc(p[r], m[r]), coords, n_blocks=n_blocks)
+        assert record["intervals"][section]["gsc"]["standard_error"] == pytest.approx(expected.standard_error)
+        expected = metrics.ssc_permutation_test(p, m, graph, n_permutations=99, seed=4)
+        assert record["nulls"][section]["ssc"]["p_value"] == pytest.approx(expected.p_value)
+        assert record["nulls"][section]["gsc"]["observed"] == pytest.approx(plain.loc[section, "gsc"])
+
+
+def test_too_few_spots_for_intervals(predicted):
+    predicted.obs["section"] = np.where(np.arange(70) < 9, "small", "large")
+    predicted.uns["flagst"]["params"]["layout"] = {}
+    evaluate(predicted)
+    with pytest.raises(ValueError, match="Section 'small': intervals need at least 10 spots; got 9"):
+        evaluate(predicted, intervals=True)
+    with pytest.raises(ValueError, match="permutations must be 0 or more"):
+        evaluate(predicted, permutations=-1)

@@ -12,14 +12,7 @@ from flagst._keys import LAYERS, OBS, OBSM, PARAM, SLOT, TABLE, UNS
 from flagst.data.from_anndata import check_registered, panel_genes, sections_from_anndata
 from flagst.data.measured import section_rows
 from flagst.data.query import check_features, prediction_table
-from flagst.data.record import (
-    add_prediction_table,
-    check_request,
-    is_spatialdata,
-    prediction_layers,
-    record_prediction,
-    table_of,
-)
+from flagst.data.record import check_request, table_of, write_prediction
 from flagst.data.section import Section
 from flagst.data.targets import TARGETS
 
@@ -168,23 +161,20 @@ class Baseline(ABC):
         query = self.adata if adata is None else table_of(adata, table_key)
         sections = self._query_sections(query)
         table = prediction_table(query, self.genes_, allow_missing=allow_missing)
-        mean_layer = prediction_layers(layer)["mean"]
-        layers = {name: np.empty((query.n_obs, len(self.genes_)), np.float32) for name in (layer, mean_layer)}
+        predicted = {part: np.empty((query.n_obs, len(self.genes_)), np.float32) for part in ("draw", "mean")}
         rows = section_rows(query, self.setup_.section_key)
         for section in sections:
             drawn, mean = self._predict_section(section, structure=structure, seed=seed)
-            layers[layer][rows[section.name]], layers[mean_layer][rows[section.name]] = drawn, mean
+            predicted["draw"][rows[section.name]], predicted["mean"][rows[section.name]] = drawn, mean
         params = {
             PARAM.target: self.target,
             PARAM.section_key: self.setup_.section_key,
-            "structure": float(structure),
-            "seed": int(seed),
-            "layer": layer,
+            PARAM.structure: float(structure),
+            PARAM.seed: int(seed),
         }
-        record_prediction(table, layers, params=params, train_pcc=self.train_pcc_, genes=self.genes_)
-        if table is not query and is_spatialdata(adata):
-            add_prediction_table(adata, table, query)
-        return table
+        return write_prediction(
+            adata, query, table, predicted, layer=layer, params=params, train_pcc=self.train_pcc_, genes=self.genes_
+        )
 
     def _query_sections(self, query: "AnnData") -> list[Section]:
         """Sections of a query, expression not needed."""

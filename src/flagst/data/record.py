@@ -8,7 +8,7 @@ from anndata import AnnData
 
 from flagst import __version__
 from flagst._checks import require_key
-from flagst._keys import LAYERS, PREDICTION_TABLE, SLOT, TABLE, UNS, VAR
+from flagst._keys import OBS, PARAM, PREDICTION_TABLE, SLOT, TABLE, UNS, VAR, prediction_layers
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -37,12 +37,83 @@ def table_of(data: "AnnData | SpatialData", table_key: str = TABLE) -> AnnData:
     return data.tables[table_key]
 
 
-def check_request(*, structure: float, layer: str) -> None:
-    """Raise a ``ValueError`` for a structure out of range or a layer name that files cannot hold."""
-    if not 0 <= structure <= 1:
+#: Fewer full draws than this cannot say where the outer 5 % begin.
+MIN_DRAWS = 20
+
+
+def check_request(
+    *,
+    structure: float,
+    layer: str,
+    n_samples: int = 1,
+    return_std: bool = False,
+    quantiles: tuple[float, ...] = (),
+) -> None:
+    """Raise a ``ValueError`` for a structure or quantiles out of range, too few draws, or a bad layer name."""
+    if isinstance(structure, str) or not 0 <= structure <= 1:
         raise ValueError(f"structure must be between 0 and 1; got {structure}.")
     if "/" in layer:
         raise ValueError(f"layer={layer!r} cannot be written to h5ad or zarr. Choose a name without '/'.")
+    if return_std and n_samples < 2:
+        raise ValueError(f"return_std=True needs n_samples of at least 2; got {n_samples}.")
+    if not all(0 < quantile < 1 for quantile in quantiles):
+        raise ValueError(f"quantiles must lie between 0 and 1, both left out; got {list(quantiles)}.")
+    if len(quantiles) and n_samples < MIN_DRAWS:
+        raise ValueError(f"quantiles need n_samples of at least {MIN_DRAWS}; got {n_samples}. Pass n_samples=50.")
+
+
+def write_prediction(
+    data: "AnnData | SpatialData | None",
+    query: AnnData,
+    table: AnnData,
+    predicted: dict[str, np.ndarray],
+    *,
+    layer: str,
+    params: dict,
+    train_pcc: np.ndarray | None,
+    genes: list[str],
+    history: dict[str, list[float]] | None = None,
+    unlike: np.ndarray | None = None,
+    quantiles: tuple[float, ...] = (),
+    calibration: dict | None = None,
+) -> AnnData:
+    """What every ``predict`` does last: layers and parameters into ``table``, the table into a SpatialData.
+
+    Parameters
+    ----------
+    data
+        What the user passed to ``predict``.
+    query, table
+        The table in it, and the one to write to, see :func:`flagst.data.query.prediction_table`.
+    predicted
+        ``"draw"`` and the other parts named by :func:`prediction_layers`, ``(n_spots, n_genes)`` each.
+    layer
+        Name of the layer of the draw.
+    params, train_pcc, genes, history
+        As in :func:`record_prediction`; the layer is added to ``params``.
+    unlike
+        ``(n_spots,)`` for ``obs["flagst_ood"]``.
+    quantiles
+        Those in ``predicted``.
+    calibration
+        Plain values for ``uns["flagst"]["calibration"][layer]``.
+
+    Returns
+    -------
+    ``table``.
+    """
+    names = {"draw": layer} | prediction_layers(layer, quantiles)
+    layers = {names[part]: values for part, values in predicted.items()}
+    params = params | {PARAM.layer: layer}
+    record_prediction(table, layers, params=params, train_pcc=train_pcc, genes=genes, history=history)
+    if unlike is not None:
+        table.obs[OBS.ood] = unlike
+    if calibration is not None:
+        slot = table.uns[UNS.flagst]
+        slot[SLOT.calibration] = dict(slot.get(SLOT.calibration, {})) | {layer: calibration}
+    if table is not query and is_spatialdata(data):
+        add_prediction_table(data, table, query)
+    return table
 
 
 def record_prediction(
@@ -102,10 +173,3 @@ def add_prediction_table(sdata: "SpatialData", table: AnnData, source: AnnData) 
         region_key=attrs[TableModel.REGION_KEY_KEY],
         instance_key=attrs[TableModel.INSTANCE_KEY],
     )
-
-
-def prediction_layers(layer: str) -> dict[str, str]:
-    """Names of the layers beside ``layer``: its mean and its standard deviation."""
-    if layer == LAYERS.draw:
-        return {"mean": LAYERS.mean, "std": LAYERS.std}
-    return {"mean": f"{layer}_mean", "std": f"{layer}_std"}

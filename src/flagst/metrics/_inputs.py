@@ -35,6 +35,16 @@ def constant_genes(values: np.ndarray) -> np.ndarray:
     return high - low <= rounding * np.maximum(np.abs(low), np.abs(high))
 
 
+def varying_genes(measured: np.ndarray) -> np.ndarray:
+    """Which columns vary, ``(n_genes,)`` bool; raises when none does."""
+    kept = ~constant_genes(measured)
+    if not kept.any():
+        raise ValueError(
+            f"measured has no gene that varies between spots (of {measured.shape[1]}); nothing to score."
+        )
+    return kept
+
+
 def standardise(values: np.ndarray) -> np.ndarray:
     """Columns with mean 0 and length 1, float64 ``(n_spots, n_genes)``; constant columns become 0.
 
@@ -73,12 +83,20 @@ def scored_pair(predicted, measured) -> tuple[np.ndarray, np.ndarray, np.ndarray
             f"predicted and measured must have the same shape; got {predicted.shape} and {measured.shape}. "
             "Bring spots and genes into the same order first."
         )
-    kept = ~constant_genes(measured)
-    if not kept.any():
-        raise ValueError(
-            f"measured has no gene that varies between spots (of {measured.shape[1]}); nothing to score."
-        )
+    kept = varying_genes(measured)
     return predicted[:, kept], measured[:, kept], kept
+
+
+def replicate_pair(replicate, measured) -> tuple[np.ndarray, np.ndarray]:
+    """Two sections without the genes that are constant in ``measured``; spots need not correspond."""
+    replicate, measured = as_matrix(replicate, name="replicate"), as_matrix(measured, name="measured")
+    if replicate.shape[1] != measured.shape[1]:
+        raise ValueError(
+            f"replicate and measured must have the same genes; got {replicate.shape[1]} and "
+            f"{measured.shape[1]}. Bring them into the same order first."
+        )
+    kept = varying_genes(measured)
+    return replicate[:, kept], measured[:, kept]
 
 
 def pearson(left: np.ndarray, right: np.ndarray) -> float:

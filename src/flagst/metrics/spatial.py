@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from flagst.metrics._inputs import as_matrix, pearson, scored_pair, standardise
+from flagst.metrics._inputs import (
+    as_matrix,
+    constant_genes,
+    pearson,
+    replicate_pair,
+    scored_pair,
+    standardise,
+)
 
 #: Genes handled at once: neighbour averages of a wide table need not all be in memory.
 BLOCK = 1024
@@ -110,6 +117,90 @@ def moran_rmse(predicted, measured, graph) -> float:
     """
     predicted, measured, _ = scored_pair(predicted, measured)
     return float(np.sqrt(np.mean((morans_i(predicted, graph) - morans_i(measured, graph)) ** 2)))
+
+
+def moran_mae(predicted, measured, graph) -> float:
+    """Mean absolute difference, across genes, between predicted and measured Moran's I.
+
+    As :func:`moran_rmse`, but a few genes that are far off weigh less.
+
+    Parameters
+    ----------
+    predicted, measured, graph
+        As in :func:`moran_rmse`.
+
+    Returns
+    -------
+    Number >= 0.
+
+    Raises
+    ------
+    ValueError
+        As :func:`ssc`.
+    """
+    predicted, measured, _ = scored_pair(predicted, measured)
+    return float(np.mean(np.abs(morans_i(predicted, graph) - morans_i(measured, graph))))
+
+
+def moran_ccc(predicted, measured, graph) -> float:
+    """Lin's concordance, across genes, between predicted and measured Moran's I.
+
+    ``2 cov / (var_p + var_m + (mean_p - mean_m)^2)`` with population moments over genes: :func:`ssc` that
+    also falls when maps are all too smooth or all too noisy. Never larger than the absolute SSC.
+
+    Parameters
+    ----------
+    predicted, measured, graph
+        As in :func:`ssc`.
+
+    Returns
+    -------
+    Number in [-1, 1]; NaN with fewer than 3 genes that vary, or when the measured Moran's I are all equal.
+
+    Raises
+    ------
+    ValueError
+        As :func:`ssc`.
+
+    Source
+    ------
+    Lin, Biometrics 1989, 45:255.
+    """
+    predicted, measured, _ = scored_pair(predicted, measured)
+    guess, true = morans_i(predicted, graph), morans_i(measured, graph)
+    if len(true) < 3 or constant_genes(true[:, None])[0]:
+        return float("nan")
+    covariance = np.mean((guess - guess.mean()) * (true - true.mean()))
+    return float(2 * covariance / (guess.var() + true.var() + (guess.mean() - true.mean()) ** 2))
+
+
+def replicate_ssc(replicate, measured, replicate_graph, graph) -> float:
+    """SSC of one measured section against another: what a real neighbouring section reaches.
+
+    Pearson correlation, across genes, between the Moran's I of two sections, each on its own graph. A
+    yardstick, not a ceiling, as :func:`replicate_gsc`.
+
+    Parameters
+    ----------
+    replicate
+        (n_spots_replicate, n_genes), another section.
+    measured
+        (n_spots, n_genes), the section that predictions are scored on; genes in the same order, same unit.
+    replicate_graph, graph
+        (n_spots_replicate, n_spots_replicate) and (n_spots, n_spots) weights, as in :func:`morans_i`.
+
+    Returns
+    -------
+    Number in [-1, 1]; genes constant in ``measured`` left out, genes constant only in ``replicate`` count
+    with a Moran's I of zero; NaN with fewer than 3 genes that vary.
+
+    Raises
+    ------
+    ValueError
+        As :func:`replicate_gsc` and :func:`morans_i`.
+    """
+    replicate, measured = replicate_pair(replicate, measured)
+    return pearson(morans_i(replicate, replicate_graph), morans_i(measured, graph))
 
 
 def _total_weight(graph, n_spots: int) -> float:

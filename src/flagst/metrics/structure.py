@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from flagst.metrics._inputs import as_matrix, scored_pair, standardise
+from flagst.metrics._inputs import as_matrix, replicate_pair, scored_pair, standardise
 
 #: Rows of the correlation matrix held at once: memory stays linear in genes, 15,000 genes fit.
 BLOCK = 512
@@ -67,7 +67,42 @@ def gsc(predicted, measured) -> float:
     1.0
     """
     predicted, measured, _ = scored_pair(predicted, measured)
-    left, right = standardise(predicted), standardise(measured)
+    return _triangle_correlation(standardise(predicted), standardise(measured))
+
+
+def replicate_gsc(replicate, measured) -> float:
+    """GSC of one measured section against another: what a real neighbouring section reaches.
+
+    As :func:`gsc`, between sections with spots of their own. A yardstick, not a ceiling: sections differ in
+    tissue, not only in noise, and a prediction from the section's own image may do better.
+
+    Parameters
+    ----------
+    replicate
+        (n_spots_replicate, n_genes), another section.
+    measured
+        (n_spots, n_genes), the section that predictions are scored on; genes in the same order, same unit.
+
+    Returns
+    -------
+    Number in [-1, 1]; genes constant in ``measured`` left out, genes constant only in ``replicate`` count
+    with correlation zero; NaN with fewer than 3 genes that vary.
+
+    Raises
+    ------
+    ValueError
+        Different numbers of genes, NaN or infinite values, fewer than 3 spots, or no gene varies in
+        ``measured``.
+    """
+    replicate, measured = replicate_pair(replicate, measured)
+    return _triangle_correlation(standardise(replicate), standardise(measured))
+
+
+def _triangle_correlation(left: np.ndarray, right: np.ndarray) -> float:
+    """Pearson correlation between the upper triangles of ``left.T @ left`` and ``right.T @ right``.
+
+    Both standardised, with the same genes; the numbers of spots may differ.
+    """
     n_genes = left.shape[1]
     if n_genes < 3:
         return float("nan")

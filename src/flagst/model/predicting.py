@@ -1,12 +1,16 @@
 """From a section to draws: mean, noise, solver, decoding."""
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from flagst._keys import quantile_part
+from flagst.data.noise import spot_noise
 from flagst.data.section import Section
 from flagst.model.fitting import Fitted, network_inputs
-from flagst.data.noise import spot_noise
+from flagst.model.intervals import IntervalCalibration, draw_quantiles
 from flagst.model.presets import Settings
 from flagst.model.threads import threads_for
 from flagst.module import FlagModule
@@ -56,20 +60,40 @@ class SectionPredictor:
         mean = self.fitted.stage.scaler.restore(self.mean).astype(np.float32)
         return (self.moved(structure, 1, seed)[0] if structure > 0 else mean), mean
 
-    def moved(self, structure: float, n_draws: int, seed: int) -> np.ndarray:
+    def moved(self, structure: float, n_draws: int, seed: int | str) -> np.ndarray:
         """``m + structure * (d - m)`` for several draws, ``(n_draws, n_spots, n_genes)`` float32."""
+        return self._move(structure, self._residuals(n_draws, seed))
+
+    def along(
+        self, structures: Iterable[float], n_draws: int, seed: int | str
+    ) -> Iterator[tuple[float, np.ndarray]]:
+        """Each structure with its predictions ``(n_draws, n_spots, n_genes)``, of draws that are made once.
+
+        Structure 0 has one prediction, the mean. Without a regression mean there is no dial: one
+        prediction, and NaN for its structure.
+        """
+        if self.fitted.residual is None:
+            yield np.nan, self.predict(1.0, seed)[0][None]
+            return
+        residuals = self._residuals(n_draws, seed)
+        for structure in structures:
+            yield structure, self._move(structure, residuals if structure > 0 else residuals[:1])
+
+    def _residuals(self, n_draws: int, seed: int | str) -> list[np.ndarray]:
+        return [self.fitted.residual.decode(*drawn) for drawn in self.states(n_draws, seed)]
+
+    def _move(self, structure: float, residuals: list[np.ndarray]) -> np.ndarray:
         restore = self.fitted.stage.scaler.restore
-        residuals = (self.fitted.residual.decode(*drawn) for drawn in self.states(n_draws, seed))
         return np.stack([restore(self.mean + structure * r).astype(np.float32) for r in residuals])
 
-    def draws(self, n_draws: int, seed: int) -> np.ndarray:
+    def draws(self, n_draws: int, seed: int | str) -> np.ndarray:
         """Full draws, ``(n_draws, n_spots, n_genes)`` float32 in the unit of the target."""
         if self.fitted.residual is None:
             noise = torch.as_tensor(np.stack([z for z, _ in self._noise(n_draws, seed)]))
             return np.clip(self._solve(noise).numpy(), 0, None)
         return self.moved(1.0, n_draws, seed)
 
-    def states(self, n_draws: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def states(self, n_draws: int, seed: int | str) -> list[tuple[np.ndarray, np.ndarray]]:
         """Drawn states ``(n_spots, n_latent)`` with the gene noise ``(n_spots, n_genes)`` beside them."""
         noise = self._noise(n_draws, seed)
         start = np.stack([z for z, _ in noise])
@@ -77,7 +101,7 @@ class SectionPredictor:
         n_latent = len(self.fitted.residual.sd)
         return [(state[:, :n_latent], e) for state, (_, e) in zip(states, noise, strict=True)]
 
-    def _noise(self, n_draws: int, seed: int) -> list[list[np.ndarray]]:
+    def _noise(self, n_draws: int, seed: int | str) -> list[list[np.ndarray]]:
         """Starting noise and gene noise of every draw."""
         widths = (self.d_state, self.mean.shape[1])
         names = self.section.spot_names
@@ -89,23 +113,43 @@ class SectionPredictor:
 
 
 def predict_layers(
-    predictors: list[tuple[np.ndarray, SectionPredictor]], *, structure: float, seed: int, n_std: int
+    predictors: list[tuple[np.ndarray, SectionPredictor]],
+    *,
+    structure: float,
+    seed: int,
+    n_samples: int = 1,
+    return_std: bool = False,
+    quantiles: tuple[float, ...] = (),
+    intervals: IntervalCalibration | None = None,
 ) -> dict[str, np.ndarray]:
-    """Prediction, mean and, over ``n_std`` full draws (0: none), standard deviation of all sections.
+    """Prediction and mean of all sections; standard deviation and quantiles over full draws if asked.
 
     Parameters
     ----------
     predictors
         Rows and predictor of every section.
+    n_samples
+        Full draws behind standard deviation and quantiles.
+    intervals
+        Calibrates the quantiles; ``None`` leaves them those of the draws.
 
     Returns
     -------
-    ``draw``, ``mean`` and maybe ``std``, each ``(n_spots, n_genes)`` float32.
+    ``draw``, ``mean`` and maybe ``std`` and quantiles named by :func:`flagst._keys.quantile_part`, each
+    ``(n_spots, n_genes)`` float32.
     """
     shape = sum(len(rows) for rows, _ in predictors), predictors[0][1].mean.shape[1]
-    out = {name: np.empty(shape, np.float32) for name in (("draw", "mean", "std") if n_std else ("draw", "mean"))}
+    parts = ["draw", "mean", *(["std"] if return_std else []), *map(quantile_part, quantiles)]
+    out = {name: np.empty(shape, np.float32) for name in parts}
     for rows, predictor in predictors:
         out["draw"][rows], out["mean"][rows] = predictor.predict(structure, seed)
-        if n_std:
-            out["std"][rows] = predictor.draws(n_std, seed).std(axis=0, ddof=1)
+        if not return_std and not quantiles:
+            continue
+        draws = predictor.draws(n_samples, seed)
+        if return_std:
+            out["std"][rows] = draws.std(axis=0, ddof=1)
+        if quantiles:
+            found = draw_quantiles(draws, quantiles) if intervals is None else intervals.move(draws, quantiles)
+            for quantile, values in zip(quantiles, found, strict=True):
+                out[quantile_part(quantile)][rows] = values
     return out

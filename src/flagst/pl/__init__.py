@@ -1,7 +1,9 @@
-"""Plots: predicted maps, agreement of structure, training curves. Matplotlib only."""
+"""Plots: predicted maps, agreement of structure, calibration of draws, training curves. Matplotlib only."""
 
 from flagst.pl.agreement import structure
+from flagst.pl.calibration import calibration
 from flagst.pl.curves import history
+from flagst.pl.front import front
 from flagst.pl.maps import spatial
 
-__all__ = ["history", "spatial", "structure"]
+__all__ = ["calibration", "front", "history", "spatial", "structure"]

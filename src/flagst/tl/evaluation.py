@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst import metrics
 from flagst._checks import require_key
-from flagst._keys import LAYERS, OBSM, PARAM, SLOT, UNS, VAR
+from flagst._keys import LAYERS, OBSM, PARAM, RECORD, SLOT, UNS, VAR
 from flagst.data.graph import moran_graph
 from flagst.data.measured import (
     measured_expression,
@@ -17,6 +16,9 @@ from flagst.data.measured import (
     section_layout,
     section_rows,
 )
+from flagst.tl._certainty import jackknife_intervals, permutation_nulls
+from flagst.tl._record import section_records, section_table, write_record
+from flagst.tl._scores import definitions, score_genes, score_section, sizes, spot_depth, top_genes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,20 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flagst")
 
-_LEFT_OUT = "genes constant in the measurement left out"
-DEFINITIONS = {
-    "pcc": f"Pearson correlation across spots, mean over genes; {_LEFT_OUT}, 0 if constant in the prediction",
-    "mse": f"mean squared error over spots and genes; {_LEFT_OUT}",
-    "mae": f"mean absolute error over spots and genes; {_LEFT_OUT}",
-    "ccc": f"Lin's concordance correlation coefficient, mean over genes; {_LEFT_OUT}",
-    "gsc": "Pearson correlation between upper triangles of predicted and measured gene-gene correlation",
-    "ssc": "Pearson correlation across genes between predicted and measured Moran's I",
-    "corr_rmse": "root mean squared difference between predicted and measured gene-gene correlations",
-    "moran_rmse": "root mean squared difference across genes between predicted and measured Moran's I",
-    "moran_pred": f"mean over genes of Moran's I of the prediction; {_LEFT_OUT}",
-    "moran_true": f"mean over genes of Moran's I of the measurement; {_LEFT_OUT}",
-}
-
+#: Parts of the record of a layer that other tools write.
+OTHER_TOOLS = (RECORD.domains, RECORD.markers)
 
 def evaluate(
     adata: "AnnData",
@@ -49,6 +39,9 @@ def evaluate(
     spatial_key: str = OBSM.spatial,
     layout: str | None = None,
     n_top: Sequence[int] = (10, 50),
+    intervals: bool = False,
+    permutations: int = 0,
+    seed: int = 0,
 ) -> "pd.DataFrame":
     """Score a prediction per section, then average over sections.
 
@@ -79,17 +72,28 @@ def evaluate(
         Gene numbers of the "top genes" rows: ``pcc10`` is the mean PCC of the 10 genes predicted best *on
         this very data*, as usually reported and optimistic; ``pcc10_train`` that of the 10 best genes on
         training data, given only when ``var["flagst_train_pcc"]`` is there. With fewer genes, all of them.
+    intervals
+        Also record jackknife intervals of PCC, GSC and SSC over 20 compact blocks of every section (fewer
+        where a block would have under 5 spots); see :func:`flagst.metrics.jackknife`. Costs 21 times the
+        scores.
+    permutations
+        Also record permutation tests of GSC and SSC with this many orders of genes, in every section; see
+        :func:`flagst.metrics.gsc_permutation_test`. 0: none.
+    seed
+        Of the permutations.
 
     Returns
     -------
     One row per section and a last row ``"mean"``; one column per metric, then ``n_spots``, ``n_genes``
     (scored) and ``n_genes_constant`` (left out), averaged like the others in the last row; also
-    ``n_genes_unmeasured`` where there are such genes.
+    ``n_genes_unmeasured`` where there are such genes. ``gsc_depth_residual`` and ``pcc_depth_only``, which
+    tell how much is library size, only where ``obs["total_counts"]`` is there.
 
     Writes
     ------
     ``adata.uns["flagst"]["metrics"][layer]``: ``"mean"``, ``"sections"``, ``"definitions"``, ``"graph"``
-    (layout and neighbours of every section), ``"n_genes_constant"``, ``"n_genes_unmeasured"``, ``"truth"``.
+    (layout and neighbours of every section), ``"n_genes_constant"``, ``"n_genes_unmeasured"``, ``"truth"``;
+    ``"intervals"`` and ``"nulls"``, section -> score -> numbers, when asked for.
     ``adata.var["flagst_pcc"]``, ``["flagst_moran_pred"]``, ``["flagst_moran_true"]``: averages over the
     sections in which the gene varies, NaN when there is none; those of the layer evaluated last.
 
@@ -98,8 +102,8 @@ def evaluate(
     KeyError
         Layer, positions, sections, target or total counts are missing.
     ValueError
-        No measured expression, a section with fewer than 3 spots or no gene that varies, NaN, or a wrong
-        shape.
+        No measured expression, a section with fewer than 3 spots (10 for ``intervals``) or no gene that
+        varies, NaN, a wrong shape, or negative ``permutations``.
 
     Source
     ------
@@ -109,101 +113,52 @@ def evaluate(
         raise TypeError("evaluate scores an AnnData; got a SpatialData. Pass sdata.tables[...].")
     require_key(adata.layers, layer, where="adata.layers", hint="Run FLAG.predict first, or name a layer.")
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
-    _check_n_top(n_top)
+    _check_numbers(n_top, permutations)
     measured = measured_expression(adata, truth, target=target)
-    known = measured_genes(adata, truth)
+    known, depth = measured_genes(adata, truth), spot_depth(adata)
     n_unmeasured = int((~known).sum())
     measured, predicted = measured[:, known], adata.layers[layer][:, known]
-    coords = np.asarray(adata.obsm[spatial_key])
+    coords = np.asarray(adata.obsm[spatial_key])[:, :2]
     train_pcc = adata.var[VAR.train_pcc].to_numpy(float)[known] if VAR.train_pcc in adata.var else None
-    scores, genes, graphs = {}, {}, {}
+    scores, genes, graphs, certainty = {}, {}, {}, {}
     for section, rows in section_rows(adata, section_key).items():
         used_layout = layout or section_layout(adata, section)
+        part, spots = (predicted[rows], measured[rows]), coords[rows]
         try:
-            graph = moran_graph(coords[rows, :2], used_layout)
-            genes[section] = _score_genes(predicted[rows], measured[rows], graph)
-            scores[section] = _score_section(predicted[rows], measured[rows], graph, genes[section])
+            graph = moran_graph(spots, used_layout)
+            genes[section] = score_genes(*part, graph)
+            scores[section] = score_section(
+                *part, graph, genes[section], None if depth is None else depth[rows]
+            )
+            if intervals:
+                certainty.setdefault(RECORD.intervals, {})[section] = jackknife_intervals(*part, graph, spots)
+            if permutations:
+                nulls = permutation_nulls(*part, graph, n_permutations=permutations, seed=seed)
+                certainty.setdefault(RECORD.nulls, {})[section] = nulls
         except ValueError as error:
             raise ValueError(f"Section {section!r}: {error}") from error
         graphs[section] = {PARAM.layout: used_layout, "k": int(graph.indptr[1])}
-        scores[section] |= _top_genes(genes[section][VAR.pcc], train_pcc, n_top)
-        scores[section] |= _sizes(genes[section][VAR.pcc], len(rows), n_unmeasured)
-    table = _as_table(scores)
-    record = {
-        "mean": table.iloc[-1].to_dict(),
-        "sections": {name: table.iloc[row].to_dict() for row, name in enumerate(scores)},
-        "definitions": _definitions(table.columns, n_top),
+        scores[section] |= top_genes(genes[section][VAR.pcc], train_pcc, n_top)
+        scores[section] |= sizes(genes[section][VAR.pcc], len(rows), n_unmeasured)
+    table = section_table(scores)
+    record = section_records(table, list(scores)) | {
+        "definitions": definitions(table.columns, n_top),
         "graph": graphs,
         "n_genes_constant": {name: score["n_genes_constant"] for name, score in scores.items()},
         "n_genes_unmeasured": n_unmeasured,
         "truth": _origin(adata, truth, target),
-    }
+    } | certainty
     _write(adata, layer, record=record, genes=genes, known=known)
     logger.info("Wrote metrics of layer %r to adata.uns and per-gene scores to adata.var.", layer)
     return table
 
 
-def _check_n_top(n_top: Sequence[int]) -> None:
+def _check_numbers(n_top: Sequence[int], permutations: int) -> None:
     wrong = [n for n in n_top if int(n) != n or n < 1]
     if wrong:
         raise ValueError(f"n_top must be positive whole numbers; got {wrong}.")
-
-
-def _score_genes(predicted, measured, graph) -> dict[str, np.ndarray]:
-    """Per-gene PCC and Moran's I, (n_genes,) each, NaN where the measurement is constant."""
-    per_gene = metrics.per_gene_pcc(predicted, measured)
-    left_out = np.isnan(per_gene)
-    return {
-        VAR.pcc: per_gene,
-        VAR.moran_pred: np.where(left_out, np.nan, metrics.morans_i(predicted, graph)),
-        VAR.moran_true: np.where(left_out, np.nan, metrics.morans_i(measured, graph)),
-    }
-
-
-def _score_section(predicted, measured, graph, genes: dict[str, np.ndarray]) -> dict[str, float]:
-    """All metrics of one section except those over top genes."""
-    return {
-        "pcc": metrics.pcc(predicted, measured),
-        "mse": metrics.mse(predicted, measured),
-        "mae": metrics.mae(predicted, measured),
-        "ccc": metrics.ccc(predicted, measured),
-        "gsc": metrics.gsc(predicted, measured),
-        "ssc": metrics.ssc(predicted, measured, graph),
-        "corr_rmse": metrics.correlation_rmse(predicted, measured),
-        "moran_rmse": metrics.moran_rmse(predicted, measured, graph),
-        "moran_pred": float(np.nanmean(genes[VAR.moran_pred])),
-        "moran_true": float(np.nanmean(genes[VAR.moran_true])),
-    }
-
-
-def _top_genes(per_gene: np.ndarray, train_pcc: np.ndarray | None, n_top: Sequence[int]) -> dict[str, float]:
-    """Mean PCC of the best genes: ranked on this data, and on training data where that ranking is known."""
-    varies = ~np.isnan(per_gene)
-    rankings = {"": per_gene[varies]}
-    if train_pcc is not None:
-        # A gene never scored in training ranks last.
-        rankings["_train"] = np.nan_to_num(train_pcc[varies], nan=-np.inf)
-    result = {}
-    for suffix, ranking in rankings.items():
-        order = np.argsort(-ranking, kind="stable")
-        for n in n_top:
-            result[f"pcc{int(n)}{suffix}"] = float(per_gene[varies][order[: int(n)]].mean())
-    return result
-
-
-def _sizes(per_gene: np.ndarray, n_spots: int, n_unmeasured: int) -> dict[str, int]:
-    n_constant = int(np.isnan(per_gene).sum())
-    sizes = {"n_spots": n_spots, "n_genes": len(per_gene) - n_constant, "n_genes_constant": n_constant}
-    return sizes | ({"n_genes_unmeasured": n_unmeasured} if n_unmeasured else {})
-
-
-def _as_table(scores: dict[str, dict[str, float]]) -> "pd.DataFrame":
-    """Sections in rows, metrics in columns, the average last."""
-    import pandas as pd
-
-    table = pd.DataFrame.from_dict(scores, orient="index").astype(float)
-    average = table.mean(skipna=False).to_frame("mean").T
-    return pd.concat([table, average]).rename_axis("section")
+    if permutations < 0:
+        raise ValueError(f"permutations must be 0 or more; got {permutations}.")
 
 
 def _origin(adata: "AnnData", truth, target: str | None) -> str:
@@ -211,15 +166,6 @@ def _origin(adata: "AnnData", truth, target: str | None) -> str:
     if truth is None:
         return f"X as {target or recorded_params(adata)[PARAM.target]}"
     return f"layer {truth}" if isinstance(truth, str) else "array"
-
-
-def _definitions(columns: Sequence[str], n_top: Sequence[int]) -> dict[str, str]:
-    """One sentence per metric that was computed."""
-    result = dict(DEFINITIONS)
-    for n in map(int, n_top):
-        result[f"pcc{n}"] = f"mean PCC of the {n} genes predicted best on this very data (optimistic)"
-        result[f"pcc{n}_train"] = f"mean PCC of the {n} genes predicted best on training data"
-    return {key: result[key] for key in columns if key in result}
 
 
 def _write(
@@ -234,10 +180,9 @@ def _write(
 
     ``genes`` has one value per ``known`` gene; the others get NaN.
     """
-    # New dicts all the way down, so that a view or a copy never shares the record with its parent.
-    slot = dict(adata.uns.get(UNS.flagst, {}))
-    slot[SLOT.metrics] = {**slot.get(SLOT.metrics, {}), layer: record}
-    adata.uns[UNS.flagst] = slot
+    before = adata.uns.get(UNS.flagst, {}).get(SLOT.metrics, {}).get(layer, {})
+    kept = {part: before[part] for part in OTHER_TOOLS if part in before}
+    write_record(adata, layer, None, record | kept)
     for column in (VAR.pcc, VAR.moran_pred, VAR.moran_true):
         values = np.stack([scores[column] for scores in genes.values()])
         n_sections = (~np.isnan(values)).sum(axis=0)

@@ -1,0 +1,48 @@
+"""What every metric of draws does with its input first: check, drop constant genes, cut into blocks."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from flagst._checks import require_finite
+from flagst.metrics._inputs import as_matrix
+
+#: Numbers held at once in float64 while draws are worked on: 32 MB, whatever the size of the draws.
+BUDGET = 4_000_000
+
+
+def check_draws(samples, measured, *, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Draws and measurement as arrays in their own dtypes.
+
+    Returns
+    -------
+    samples
+        ``(n_draws, n_spots, n_genes)``.
+    measured
+        ``(n_spots, n_genes)``.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, fewer than ``least`` draws, fewer than 3 spots, NaN or infinite values.
+    """
+    measured, samples = as_matrix(measured, name="measured"), np.asarray(samples)
+    if samples.ndim != 3 or samples.shape[1:] != measured.shape:
+        raise ValueError(
+            f"samples must be (n_draws, n_spots, n_genes) = (n_draws, {measured.shape[0]}, "
+            f"{measured.shape[1]}), as measured is; got {samples.shape}."
+        )
+    if len(samples) < least:
+        raise ValueError(f"samples has {len(samples)} draws; this needs at least {least}.")
+    if samples.dtype.kind not in "fiub":
+        raise TypeError(f"samples must be numeric; got dtype {samples.dtype}.")
+    for draw in samples:
+        require_finite(draw, where="samples", hint="Leave those spots out.")
+    return samples, measured
+
+
+def gene_blocks(genes: np.ndarray, n_each: int) -> Iterator[np.ndarray]:
+    """``genes`` in pieces so that ``n_each`` numbers per gene stay within the budget."""
+    size = max(1, BUDGET // max(n_each, 1))
+    for start in range(0, len(genes), size):
+        yield genes[start : start + size]

@@ -1,0 +1,246 @@
+"""How sure a score of one section is, and what chance alone would give."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from flagst._checks import require_finite
+from flagst.metrics._inputs import scored_pair, standardise
+from flagst.metrics.spatial import morans_i
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score of one section with its jackknife standard error and interval."""
+
+    estimate: float
+    standard_error: float
+    low: float
+    high: float
+    n_blocks: int
+
+
+@dataclass(frozen=True)
+class NullTest:
+    """A score against the same score after permutation; ``p_value`` is one-sided, ``(1 + b) / (1 + n)``."""
+
+    observed: float
+    null_mean: float
+    null_sd: float
+    p_value: float
+    n_permutations: int
+
+
+def spatial_blocks(coords, n_blocks: int) -> np.ndarray:
+    """Cut a section into compact blocks with the same number of spots, give or take one.
+
+    The set of spots is halved across its longer side, and the halves again, until there are ``n_blocks``.
+    Does not depend on the order of the spots.
+
+    Parameters
+    ----------
+    coords
+        (n_spots, 2) of one section, x then y, any unit of length.
+    n_blocks
+        Number of blocks, 1 to n_spots; not only powers of two.
+
+    Returns
+    -------
+    (n_spots,) int64 block of every spot, 0 to ``n_blocks - 1``.
+
+    Raises
+    ------
+    ValueError
+        ``coords`` is not (n_spots, 2) or not finite, or more blocks than spots.
+    """
+    coords = np.asarray(coords, dtype=np.float64)
+    if coords.ndim != 2 or coords.shape[1] != 2:
+        raise ValueError(f"coords must be (n_spots, 2), x then y; got shape {coords.shape}.")
+    require_finite(coords, where="coords", hint="Leave out spots without a position.")
+    if not 1 <= n_blocks <= len(coords):
+        raise ValueError(f"n_blocks must be 1 to {len(coords)}, the number of spots; got {n_blocks}.")
+    labels = np.empty(len(coords), dtype=np.int64)
+    waiting, next_label = [(np.arange(len(coords)), int(n_blocks))], 0
+    while waiting:
+        rows, n_parts = waiting.pop()
+        if n_parts == 1:
+            labels[rows], next_label = next_label, next_label + 1
+            continue
+        along = int(np.ptp(coords[rows, 1]) > np.ptp(coords[rows, 0]))
+        # Regular arrays are full of ties: the other coordinate decides, not the order of the spots.
+        rows = rows[np.lexsort((coords[rows, 1 - along], coords[rows, along]))]
+        cut = round(len(rows) * (n_parts // 2) / n_parts)
+        waiting += [(rows[cut:], n_parts - n_parts // 2), (rows[:cut], n_parts // 2)]
+    return labels
+
+
+def jackknife(
+    metric: Callable[[np.ndarray], float], coords, *, n_blocks: int = 20, confidence: float = 0.95
+) -> Interval:
+    """Standard error and interval of a score, by leaving out one compact block of the tissue at a time.
+
+    Neighbouring spots are alike, so spots left out one by one would make every score look too certain; blocks
+    much wider than the reach of that likeness do not, and narrower ones do so a little. The interval is
+    ``estimate +- t * standard_error`` with ``n_blocks - 1`` degrees of freedom, and may reach past 1. It
+    tells how much the score would vary over other tissue like this section, not over sections, patients or
+    seeds.
+
+    Parameters
+    ----------
+    metric
+        Called with the rows to use, (n_kept,) int64 ascending; returns one number. Cut a graph to the rows,
+        do not build it anew: that would join spots across the hole.
+    coords
+        (n_spots, 2) of one section, x then y, any unit of length.
+    n_blocks
+        Number of blocks, at least 2; see :func:`spatial_blocks`.
+    confidence
+        Probability of the interval.
+
+    Returns
+    -------
+    An :class:`Interval`, its values plain floats. NaN where the score of a part is.
+
+    Raises
+    ------
+    ValueError
+        Fewer than 2 blocks, more blocks than spots, ``confidence`` outside (0, 1), or bad ``coords``.
+
+    Source
+    ------
+    Kunsch, Ann. Stat. 1989, 17:1217 (blocks for dependent data); delete-a-group variance as in Shao & Tu, The
+    Jackknife and Bootstrap, 1995, equation 2.22.
+
+    Examples
+    --------
+    >>> from flagst.metrics import gsc, jackknife, ssc
+    >>> jackknife(lambda rows: gsc(predicted[rows], measured[rows]), coords)  # doctest: +SKIP
+    >>> jackknife(lambda r: ssc(predicted[r], measured[r], graph[r][:, r]), coords)  # doctest: +SKIP
+    """
+    from scipy.stats import t
+
+    if n_blocks < 2:
+        raise ValueError(f"n_blocks must be at least 2; got {n_blocks}.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1; got {confidence}.")
+    blocks = spatial_blocks(coords, n_blocks)
+    estimate = float(metric(np.arange(len(blocks))))
+    left_out = np.array([float(metric(np.flatnonzero(blocks != block))) for block in range(n_blocks)])
+    error = float(np.sqrt((n_blocks - 1) / n_blocks * np.sum((left_out - left_out.mean()) ** 2)))
+    reach = float(t.ppf((1 + confidence) / 2, n_blocks - 1)) * error
+    return Interval(estimate, error, estimate - reach, estimate + reach, int(n_blocks))
+
+
+def gsc_permutation_test(predicted, measured, *, n_permutations: int = 999, seed: int = 0) -> NullTest:
+    """Mantel test of the GSC: is it more than any wrong assignment of genes would give?
+
+    Rows and columns of the predicted correlation matrix are permuted together, so that it keeps its shape and
+    loses the names of its genes. A small p-value says that genes were told apart, not that much was
+    predicted: knowing which genes are expressed strongly is enough.
+
+    Parameters
+    ----------
+    predicted, measured
+        (n_spots, n_genes), as in :func:`flagst.metrics.gsc`.
+    n_permutations
+        At least 1; the smallest p-value is ``1 / (1 + n_permutations)``.
+    seed
+        Of the permutations.
+
+    Returns
+    -------
+    A :class:`NullTest`, its values plain numbers; ``observed`` is the GSC. NaN with fewer than 3 genes that
+    vary, or when either set of correlations are all equal.
+
+    Raises
+    ------
+    ValueError
+        As :func:`flagst.metrics.gsc`, or ``n_permutations`` below 1. Memory is quadratic in genes.
+
+    Source
+    ------
+    Mantel, Cancer Res. 1967, 27:209. The p-value counts the observed order: Phipson & Smyth, Stat. Appl.
+    Genet. Mol. Biol. 2010, 9:39.
+    """
+    predicted, measured, _ = scored_pair(predicted, measured)
+    guess, true = (_centred_correlation(values) for values in (predicted, measured))
+
+    def score(order: np.ndarray) -> float:
+        # the diagonals are 0, and both triangles count twice alike
+        return float(sum(guess[gene, order] @ row for gene, row in zip(order, true, strict=True)))
+
+    sizes = np.linalg.norm(guess), np.linalg.norm(true)
+    return _test(score, len(true), sizes, n_permutations=n_permutations, seed=seed)
+
+
+def ssc_permutation_test(
+    predicted, measured, graph, *, n_permutations: int = 999, seed: int = 0
+) -> NullTest:
+    """Permutation test of the SSC: predicted Moran's I with the labels of genes shuffled.
+
+    Parameters
+    ----------
+    predicted, measured, graph
+        As in :func:`flagst.metrics.ssc`.
+    n_permutations, seed
+        As in :func:`gsc_permutation_test`.
+
+    Returns
+    -------
+    A :class:`NullTest`, its values plain numbers; ``observed`` is the SSC. NaN with fewer than 3 genes that
+    vary, or when either set of Moran's I are all equal.
+
+    Raises
+    ------
+    ValueError
+        As :func:`flagst.metrics.ssc`, or ``n_permutations`` below 1.
+
+    Source
+    ------
+    As :func:`gsc_permutation_test` for the p-value.
+    """
+    predicted, measured, _ = scored_pair(predicted, measured)
+    guess, true = (standardise(morans_i(values, graph)[:, None])[:, 0] for values in (predicted, measured))
+
+    def score(order: np.ndarray) -> float:
+        return float(guess[order] @ true)
+
+    sizes = np.linalg.norm(guess), np.linalg.norm(true)
+    return _test(score, len(true), sizes, n_permutations=n_permutations, seed=seed)
+
+
+def _test(
+    score: Callable[[np.ndarray], float],
+    n_genes: int,
+    sizes: tuple[float, float],
+    *,
+    n_permutations: int,
+    seed: int,
+) -> NullTest:
+    """Observed and permuted scores over the product of ``sizes``; ``score`` takes an order of genes."""
+    if n_permutations < 1:
+        raise ValueError(f"n_permutations must be at least 1; got {n_permutations}.")
+    # Correlations are of order 1, so a spread at the level of rounding means that all are equal.
+    if n_genes < 3 or min(sizes) <= 1e-12 * n_genes:
+        nothing = float("nan")
+        return NullTest(nothing, nothing, nothing, nothing, int(n_permutations))
+    rng, scale = np.random.default_rng(seed), sizes[0] * sizes[1]
+    observed = score(np.arange(n_genes)) / scale
+    null = np.array([score(rng.permutation(n_genes)) for _ in range(n_permutations)]) / scale
+    # a permutation that changes nothing must count as equal, whatever the rounding
+    n_as_large = int((null >= observed - 1e-12).sum())
+    p_value = (1 + n_as_large) / (1 + n_permutations)
+    return NullTest(float(observed), float(null.mean()), float(null.std()), p_value, int(n_permutations))
+
+
+def _centred_correlation(values: np.ndarray) -> np.ndarray:
+    """Gene x gene correlations minus their mean over pairs, (n_genes, n_genes), zero on the diagonal."""
+    unit = standardise(values)
+    correlation = unit.T @ unit
+    n_genes = len(correlation)
+    pairs = max(n_genes * (n_genes - 1), 1)
+    np.fill_diagonal(correlation, 0.0)
+    correlation -= correlation.sum() / pairs
+    np.fill_diagonal(correlation, 0.0)
+    return correlation

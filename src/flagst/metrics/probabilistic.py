@@ -1,0 +1,253 @@
+"""Are the draws the right distribution: proper scores.
+
+All are means, lower is better, and on average no distribution scores better than the true one. ``samples``
+are draws of **one section**, ``(n_draws, n_spots, n_genes)``, as ``FLAG.sample`` gives them. Genes constant
+in the measurement are left out, as in every other metric.
+"""
+
+import numpy as np
+
+from flagst.metrics._draws import BUDGET, check_draws, gene_blocks
+from flagst.metrics._inputs import varying_genes
+
+
+def per_gene_crps(samples, measured, *, fair: bool = False) -> np.ndarray:
+    """Continuous ranked probability score of every gene, mean over spots.
+
+    ``mean_k |x_k - y| - c sum_kl |x_k - x_l|``, over the ``m`` draws ``x`` of a spot, with
+    ``c = 1 / (2 m^2)``. Equal to the absolute error for one draw. Draws are sorted: the time is ``m log m``.
+
+    Parameters
+    ----------
+    samples
+        (n_draws, n_spots, n_genes), in the unit of ``measured``.
+    measured
+        (n_spots, n_genes), dense or scipy sparse.
+    fair
+        ``c = 1 / (2 m (m - 1))``: unbiased for the distribution that the draws come from, however few they
+        are. Without it few draws score worse than many. Needs two draws; may be below 0 by chance.
+
+    Returns
+    -------
+    (n_genes,) float64 in the unit of the target; NaN for genes constant in the measurement.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, too few draws, fewer than 3 spots, NaN, or no gene varies in ``measured``.
+
+    Source
+    ------
+    Gneiting & Raftery, JASA 2007, 102:359, equation 21; ``fair``: Ferro, Q. J. R. Meteorol. Soc. 2014,
+    140:1917.
+    """
+    samples, measured = check_draws(samples, measured, least=2 if fair else 1)
+    n_draws, n_spots, n_genes = samples.shape
+    result = np.full(n_genes, np.nan)
+    # Sorted, draw k is above k - 1 others and below n - k: its weight in the sum over pairs of |x_k - x_l|.
+    weights = 2.0 * np.arange(1, n_draws + 1) - n_draws - 1
+    weights /= n_draws * (n_draws - 1 if fair else n_draws)
+    for genes in gene_blocks(np.flatnonzero(varying_genes(measured)), n_draws * n_spots):
+        draws = np.sort(samples[:, :, genes].astype(np.float64), axis=0)
+        error = np.abs(draws - measured[:, genes]).mean(axis=(0, 1))
+        result[genes] = error - np.tensordot(weights, draws, axes=1).mean(axis=0)
+    return result
+
+
+def crps(samples, measured, *, fair: bool = False) -> float:
+    """Mean over genes of :func:`per_gene_crps`, genes constant in the measurement left out.
+
+    It looks at one gene of one spot at a time: whether draws move together is for :func:`energy_score`,
+    :func:`variogram_score` and :func:`spatial_variogram_score`.
+
+    Parameters
+    ----------
+    samples, measured, fair
+        As in :func:`per_gene_crps`.
+
+    Returns
+    -------
+    Number in the unit of the target; >= 0 unless ``fair``.
+
+    Raises
+    ------
+    ValueError
+        As :func:`per_gene_crps`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from flagst.metrics import crps
+    >>> measured = np.array([[0.0], [1.0], [2.0]])
+    >>> crps(np.stack([measured + 0.5, measured - 0.5]), measured)
+    0.25
+    """
+    return float(np.nanmean(per_gene_crps(samples, measured, fair=fair)))
+
+
+def energy_score(samples, measured, *, fair: bool = False) -> float:
+    """Energy score over the genes of a spot, mean over spots: the CRPS of whole expression vectors.
+
+    ``mean_k |x_k - y| - c sum_kl |x_k - x_l|`` with Euclidean norms over genes and ``c`` as in
+    :func:`per_gene_crps`. Genes with a large spread weigh more: divide all by a scale per gene where that is
+    not wanted. It sees level and spread well, correlation between genes less: see :func:`variogram_score`.
+
+    Parameters
+    ----------
+    samples, measured, fair
+        As in :func:`per_gene_crps`.
+
+    Returns
+    -------
+    Number in the unit of the target; it grows with the square root of the number of genes.
+
+    Raises
+    ------
+    ValueError
+        As :func:`per_gene_crps`.
+
+    Source
+    ------
+    Gneiting & Raftery, JASA 2007, 102:359, equation 22.
+    """
+    samples, measured = check_draws(samples, measured, least=2 if fair else 1)
+    kept = np.flatnonzero(varying_genes(measured))
+    n_draws, n_spots = samples.shape[:2]
+    n_pairs = n_draws * (n_draws - 1 if fair else n_draws)
+    total = 0.0
+    for spot in range(n_spots):
+        away = samples[:, spot, kept].astype(np.float64) - measured[spot, kept]
+        gram = away @ away.T
+        square = np.diag(gram)
+        between = np.sqrt(np.maximum(square[:, None] + square - 2 * gram, 0.0))
+        np.fill_diagonal(between, 0.0)
+        total += np.sqrt(square).mean() - between.sum() / (2 * n_pairs)
+    return float(total / n_spots)
+
+
+def variogram_score(
+    samples, measured, *, order: float = 0.5, max_pairs: int | None = 20_000, seed: int = 0
+) -> float:
+    """Variogram score over pairs of genes of a spot, mean over pairs and spots: are genes tied as measured?
+
+    Mean of ``(|y_i - y_j|^p - mean_k |x_ki - x_kj|^p)^2`` over pairs of genes ``i < j`` and spots.
+    Blind to a shift that is the same for all genes. Memory is linear in the number of genes.
+
+    Parameters
+    ----------
+    samples, measured
+        As in :func:`per_gene_crps`.
+    order
+        ``p``, positive.
+    max_pairs
+        With more pairs of genes (from 201 genes on), that many chosen at random, the same for every spot;
+        None takes all, at a cost quadratic in genes.
+    seed
+        Of the choice of pairs.
+
+    Returns
+    -------
+    Number >= 0, in the unit of the target to the power of ``2 p``.
+
+    Raises
+    ------
+    ValueError
+        As :func:`per_gene_crps`; fewer than two genes that vary; ``order`` or ``max_pairs`` not positive.
+
+    Source
+    ------
+    Scheuerer & Hamill, Mon. Weather Rev. 2015, 143:1321, equation 10; theirs is the weighted sum over all
+    ordered pairs, ours the mean.
+    """
+    samples, measured = check_draws(samples, measured)
+    kept = np.flatnonzero(varying_genes(measured))
+    if len(kept) < 2:
+        raise ValueError("The variogram score compares genes; only one varies in measured.")
+    n_pairs = len(kept) * (len(kept) - 1) // 2
+    n_chosen = n_pairs if max_pairs is None else min(n_pairs, max_pairs)
+    _check_positive(order=order, max_pairs=n_chosen)
+    chosen = range(n_pairs)
+    if n_chosen < n_pairs:
+        chosen = np.random.default_rng(seed).choice(n_pairs, n_chosen, replace=False)
+    total, size = 0.0, max(1, BUDGET // len(measured))
+    for start in range(0, n_chosen, size):
+        pairs = np.asarray(chosen[start : start + size])
+        left, right = (kept[index] for index in _genes_of_pairs(pairs, len(kept)))
+        seen = np.abs(measured[:, left].astype(np.float64) - measured[:, right]) ** order
+        total += _squared_gaps(samples, seen, (slice(None), left), (slice(None), right), order)
+    return float(total / (n_chosen * len(measured)))
+
+
+def spatial_variogram_score(samples, measured, graph, *, order: float = 0.5) -> float:
+    """Variogram score over pairs of neighbouring spots, mean over genes: are maps as smooth as measured?
+
+    Mean of ``(|y_a - y_b|^p - mean_k |x_ka - x_kb|^p)^2`` over genes and pairs of spots ``a, b`` that the
+    graph connects in either direction, whatever the weight. It judges whether draws are joint over spots,
+    which the CRPS cannot.
+
+    Parameters
+    ----------
+    samples, measured
+        As in :func:`per_gene_crps`.
+    graph
+        (n_spots, n_spots), scipy sparse or dense; see :func:`flagst.data.graph.moran_graph`.
+    order
+        ``p``, positive.
+
+    Returns
+    -------
+    Number >= 0, in the unit of the target to the power of ``2 p``.
+
+    Raises
+    ------
+    ValueError
+        As :func:`per_gene_crps`; graph of the wrong shape or without edges; ``order`` not positive.
+
+    Source
+    ------
+    Scheuerer & Hamill, Mon. Weather Rev. 2015, 143:1321, equation 10, on pairs of places.
+    """
+    samples, measured = check_draws(samples, measured)
+    _check_positive(order=order)
+    left, right = _edges(graph, len(measured))
+    total, kept = 0.0, np.flatnonzero(varying_genes(measured))
+    for genes in gene_blocks(kept, len(left)):
+        seen = np.abs(measured[left][:, genes].astype(np.float64) - measured[right][:, genes]) ** order
+        total += _squared_gaps(samples, seen, np.ix_(left, genes), np.ix_(right, genes), order)
+    return float(total / (len(left) * len(kept)))
+
+
+def _squared_gaps(samples, seen: np.ndarray, left, right, order: float) -> float:
+    """Sum over ``(seen - mean over draws of |draw[left] - draw[right]|^order)^2``."""
+    expected = np.zeros(seen.shape)
+    for draw in samples:
+        expected += np.abs(draw[left].astype(np.float64) - draw[right]) ** order
+    return float(((seen - expected / len(samples)) ** 2).sum())
+
+
+def _genes_of_pairs(pairs: np.ndarray, n_genes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both genes of pairs numbered row by row through the upper triangle, without listing the triangle."""
+    rows = np.arange(n_genes)
+    first = rows * (2 * n_genes - rows - 1) // 2
+    left = np.searchsorted(first, pairs, side="right") - 1
+    # the last row is empty and starts where the one before it ends
+    left = np.minimum(left, n_genes - 2)
+    return left, pairs - first[left] + left + 1
+
+
+def _edges(graph, n_spots: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of every connected pair of spots, each pair once."""
+    shape = getattr(graph, "shape", None)
+    if shape != (n_spots, n_spots):
+        raise ValueError(f"graph must be ({n_spots}, {n_spots}), one row per spot; got {shape}.")
+    ends = np.sort(np.stack(graph.nonzero()), axis=0)
+    ends = np.unique(ends[:, ends[0] != ends[1]], axis=1)
+    if ends.shape[1] == 0:
+        raise ValueError("graph has no edges; pairs of neighbours are needed.")
+    return ends[0], ends[1]
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if value <= 0:
+            raise ValueError(f"{name} must be positive; got {value}.")

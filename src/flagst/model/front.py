@@ -1,0 +1,160 @@
+"""The front between accuracy and structure, of a model and of baselines, on measured sections."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flagst import metrics
+from flagst._checks import require_key
+from flagst._keys import LAYERS, TABLE, prediction_layers
+from flagst.data import query as queries
+from flagst.data.from_anndata import total_counts
+from flagst.data.graph import moran_graph
+from flagst.data.record import table_of
+from flagst.data.targets import to_target
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+STRUCTURES = (0.0, 0.2, 0.35, 0.5, 0.7, 1.0)
+
+
+def front(
+    self,
+    adata: "AnnData | SpatialData | None" = None,
+    *,
+    structures: Sequence[float] = STRUCTURES,
+    baselines: Sequence = (),
+    seed: int = 0,
+    n_draws: int = 1,
+    table_key: str = TABLE,
+) -> "pd.DataFrame":
+    """Accuracy against structure, all along the dial, on sections with measured expression.
+
+    Accuracy and structure pull apart, so that one number at one structure says little: compare methods by
+    the whole curve, with :func:`flagst.pl.front`. Nothing is written to ``adata``.
+
+    Parameters
+    ----------
+    adata
+        Sections with raw counts of all the model's genes; ``None`` for the registered data, which flatters
+        every method that was trained on it.
+    structures
+        Values of the dial, each in [0, 1].
+    baselines
+        Trained :mod:`flagst.baselines` with the same genes and target.
+    seed
+        Of the first draw, the one behind :meth:`predict`.
+    n_draws
+        Draws whose scores are averaged. Baselines use the seeds ``seed``, ``seed + 1``, ...
+    table_key
+        Table of a SpatialData.
+
+    Returns
+    -------
+    One row per method, structure and section: ``method``, ``structure``, ``section``, ``pcc``, ``mse``,
+    ``gsc``, ``ssc``, ``moran_pred`` and ``moran_true`` (means over genes), as in
+    :func:`flagst.tl.evaluate`. ``structure`` is NaN for methods that have no dial. More rows can be appended
+    with ``pandas.concat``: for yardsticks that have no accuracy, such as a replicate or a noise ceiling, name
+    them in ``method`` and leave ``pcc`` NaN.
+
+    Raises
+    ------
+    RuntimeError
+        The model is not trained.
+    ValueError
+        No measured expression, genes that were not measured, a structure out of range, or a baseline with
+        other genes or another target.
+    """
+    import pandas as pd
+
+    self._require_trained()
+    structures = [float(s) for s in structures]
+    if not structures or not all(0 <= s <= 1 for s in structures):
+        raise ValueError(f"structures must be numbers between 0 and 1; got {structures}.")
+    if n_draws < 1:
+        raise ValueError(f"n_draws must be at least 1; got {n_draws}.")
+    for baseline in baselines:
+        _check_baseline(baseline, self.genes_, self.settings_.target)
+    query = self._registered() if adata is None else table_of(adata, table_key)
+    measured = _measured(query, self.genes_, layer=self.setup_["layer"], target=self.settings_.target)
+    rows, graphs = [], {}
+    predictors = self._predictors(query)
+    for spots, predictor in predictors:
+        section = predictor.section
+        graphs[section.name] = moran_graph(section.coords, section.layout)
+        for structure, drawn in predictor.along(structures, n_draws, seed):
+            score = _scores(drawn, measured[spots], graphs[section.name])
+            rows.append({"method": "FLAG", "structure": structure, "section": section.name} | score)
+    for baseline in baselines:
+        for structure, drawn in _baseline_draws(baseline, query, self.genes_, structures, n_draws, seed):
+            for spots, predictor in predictors:
+                name = predictor.section.name
+                score = _scores(drawn[:, spots], measured[spots], graphs[name])
+                row = {"method": type(baseline).__name__, "structure": structure, "section": name}
+                rows.append(row | score)
+    return pd.DataFrame(rows)
+
+
+def _check_baseline(baseline, genes: list[str], target: str) -> None:
+    """Raise a ``ValueError`` for a baseline that cannot be compared."""
+    name = type(baseline).__name__
+    if not baseline.is_trained_:
+        raise ValueError(f"{name} is not trained. Run its train() first.")
+    if set(baseline.genes_) != set(genes):
+        raise ValueError(f"{name} predicts {len(baseline.genes_)} genes that are not the model's {len(genes)}.")
+    if baseline.target != target:
+        raise ValueError(f"{name} has target {baseline.target!r}; the model has {target!r}.")
+
+
+def _measured(query: "AnnData", genes: list[str], *, layer: str | None, target: str) -> np.ndarray:
+    """Measured expression ``(n_spots, n_genes)``; genes without any count are allowed, unlike in training."""
+    if layer is not None:
+        require_key(query.layers, layer, where="adata.layers", hint="The model reads raw counts from it.")
+    matrix = query.X if layer is None else query.layers[layer]
+    if matrix is None:
+        raise ValueError("front() scores predictions against measured expression; adata.X is empty.")
+    columns = query.var_names.get_indexer(genes)
+    missing = [gene for gene, column in zip(genes, columns, strict=True) if column < 0]
+    if missing:
+        raise ValueError(f"front() needs all genes measured; adata lacks {len(missing)}: {missing[:10]}.")
+    return to_target(matrix[:, columns], total_counts(query, matrix), target)
+
+
+def _baseline_draws(
+    baseline, query: "AnnData", genes: list[str], structures: list[float], n_draws: int, seed: int
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Structure and predictions ``(n_draws, n_spots, n_genes)``; once, with NaN, where there is no dial."""
+
+    def predict(structure: float, number: int) -> "AnnData":
+        return baseline.predict(queries.empty_query(query, genes), structure=structure, seed=seed + number)
+
+    first = predict(max(structures), 0)
+    names = {"draw": LAYERS.draw} | prediction_layers(LAYERS.draw)
+    drawn, mean = (first[:, genes].layers[names[part]] for part in ("draw", "mean"))
+    if max(structures) > 0 and np.array_equal(drawn, mean):
+        yield np.nan, mean[None]
+        return
+    for structure in structures:
+        n_used = n_draws if structure > 0 else 1
+        yield structure, np.stack([predict(structure, i)[:, genes].layers[LAYERS.draw] for i in range(n_used)])
+
+
+def _scores(drawn: np.ndarray, measured: np.ndarray, graph) -> dict[str, float]:
+    """Mean over draws ``(n_draws, n_spots, n_genes)`` of the scores of one section."""
+    varies = ~np.isnan(metrics.per_gene_pcc(drawn[0], measured))
+    scores = [
+        {
+            "pcc": metrics.pcc(values, measured),
+            "mse": metrics.mse(values, measured),
+            "gsc": metrics.gsc(values, measured),
+            "ssc": metrics.ssc(values, measured, graph),
+            "moran_pred": metrics.morans_i(values, graph)[varies].mean(),
+        }
+        for values in drawn
+    ]
+    mean = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
+    return mean | {"moran_true": float(metrics.morans_i(measured, graph)[varies].mean())}

@@ -1,0 +1,103 @@
+"""``structure="auto"``: how much of a draw gives a prediction the order of the training sections."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from flagst import metrics
+from flagst.data.graph import moran_graph
+from flagst.data.section import Section
+from flagst.model.predicting import SectionPredictor
+
+logger = logging.getLogger(__name__)
+
+#: Value of ``structure`` that asks for the choice.
+AUTO = "auto"
+#: Structures tried, smallest first.
+STRUCTURES = tuple(float(s) for s in np.arange(1, 21) / 20)
+#: Three sections say little about how much sections differ.
+MIN_TOLERANCE = 0.02
+#: Smaller sections have no order to speak of.
+MIN_SPOTS = 10
+#: Genes, evenly spaced over the panel, that are looked at; all pairs of more would take too long.
+MAX_GENES = 500
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """Spatial order and strength of correlation of the measured training sections.
+
+    Attributes
+    ----------
+    moran, correlation
+        Mean over genes of Moran's I, and mean over pairs of genes of the absolute Pearson correlation; both
+        averaged over sections.
+    moran_tolerance, correlation_tolerance
+        Standard deviation over sections, at least 0.02.
+    """
+
+    moran: float
+    correlation: float
+    moran_tolerance: float
+    correlation_tolerance: float
+
+    @classmethod
+    def fit(cls, sections: list[Section]) -> "TrainingOrder | None":
+        """From training sections with targets; ``None`` when all are too small."""
+        found = np.array([_order(s.target, s) for s in sections if len(s) >= MIN_SPOTS])
+        if not len(found):
+            return None
+        spread = found.std(axis=0, ddof=1) if len(found) > 1 else np.zeros(2)
+        return cls(*map(float, found.mean(axis=0)), *map(float, np.maximum(spread, MIN_TOLERANCE)))
+
+    def choose(self, predictors: list[SectionPredictor], seed: int) -> float:
+        """Smallest structure at which the prediction is no more ordered than training sections are.
+
+        A mean is smoother than tissue and its genes are more alike; both come down as the structure grows.
+        The choice is the first of 0.05, 0.1, ..., 1 at which the prediction's mean Moran's I and mean absolute
+        correlation, averaged over the query's sections, have come down to those of the training sections plus
+        the tolerance; 1 when they never do. It looks at the draw that is going to be written and at nothing
+        that was measured in the query.
+
+        Parameters
+        ----------
+        predictors
+            One per section of the query.
+        seed
+            Of the draw.
+
+        Raises
+        ------
+        ValueError
+            No section has at least 10 spots.
+        """
+        predictors = [p for p in predictors if len(p.section) >= MIN_SPOTS]
+        if not predictors:
+            raise ValueError(f"structure={AUTO!r} needs a section of at least {MIN_SPOTS} spots. Pass a number.")
+        for step in zip(*(p.along(STRUCTURES, 1, seed) for p in predictors), strict=True):
+            found = [_order(drawn[0], p.section) for (_, drawn), p in zip(step, predictors, strict=True)]
+            moran, correlation = np.mean(found, axis=0)
+            structure = step[0][0]
+            if moran <= self.moran + self.moran_tolerance and correlation <= self.most_correlated:
+                break
+        logger.info(
+            "structure=%.2f: Moran's I %.3f (training %.3f), absolute correlation %.3f (training %.3f).",
+            structure, moran, self.moran, correlation, self.correlation,
+        )  # fmt: skip
+        return structure
+
+    @property
+    def most_correlated(self) -> float:
+        """Highest mean absolute correlation that still counts as that of the training sections."""
+        return self.correlation + self.correlation_tolerance
+
+
+def _order(values: np.ndarray, section: Section) -> tuple[float, float]:
+    """Mean Moran's I and mean absolute correlation of ``(n_spots, n_genes)``; 0 for genes that do not vary."""
+    n_genes = values.shape[1]
+    looked_at = values[:, np.linspace(0, n_genes - 1, min(n_genes, MAX_GENES)).astype(int)]
+    moran = metrics.morans_i(looked_at, moran_graph(section.coords, section.layout)).mean()
+    pairs = np.triu_indices(looked_at.shape[1], 1)
+    strength = np.abs(metrics.gene_correlation(looked_at)[pairs])
+    return float(moran), float(strength.mean()) if strength.size else 0.0

@@ -1,0 +1,212 @@
+"""What a trained model does with a query: predictions, draws, context, the front."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from anndata import AnnData
+
+from flagst._keys import LAYERS, PARAM, TABLE
+from flagst.data import query as queries
+from flagst.data.measured import section_rows
+from flagst.data.record import check_request, table_of, write_prediction
+from flagst.model.front import front
+from flagst.model.intervals import calibration_record
+from flagst.model.order import AUTO
+from flagst.model.predicting import SectionPredictor, predict_layers
+from flagst.model.training import plain_history
+from flagst.model.unlike import unlike_scores
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+
+class Prediction:
+    """Everything that comes after training; a part of :class:`flagst.FLAG`."""
+
+    def predict(
+        self,
+        adata: "AnnData | SpatialData | None" = None,
+        *,
+        structure: float | str = 0.5,
+        n_samples: int = 1,
+        seed: int = 0,
+        layer: str = LAYERS.draw,
+        return_std: bool = False,
+        quantiles: Sequence[float] = (),
+        allow_missing: bool = False,
+        table_key: str = TABLE,
+    ) -> AnnData:
+        """Predict expression: ``clip(m + structure * (d - m))``, one draw ``d`` around the mean ``m``.
+
+        Parameters
+        ----------
+        adata
+            Spots with positions and image features, expression not needed; ``None`` for the
+            registered data. Every section must be whole.
+        structure
+            0 gives the fitted mean, most accurate spot by spot; 1 a full draw, with the variation
+            and the correlations of measured expression; values between trade one for the other.
+            ``"auto"`` takes the smallest value at which the prediction is no smoother over the tissue, and
+            its genes no more alike, than in the training sections; one value for the whole query, from the
+            prediction alone: see :meth:`flagst.model.order.TrainingOrder.choose`.
+            No effect with ``preset="paper"``, which has no mean to move from.
+        n_samples
+            Full draws behind the standard deviation and the quantiles. It never changes the prediction
+            itself.
+        seed
+            Seed of the draw. The noise of a spot is keyed by (seed, section, spot name).
+        layer
+            Name of the layer.
+        return_std
+            Write the standard deviation over ``n_samples`` (at least 2) full draws.
+        quantiles
+            Levels in (0, 1) to write, such as ``(0.05, 0.95)`` for 90 % intervals, from ``n_samples`` (at
+            least 20) full draws, calibrated per gene on the tissue held out of the diffusion's training:
+            see :class:`flagst.model.intervals.IntervalCalibration`. The calibration is empirical. Three or
+            four sections give no finite-sample guarantee for a new section, and none at all for another
+            patient.
+        allow_missing
+            Predict genes the query lacks; they are marked ``False`` in ``var["flagst_measured"]``.
+        table_key
+            Table of a SpatialData.
+
+        Returns
+        -------
+        The query itself when it holds exactly the model's genes, else a new AnnData of them.
+
+        Writes
+        ------
+        ``layers[layer]``, ``layers[layer + "_mean"]`` and, if asked, ``layers[layer + "_std"]`` and
+        ``layers[layer + "_q05"]`` (digits of the level): ``(n_spots, n_genes)`` float32 in the unit of the
+        target, never NaN.
+
+        ``obs["flagst_ood"]``: how unlike the training images the tissue of a spot is; above 1, further away
+        than 95 % of the spots of left-out training sections, see
+        :class:`flagst.model.unlike.FamiliarTissue`.
+
+        ``var["flagst_train_pcc"]``, ``uns["flagst"]["params"]`` and, with quantiles,
+        ``uns["flagst"]["calibration"][layer]``: which share of the held-out tissue lay below them, before and
+        after calibration.
+
+        A SpatialData whose table has other genes too gets a second table ``flagst``.
+
+        Raises
+        ------
+        RuntimeError
+            The model is not trained.
+        KeyError, ValueError
+            The query lacks something, its image features are of another kind, or an argument is out of
+            range.
+
+        Warns
+        -----
+        UserWarning
+            Quantiles are not calibrated, as nothing was held out in training.
+        """
+        self._require_trained()
+        drawn = {"n_samples": n_samples, "return_std": return_std, "quantiles": tuple(quantiles)}
+        check_request(structure=1.0 if structure == AUTO else structure, layer=layer, **drawn)
+        query = self._registered() if adata is None else table_of(adata, table_key)
+        predictors = self._predictors(query)
+        table = queries.prediction_table(query, self.genes_, allow_missing=allow_missing)
+        if structure == AUTO:
+            structure = self._structure(predictors, seed)
+        predicted = predict_layers(predictors, structure=structure, seed=seed, intervals=self.intervals_, **drawn)
+        params = {
+            PARAM.target: self.settings_.target,
+            PARAM.section_key: self.setup_["section_key"],
+            PARAM.structure: float(structure),
+            PARAM.seed: int(seed),
+            PARAM.n_samples: int(n_samples),
+        }
+        return write_prediction(
+            adata,
+            query,
+            table,
+            predicted,
+            layer=layer,
+            params=params,
+            train_pcc=self.fitted_.train_pcc,
+            genes=self.genes_,
+            history=plain_history(self.history_),
+            unlike=unlike_scores(self.familiar_, predictors),
+            quantiles=drawn["quantiles"],
+            calibration=calibration_record(self.intervals_, drawn["quantiles"]) if drawn["quantiles"] else None,
+        )
+
+    def sample(
+        self, adata: "AnnData | SpatialData | None" = None, n_samples: int = 8, *, seed: int = 0, table_key: str = TABLE
+    ) -> np.ndarray:
+        """Full draws, structure 1.
+
+        Parameters
+        ----------
+        adata, seed, table_key
+            As in :meth:`predict`.
+        n_samples
+            Number of draws; the first is the draw behind :meth:`predict`.
+
+        Returns
+        -------
+        ``(n_samples, n_spots, n_genes)`` float32 in the unit of the target; genes in the order of
+        ``genes_``.
+        """
+        self._require_trained()
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1; got {n_samples}.")
+        query = self._registered() if adata is None else table_of(adata, table_key)
+        out = np.empty((n_samples, query.n_obs, len(self.genes_)), dtype=np.float32)
+        for rows, predictor in self._predictors(query):
+            out[:, rows] = predictor.draws(n_samples, seed)
+        return out
+
+    def get_latent_representation(
+        self, adata: "AnnData | SpatialData | None" = None, *, table_key: str = TABLE
+    ) -> np.ndarray:
+        """Spatial context H of every spot, from the image and the positions only.
+
+        Returns
+        -------
+        ``(n_spots, d_context)`` float32.
+        """
+        self._require_trained()
+        query = self._registered() if adata is None else table_of(adata, table_key)
+        parts = [(rows, predictor.context()) for rows, predictor in self._predictors(query)]
+        out = np.empty((query.n_obs, parts[0][1].shape[1]), dtype=np.float32)
+        for rows, context in parts:
+            out[rows] = context
+        return out
+
+    def prepare_query(self, adata: "AnnData | SpatialData", *, table_key: str = TABLE) -> AnnData:
+        """A table with the model's genes and no expression, for slides that have none.
+
+        Parameters
+        ----------
+        adata
+            Spots with positions, sections and image features; its genes, if any, are left behind.
+
+        Returns
+        -------
+        AnnData ``(n_spots, n_genes)`` with X ``None``; :meth:`predict` fills its layers.
+        """
+        return queries.empty_query(table_of(adata, table_key), self.genes_)
+
+    front = front
+
+    def _structure(self, predictors: list[tuple[np.ndarray, SectionPredictor]], seed: int) -> float:
+        """What ``structure="auto"`` means for a query."""
+        if self.fitted_.residual is None:  # a draw as it is: there is no dial
+            return 1.0
+        if self.order_ is None:
+            raise ValueError("This model knows nothing of the order of its training sections. Pass a number.")
+        return self.order_.choose([predictor for _, predictor in predictors], seed)
+
+    def _predictors(self, query: AnnData) -> list[tuple[np.ndarray, SectionPredictor]]:
+        """Rows and predictor of every section of a query."""
+        sections = self._sections(query, measured=False)
+        width = sections[0].image.shape[1]
+        self._check_features(query, width)
+        rows = section_rows(query, self.setup_["section_key"]).values()
+        self.module.eval()
+        return [(r, self._predictor(s)) for r, s in zip(rows, sections, strict=True)]

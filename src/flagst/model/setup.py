@@ -1,0 +1,100 @@
+"""Registration of training data: which slots of a table a model reads."""
+
+from typing import TYPE_CHECKING
+
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager, fields
+
+from flagst._keys import OBS, OBSM, TABLE
+from flagst.data.from_anndata import check_registered, panel_genes
+from flagst.data.record import table_of
+from flagst.model.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+IMAGE_FIELD = "image_features"
+
+
+class Registration:
+    """The two ways to register training data; a part of :class:`flagst.FLAG`."""
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        section_key: str = OBS.section,
+        layer: str | None = None,
+        spatial_key: str = OBSM.spatial,
+        image_key: str = OBSM.image,
+        genes: list[str] | None = None,
+        **kwargs,
+    ) -> None:
+        """Register a table. Cheap: no image is opened.
+
+        Parameters
+        ----------
+        adata
+            Raw counts, ``obs[section_key]``, ``obsm[spatial_key]`` ``(n_spots, 2)`` x then y in
+            full-resolution pixels, ``obsm[image_key]`` ``(n_spots, d_image)`` from
+            :func:`flagst.pp.image_features`.
+        section_key, layer, spatial_key, image_key
+            Where to look; ``layer=None`` is X.
+        genes
+            The panel; ``None`` takes ``var["flagst_panel"]`` if present, else all genes.
+
+        Raises
+        ------
+        KeyError
+            A slot is missing; the message names the call that makes it.
+        ValueError
+            Contents that cannot be right, see :func:`flagst.data.from_anndata.check_registered`.
+        """
+        genes = panel_genes(adata, genes)
+        check_registered(
+            adata, section_key=section_key, spatial_key=spatial_key, image_key=image_key, layer=layer, genes=genes
+        )
+        arguments = cls._get_setup_method_args(**locals())
+        manager = AnnDataManager(
+            fields=[
+                fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False, correct_data_format=False),
+                fields.CategoricalObsField("section", section_key),
+                fields.ObsmField("positions", spatial_key),
+                fields.ObsmField(IMAGE_FIELD, image_key),
+            ],
+            setup_method_args=arguments,
+        )
+        with quiet_libraries():
+            manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @classmethod
+    def setup_spatialdata(cls, sdata: "SpatialData", *, table_key: str = TABLE, **kwargs) -> None:
+        """Register the table of a SpatialData, extracting image features first where there are none.
+
+        Parameters
+        ----------
+        sdata
+            Images, shapes and one table, see :func:`flagst.io.check`.
+        table_key
+            Name of the table.
+        **kwargs
+            Passed to :meth:`setup_anndata`.
+        """
+        from flagst import pp
+
+        table = table_of(sdata, table_key)
+        image_key, section_key = kwargs.get("image_key", OBSM.image), kwargs.get("section_key", OBS.section)
+        if image_key not in table.obsm:
+            check_registered(
+                table,
+                section_key=section_key,
+                spatial_key=kwargs.get("spatial_key", OBSM.spatial),
+                image_key=None,
+                layer=kwargs.get("layer"),
+                genes=panel_genes(table, kwargs.get("genes")),
+            )
+            pp.image_features(sdata, table_key=table_key, section_key=section_key, key_added=image_key)
+        cls.setup_anndata(table, **kwargs)

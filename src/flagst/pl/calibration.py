@@ -1,0 +1,152 @@
+"""Do draws and intervals hold what they promise: PIT histogram and reliability of central intervals."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from flagst import metrics
+from flagst._checks import require_key
+from flagst.data.measured import measured_expression, measured_genes
+from flagst.pl._finish import finish
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+#: Nominal levels of the central intervals on the reliability panel.
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+#: Share of genes inside the shaded spread.
+SPREAD = 0.9
+COLOUR = "tab:blue"
+
+
+def calibration(
+    adata: "AnnData",
+    samples: np.ndarray,
+    *,
+    genes: Sequence[str],
+    intervals: Mapping[float, tuple[str, str]] | None = None,
+    truth=None,
+    target: str | None = None,
+    levels: Sequence[float] = LEVELS,
+    n_bins: int = 10,
+    seed: int = 0,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    return_fig: bool = False,
+):
+    """PIT histogram beside observed against nominal coverage, over all spots of the table.
+
+    Left: where the measurement lies among the draws (:func:`flagst.metrics.pit`), flat for draws of the right
+    distribution. Right: how often central intervals hold the measurement. Those of the draws are read from
+    the PIT, so exact zeros do not count twice. Shaded: the middle 90 % of genes. Dashed: what a calibrated
+    gene may show by chance, 95 % of a binomial over independent spots; real spots are not, so a little more
+    is allowed.
+
+    Parameters
+    ----------
+    adata
+        Table with measured expression, the spots of ``samples`` in their order.
+    samples
+        (n_draws, n_spots, n_genes), as from ``FLAG.sample``, in the unit of the target.
+    genes
+        Names of the genes of ``samples``: ``model.genes_``.
+    intervals
+        Nominal level -> layers with lower and upper bound, such as ``{0.9: ("flagst_q05", "flagst_q95")}``:
+        drawn as points, pooled over spots and genes.
+    truth, target
+        As in :func:`flagst.tl.evaluate`.
+    levels
+        Nominal levels of the curve, each in (0, 1).
+    n_bins
+        Bars of the histogram.
+    seed
+        Of the random place among ties.
+    show, save, return_fig
+        Show the figure (None: in interactive sessions), write it to a file, return it instead of the axes.
+
+    Returns
+    -------
+    Axes (2,): histogram, reliability; the figure with ``return_fig``; None when it was shown. Genes constant
+    in the measurement or not measured are left out.
+
+    Raises
+    ------
+    KeyError
+        A gene or layer is not in the table.
+    ValueError
+        ``samples`` does not fit the table and ``genes``, levels outside (0, 1), or as
+        :func:`flagst.tl.evaluate`.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim != 3 or samples.shape[1:] != (adata.n_obs, len(genes)):
+        raise ValueError(
+            f"samples must be (n_draws, n_obs, n_genes) = (n_draws, {adata.n_obs}, {len(genes)}); "
+            f"got {samples.shape}."
+        )
+    wrong = [level for level in [*levels, *(intervals or {})] if not 0 < level < 1]
+    if wrong:
+        raise ValueError(f"Levels must lie between 0 and 1; got {wrong}.")
+    columns = adata.var_names.get_indexer(list(genes))
+    if (columns < 0).any():
+        missing = [name for name, column in zip(genes, columns, strict=True) if column < 0]
+        raise KeyError(f"adata.var_names has no {missing[:5]}, which samples has ({len(missing)} genes).")
+    measured = measured_expression(adata, truth, target=target)[:, columns]
+    kept = measured_genes(adata, truth)[columns] & (np.ptp(measured, axis=0) > 0)
+    if not kept.any():
+        raise ValueError("No gene of samples is measured and varies between spots.")
+    values = metrics.pit(samples[:, :, kept], measured[:, kept], seed=seed)
+
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.9), layout="constrained")
+    _draw_histogram(axes[0], values, n_bins)
+    _draw_reliability(axes[1], values, sorted(levels))
+    for level, bounds in (intervals or {}).items():
+        for layer in bounds:
+            require_key(adata.layers, layer, where="adata.layers", hint="Name the layers of the two bounds.")
+        low, high = (adata.layers[layer][:, columns[kept]] for layer in bounds)
+        share = metrics.coverage(low, high, measured[:, kept])
+        label = f"{' to '.join(bounds)}: {share:.1%}"
+        axes[1].plot(level, share, "o", color="tab:orange", ms=6, label=label, zorder=4)
+    axes[1].legend(frameon=False, fontsize=8, loc="upper left")
+    return finish(figure, axes, show=show, save=save, return_fig=return_fig)
+
+
+def _draw_histogram(ax: "Axes", values: np.ndarray, n_bins: int) -> None:
+    """Share of measurements in every bin, over that of a flat histogram; values (n_spots, n_genes)."""
+    edges = np.linspace(0, 1, n_bins + 1)
+    per_gene = np.stack([np.histogram(gene, edges)[0] for gene in values.T]) * n_bins / len(values)
+    middle, pooled = (edges[1:] + edges[:-1]) / 2, per_gene.mean(axis=0)
+    ax.bar(middle, pooled, width=1 / n_bins, color=COLOUR, alpha=0.45, edgecolor="white", linewidth=0.8)
+    low, high = _quantiles(per_gene)
+    ax.vlines(middle, low, high, color=COLOUR, lw=1.2)
+    for share in metrics.binomial_band(1 / n_bins, len(values)):
+        ax.axhline(share * n_bins, color="0.35", lw=1, ls="--")
+    ax.axhline(1, color="0.35", lw=1)
+    ax.set(xlim=(0, 1), ylim=(0, 1.1 * max(high.max(), pooled.max(), 1.5)))
+    ax.set(xlabel="PIT: place of the measurement among the draws", ylabel="frequency (1: calibrated)")
+    ax.set_title(f"{values.shape[0]} spots, {values.shape[1]} genes")
+
+
+def _draw_reliability(ax: "Axes", values: np.ndarray, levels: Sequence[float]) -> None:
+    """Share of measurements in the central interval of every level, pooled and gene by gene."""
+    inside = np.abs(values - 0.5)
+    per_gene = np.stack([(inside <= level / 2).mean(axis=0) for level in levels], axis=1)
+    band = np.array([metrics.binomial_band(level, len(values)) for level in levels])
+    ax.plot([0, 1], [0, 1], color="0.35", lw=1, zorder=1)
+    for side, label in zip(band.T, ("chance, one calibrated gene", None), strict=True):
+        ax.plot(levels, side, color="0.35", lw=1, ls="--", label=label)
+    low, high = _quantiles(per_gene)
+    ax.fill_between(levels, low, high, color=COLOUR, alpha=0.2, lw=0, label=f"middle {SPREAD:.0%} of genes")
+    ax.plot(levels, per_gene.mean(axis=0), "o-", color=COLOUR, ms=3.5, lw=1.5, label="draws, all genes")
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.set(xlabel="nominal coverage", ylabel="observed coverage")
+    shown = min(levels, key=lambda level: abs(level - 0.9))
+    ax.set_title(f"{shown:.0%} intervals hold {per_gene.mean(axis=0)[list(levels).index(shown)]:.1%}")
+
+
+def _quantiles(per_gene: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of the middle of genes; ``per_gene`` is (n_genes, n)."""
+    return tuple(np.quantile(per_gene, [(1 - SPREAD) / 2, (1 + SPREAD) / 2], axis=0))

@@ -1,0 +1,94 @@
+"""Accuracy against structure, method by method."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patheffects import withStroke
+
+from flagst._checks import require_key
+from flagst.pl._finish import finish
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+PANELS = {"gsc": "GSC", "ssc": "SSC"}
+COLUMNS = ("method", "structure", "section", "pcc", *PANELS)
+#: Dashes of the yardsticks, which have no accuracy of their own.
+DASHES = ((0, (5, 3)), (0, (1.5, 1.5)), (0, (5, 2, 1, 2)))
+
+
+def front(
+    frame: "pd.DataFrame",
+    *,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    return_fig: bool = False,
+):
+    """PCC against GSC and against SSC, one line per method, one point per structure.
+
+    Means over sections. Up and to the right is better; of two methods, the one whose line lies outside is
+    better at every accuracy that both reach. Points of the first method carry their structure.
+
+    Parameters
+    ----------
+    frame
+        What :meth:`flagst.FLAG.front` returns, or several of them in one: ``method``, ``structure`` (NaN for
+        a method without a dial), ``section``, ``pcc``, ``gsc``, ``ssc``. Methods whose ``pcc`` is NaN
+        throughout, such as a replicate reference or a noise ceiling, become horizontal lines.
+    show, save, return_fig
+        Show the figure (None: in interactive sessions), write it to a file, return it instead of the axes.
+
+    Returns
+    -------
+    Axes (2,): GSC, SSC; the figure with ``return_fig``; None when the figure was shown.
+
+    Raises
+    ------
+    KeyError
+        A column is missing.
+    ValueError
+        No method has an accuracy.
+    """
+    for column in COLUMNS:
+        require_key(frame, column, where="frame", hint="Pass what FLAG.front returns.")
+    methods = {
+        str(name): rows.groupby("structure", dropna=False)[["pcc", *PANELS]].mean().sort_index()
+        for name, rows in frame.groupby("method", sort=False)
+    }
+    lines = {name: rows for name, rows in methods.items() if rows["pcc"].notna().any()}
+    yardsticks = {name: rows for name, rows in methods.items() if name not in lines}
+    if not lines:
+        raise ValueError(f"No method of the frame has an accuracy; found {sorted(methods)}, all with NaN as pcc.")
+    figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.2), layout="constrained")
+    for ax, (column, title) in zip(axes, PANELS.items(), strict=True):
+        for number, (name, rows) in enumerate(lines.items()):
+            _draw_method(ax, rows, column, name=name, number=number)
+        for (name, rows), dash in zip(yardsticks.items(), DASHES * len(yardsticks), strict=False):
+            ax.axhline(rows[column].mean(), color="0.35", lw=1.2, ls=dash, label=name, zorder=1)
+        ax.set(xlabel="PCC", ylabel=title)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    return finish(figure, axes, show=show, save=save, return_fig=return_fig)
+
+
+def _draw_method(ax: "Axes", rows: "pd.DataFrame", column: str, *, name: str, number: int) -> None:
+    """One line with its points; the first method's points carry their structure."""
+    main, alone = number == 0, len(rows) == 1
+    x, y = rows["pcc"].to_numpy(), rows[column].to_numpy()
+    style = {"color": f"C{number % 10}", "lw": 0 if alone else 2.2 if main else 1.3, "label": name}
+    # a single point on top, or it would vanish under the start of a line
+    point = {"marker": "D" if alone else "o", "ms": 6 if alone or main else 4, "mew": 0.6}
+    point["mec"] = "white" if alone else style["color"]
+    ax.plot(x, y, zorder=5 if alone else 4 if main else 3, **style, **point)
+    if not main or alone:
+        return
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    for structure, at_x, at_y in zip(rows.index, x, y, strict=True):
+        if np.isfinite(structure) and np.isfinite(at_y):
+            text = ax.annotate(
+                f"{structure:g}", (at_x, at_y), xytext=(5, 5), textcoords="offset points", fontsize=8, zorder=6
+            )
+            text.set_path_effects(halo)

@@ -1,0 +1,149 @@
+"""Downstream check: are the genes that mark a tissue domain the same in prediction and measurement?"""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flagst._checks import require_key
+from flagst._keys import LAYERS, RECORD
+from flagst.data.measured import measured_expression, measured_genes, section_rows
+from flagst.tl._record import write_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+logger = logging.getLogger("flagst")
+
+#: Groups with fewer spots in a section are left out: their ranking would be noise.
+MIN_SPOTS = 10
+
+
+def marker_overlap(
+    adata: "AnnData",
+    layer: str = LAYERS.draw,
+    *,
+    groupby: str,
+    n_top: Sequence[int] = (20, 50),
+    ignore_groups: Sequence[str] = (),
+    method: str = "wilcoxon",
+    truth=None,
+    target: str | None = None,
+    section_key: str | None = None,
+) -> "pd.DataFrame":
+    """Share of the top differentially expressed genes of every group that the prediction finds too.
+
+    In every section genes are ranked by ``scanpy.tl.rank_genes_groups``, group against the rest, highest
+    score first, once on predicted and once on measured expression. The overlap of the two top lists is
+    divided by their length. Two lists drawn blindly overlap by ``n_top / n_genes``: with a small panel that
+    ``chance`` is high, so it is given beside.
+
+    Parameters
+    ----------
+    adata
+        Table with the prediction in a layer and measured expression.
+    layer
+        Layer with the prediction, (n_obs, n_vars).
+    groupby
+        Column of ``adata.obs`` with the groups, such as a pathologist's label. Spots without one take no
+        part.
+    n_top
+        Lengths of the lists; never longer than the number of genes.
+    ignore_groups
+        Labels that count as none, such as ``["unlabelled", "undetermined"]``.
+    method
+        ``"wilcoxon"``, ``"t-test"`` or ``"t-test_overestim_var"``, as in scanpy.
+    truth, target, section_key
+        As in :func:`flagst.tl.evaluate`.
+
+    Returns
+    -------
+    One row per section and group with 10 spots or more, where the section has two such groups: ``section``,
+    ``group``, ``n_spots``, ``n_genes`` (ranked: those that vary in the measurement), ``overlap20``,
+    ``chance20`` and so on for ``n_top``.
+
+    Writes
+    ------
+    ``adata.uns["flagst"]["metrics"][layer]["markers"]``: ``"mean"`` over rows, ``"table"`` (column -> list),
+    ``"groupby"``, ``"method"``.
+
+    Raises
+    ------
+    KeyError
+        Layer, groups or section column are missing, or as :func:`flagst.tl.evaluate`.
+    ValueError
+        No section has two groups of 10 spots, or ``n_top`` or ``method`` are not usable.
+    """
+    import pandas as pd
+
+    require_key(adata.layers, layer, where="adata.layers", hint="Run FLAG.predict first, or name a layer.")
+    require_key(adata.obs, groupby, where="adata.obs", hint="Name the column of groups with groupby=.")
+    wrong = [n for n in n_top if int(n) != n or n < 1]
+    if wrong or not len(n_top):
+        raise ValueError(f"n_top must be positive whole numbers, at least one; got {list(n_top)}.")
+    known = measured_genes(adata, truth)
+    measured = measured_expression(adata, truth, target=target)[:, known]
+    predicted = adata.layers[layer][:, known]
+    predicted = predicted.toarray() if hasattr(predicted, "toarray") else np.asarray(predicted)
+    column = adata.obs[groupby]
+    groups = np.where(column.isna() | column.isin(list(ignore_groups)), "", column.astype(str))
+    lines = []
+    for section, rows in section_rows(adata, section_key).items():
+        for line in _compare(predicted[rows], measured[rows], groups[rows], n_top=n_top, method=method):
+            lines.append({"section": section} | line)
+    if not lines:
+        raise ValueError(
+            f"No section has two groups of {groupby!r} with {MIN_SPOTS} spots or more: no contrast, "
+            "no markers."
+        )
+    table = pd.DataFrame(lines)
+    record = {
+        "mean": table.drop(columns=["section", "group"]).mean().to_dict(),
+        # lists, as group names may hold what no file takes as a key
+        "table": {name: table[name].tolist() for name in table},
+        "groupby": groupby,
+        "method": method,
+    }
+    write_record(adata, layer, RECORD.markers, record)
+    logger.info("Wrote overlap of markers of layer %r to adata.uns.", layer)
+    return table
+
+
+def _compare(
+    predicted: np.ndarray, measured: np.ndarray, groups: np.ndarray, *, n_top: Sequence[int], method: str
+) -> list[dict]:
+    """One line per group of one section; ``groups`` (n_spots,) str, empty for spots that take no part."""
+    names, sizes = np.unique(groups[groups != ""], return_counts=True)
+    names, sizes = names[sizes >= MIN_SPOTS], sizes[sizes >= MIN_SPOTS]
+    if len(names) < 2:
+        return []
+    rows, genes = np.isin(groups, names), np.ptp(measured, axis=0) > 0
+    ranked = [_ranking(x[rows][:, genes], groups[rows], method) for x in (predicted, measured)]
+    n_genes, lines = int(genes.sum()), []
+    for name, size in zip(names, sizes, strict=True):
+        line = {"group": str(name), "n_spots": int(size), "n_genes": n_genes}
+        for n in map(int, n_top):
+            length = min(n, n_genes)
+            shared = len(set(ranked[0][name][:length]) & set(ranked[1][name][:length]))
+            line |= {f"overlap{n}": shared / length, f"chance{n}": length / n_genes}
+        lines.append(line)
+    return lines
+
+
+def _ranking(values: np.ndarray, groups: np.ndarray, method: str) -> dict[str, np.ndarray]:
+    """Group -> columns of ``values``, best marker first."""
+    import pandas as pd
+    import scanpy as sc
+    from anndata import AnnData
+
+    obs = pd.DataFrame({"group": pd.Categorical(groups)}, index=[str(i) for i in range(len(groups))])
+    table = AnnData(values.astype(np.float64), obs=obs)
+    with warnings.catch_warnings():
+        # fold changes of flat genes, and of units that are not log counts; only the scores are read
+        warnings.simplefilter("ignore", RuntimeWarning)
+        sc.tl.rank_genes_groups(table, "group", method=method, tie_correct=method == "wilcoxon")
+    found = table.uns["rank_genes_groups"]["names"]
+    return {name: found[name].astype(int) for name in found.dtype.names}

@@ -1,0 +1,87 @@
+"""The front: scores against those of predict and evaluate, baselines beside it, nothing written."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flagst import baselines, tl
+
+SCORES = ["pcc", "mse", "gsc", "ssc", "moran_pred", "moran_true"]
+
+
+@pytest.fixture(scope="module")
+def competitors(make):
+    table, made = make.table(), []
+    for kind in (baselines.Ridge, baselines.CorrelatedGaussian):
+        made.append(kind(table))
+        made[-1].train()
+    return made
+
+
+def test_scores_are_those_of_predict_and_evaluate(trained, query, state):
+    before = state.of(query)
+    frame = trained.front(query, structures=(0, 0.5, 1), seed=3)
+    state.assert_unchanged(query, before)
+    assert list(frame.columns) == ["method", "structure", "section", *SCORES]
+    assert len(frame) == 6 and set(frame["method"]) == {"FLAG"}
+    for structure in (0, 0.5, 1):
+        table = tl.evaluate(trained.predict(query.copy(), structure=structure, seed=3))
+        found = frame[frame["structure"] == structure].set_index("section")[SCORES]
+        expected = table.loc[["X", "Y"], SCORES]
+        pd.testing.assert_frame_equal(found, expected, check_names=False, atol=1e-6)
+
+
+def test_draws_are_averaged(trained, query):
+    frame = trained.front(query, structures=(1,), n_draws=3, seed=2).set_index("section")
+    drawn = trained.sample(query, 3, seed=2)
+    scores = []
+    for values in drawn:
+        query.layers["d"] = values
+        query.uns["flagst"]["params"] |= {"target": "lognorm"}
+        scores.append(tl.evaluate(query, "d").loc[["X", "Y"], SCORES])
+    np.testing.assert_allclose(frame.loc[["X", "Y"], SCORES], sum(scores) / 3, atol=1e-6)
+
+
+def test_baselines_stand_beside_it(trained, query, competitors):
+    frame = trained.front(query, structures=(0, 1), baselines=competitors, seed=5)
+    ridge = frame[frame["method"] == "Ridge"]
+    assert len(ridge) == 2 and ridge["structure"].isna().all()  # no dial
+    noise = frame[frame["method"] == "CorrelatedGaussian"]
+    assert sorted(noise["structure"]) == [0, 0, 1, 1]
+    table = tl.evaluate(competitors[1].predict(query.copy(), structure=1, seed=5))
+    found = noise[noise["structure"] == 1].set_index("section").loc[["X", "Y"], SCORES]
+    np.testing.assert_allclose(found, table.loc[["X", "Y"], SCORES], atol=1e-6)
+
+
+def test_the_training_data_by_default(trained):
+    frame = trained.front(structures=(0,))
+    assert list(frame["section"]) == ["A", "B", "C"] and "flagst" not in trained.adata.layers
+
+
+def test_genes_without_a_count_are_left_out_and_order_does_not_matter(trained, query):
+    dense = query.X.toarray()
+    dense[:, 2] = 0
+    query.X = dense
+    frame = trained.front(query, structures=(0.5,))
+    assert np.isfinite(frame[SCORES].to_numpy()).all()
+    pd.testing.assert_frame_equal(trained.front(query[:, ::-1].copy(), structures=(0.5,)), frame)
+
+
+def test_bad_requests(trained, query, make, competitors):
+    with pytest.raises(ValueError, match="structures must be numbers between 0 and 1; got .*1.5"):
+        trained.front(query, structures=(0, 1.5))
+    with pytest.raises(ValueError, match="n_draws must be at least 1"):
+        trained.front(query, n_draws=0)
+    with pytest.raises(ValueError, match=r"adata lacks 1: \['g7'\]"):
+        trained.front(query[:, :7].copy())
+    with pytest.raises(ValueError, match="scores predictions against measured expression; adata.X is empty"):
+        trained.front(trained.prepare_query(query))
+    table = make.table()
+    with pytest.raises(ValueError, match="Ridge is not trained"):
+        trained.front(query, baselines=[baselines.Ridge(table)])
+    other = baselines.Mean(table, target="log2")
+    other.train()
+    with pytest.raises(ValueError, match="Mean has target 'log2'; the model has 'lognorm'"):
+        trained.front(query, baselines=[other])
+    with pytest.raises(RuntimeError, match="not trained"):
+        make.model(make.table()).front(query)

@@ -1,0 +1,76 @@
+"""pl.calibration: bars and points are counted anew from draws and measurement."""
+
+import numpy as np
+import pytest
+
+from flagst.data.targets import to_target
+from flagst.pl import calibration
+
+
+@pytest.fixture
+def drawn(predicted):
+    """Draws without ties around the measurement, genes in another order than the table's."""
+    rng = np.random.default_rng(0)
+    measured = to_target(predicted.X, None, "log2")
+    samples = measured + rng.normal(size=measured.shape) + rng.normal(size=(19, *measured.shape))
+    order = rng.permutation(30)
+    return samples[:, :, order].astype(np.float32), list(predicted.var_names[order]), measured[:, order]
+
+
+def test_curve_and_bars_are_ranks_of_the_measurement(predicted, drawn):
+    samples, genes, measured = drawn
+    left, right = calibration(predicted, samples, genes=genes, levels=(0.5, 0.9), n_bins=4)
+    below = (samples < measured).sum(axis=0)  # 0 to 19; PIT lies in [below, below + 1) / 20
+    counts = np.histogram((below + 0.5) / 20, np.linspace(0, 1, 5))[0]
+    bars = [bar.get_height() for bar in left.patches]
+    np.testing.assert_allclose(bars, 4 * counts / counts.sum(), atol=1e-9)
+    curve = next(line for line in right.lines if line.get_label() == "draws, all genes")
+    np.testing.assert_array_equal(curve.get_xdata(), [0.5, 0.9])
+    inside = [np.mean((below >= 5) & (below < 15)), np.mean((below >= 1) & (below < 19))]
+    np.testing.assert_allclose(curve.get_ydata(), inside, atol=1e-9)
+    assert right.get_title() == f"90% intervals hold {inside[1]:.1%}"
+    # the middle of genes holds the pooled curve
+    spread = right.collections[0].get_paths()[0].vertices
+    assert spread[:, 1].min() < min(inside) and spread[:, 1].max() > max(inside)
+
+
+def test_layers_with_bounds_are_points(predicted, drawn):
+    samples, genes, _ = drawn
+    measured = to_target(predicted.X, None, "log2")
+    predicted.layers["low"], predicted.layers["high"] = measured - 1.0, measured + 1.0
+    predicted.layers["high"][:60, :] = measured[:60] - 0.5  # a quarter of the spots outside
+    _, right = calibration(predicted, samples, genes=genes, intervals={0.8: ("low", "high")})
+    (point,) = [line for line in right.lines if "low to high" in str(line.get_label())]
+    assert point.get_xdata()[0] == 0.8 and point.get_ydata()[0] == pytest.approx(0.75)
+    assert point.get_label() == "low to high: 75.0%"
+
+
+def test_genes_without_a_measurement_are_left_out(predicted, drawn):
+    samples, genes, _ = drawn
+    predicted.var["flagst_measured"] = predicted.var_names != "GENE3"
+    counts = predicted.X.toarray()
+    counts[:, 5] = 2
+    predicted.X = counts
+    axes = calibration(predicted, samples, genes=genes)
+    assert axes[0].get_title() == "240 spots, 28 genes"
+
+
+def test_figure_and_file(predicted, drawn, tmp_path):
+    samples, genes, _ = drawn
+    figure = calibration(predicted, samples, genes=genes, save=tmp_path / "c.png", return_fig=True)
+    assert len(figure.axes) == 2 and (tmp_path / "c.png").stat().st_size > 5000
+
+
+def test_errors(predicted, drawn):
+    samples, genes, _ = drawn
+    with pytest.raises(ValueError, match=r"\(n_draws, 240, 29\); got \(19, 240, 30\)"):
+        calibration(predicted, samples, genes=genes[1:])
+    with pytest.raises(KeyError, match="no .*'OTHER'"):
+        calibration(predicted, samples, genes=[*genes[1:], "OTHER"])
+    with pytest.raises(ValueError, match="Levels must lie between"):
+        calibration(predicted, samples, genes=genes, levels=(0.5, 90))
+    with pytest.raises(KeyError, match="no 'low'"):
+        calibration(predicted, samples, genes=genes, intervals={0.9: ("low", "high")})
+    predicted.X = None
+    with pytest.raises(ValueError, match="no measured expression"):
+        calibration(predicted, samples, genes=genes)
