@@ -1,9 +1,9 @@
 """Ridge and FLAG from an npz of features, counts and graph: numpy, torch and torch_geometric only.
 
 For machines that have an accelerator but not the single-cell packages. A plain training loop over the
-same networks, noise process and regression as ``flagst.FLAG``, with its default choices but for two that are
-not done here: early stopping (training takes a fixed number of steps, and no section is held out of it), and
-the spread of the draws set on held-out tissue. Numbers are close to the full path's but not identical.
+same networks, noise process and regression as ``flagst.FLAG``, three networks that each leave out every third
+section and take turns in a draw, with its default choices but for one that is not done here: the spread of the
+draws set on held-out tissue. Numbers are close to the full path's but not identical.
 
 Keys of the npz (``her2st.py --export FILE`` writes one), all spots of a section in consecutive rows:
 
@@ -23,6 +23,7 @@ Keys of the npz (``her2st.py --export FILE`` writes one), all spots of a section
 
 import time
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -30,16 +31,18 @@ from torch import Tensor
 
 from flagst import metrics
 from flagst._keys import TENSOR
-from flagst.data.inputs import N_EDGES, section_inputs
+from flagst.data.inputs import N_EDGES, section_inputs, window
 from flagst.data.noise import spot_noise
 from flagst.data.section import Section, stack_targets
 from flagst.data.targets import to_target
 from flagst.diffusion import EDM, denoising_loss, dpm_solver_pp_2m
 from flagst.gfm import coexpression
 from flagst.nn import AlignmentHead, FlagNetwork
-from flagst.regression import RegressionStage, ResidualModel, match_spatial_order
+from flagst.regression import RegressionStage, ResidualModel, cross_fitting_folds, match_spatial_order
 
 N_LATENT, MAX_WHITE, MAX_STEPS, N_SOLVER_STEPS = 16, 50, 1200, 20
+#: Networks with three sections or more, and with fewer: one per block.
+N_NETWORKS, N_BLOCKS = 3, 4
 LEARNING_RATE, WEIGHT_DECAY, CLIP, EMA_DECAY, ALIGN_WEIGHT = 1e-3, 0.1, 1.0, 0.995, 0.5
 
 
@@ -150,6 +153,13 @@ def match_order(
     )
 
 
+def network_folds(train: list[Section]) -> list[np.ndarray]:
+    """Fold of every spot, ``(n_spots,)`` per section; the network of that number never sees it."""
+    if len(train) >= N_NETWORKS:
+        return [np.full(len(section), number % N_NETWORKS) for number, section in enumerate(train)]
+    return [cross_fitting_folds(np.zeros(len(section)), section.coords) for section in train]
+
+
 @dataclass
 class PlainRidge:
     """``flagst.baselines.Ridge`` without AnnData."""
@@ -171,7 +181,7 @@ class PlainFlag:
 
     stage: RegressionStage
     residual: ResidualModel
-    network: FlagNetwork
+    networks: list[FlagNetwork]
     process: EDM
     d_image: int
     device: str
@@ -194,27 +204,40 @@ class PlainFlag:
         residual = match_order(residual, stage, mean, state, train, near)
         torch.manual_seed(seed)
         d_image = min(MAX_WHITE, train[0].image.shape[1])
-        network = FlagNetwork(d_image, expression.shape[1], N_LATENT).to(device)
-        model = cls(stage, residual, network, EDM(), d_image, device)
-        windows = []
-        for number, section in enumerate(train):
-            rows = names == number
-            extra = {TENSOR.state: _pad(state[rows], N_LATENT), TENSOR.expression: expression[rows]}
-            extra = {
-                key: torch.as_tensor(value, dtype=torch.float32, device=device)
-                for key, value in extra.items()
-            }
-            windows.append(model.inputs(section, mean[rows]) | extra)
+        n_networks = N_NETWORKS if len(train) >= N_NETWORKS else N_BLOCKS
+        networks = [FlagNetwork(d_image, expression.shape[1], N_LATENT).to(device) for _ in range(n_networks)]
+        model = cls(stage, residual, networks, EDM(), d_image, device)
         vectors = torch.as_tensor(coexpression(stack_targets(train), names), device=device)
-        head = AlignmentHead(network.width, vectors, vectors.any(dim=1), weight=ALIGN_WEIGHT).to(device)
-        optimise(network, head, windows, model.process, max_steps)
+        heads = [
+            AlignmentHead(network.width, vectors, vectors.any(dim=1), weight=ALIGN_WEIGHT).to(device)
+            for network in networks
+        ]
+        windows = model.windows(train, mean, _pad(state, N_LATENT), expression)
+        optimise(networks, heads, windows, model.process, max_steps)
         return model
 
+    def windows(
+        self, train: list[Section], mean: np.ndarray, state: np.ndarray, expression: np.ndarray
+    ) -> list[tuple[int, dict[str, Tensor]]]:
+        """What each network is trained on, with its number: every section, less the network's fold."""
+        out, start = [], 0
+        for section, fold in zip(train, network_folds(train), strict=True):
+            rows = slice(start, start + len(section))
+            start = rows.stop
+            tensors = self.inputs(section, mean[rows]) | {
+                TENSOR.state: torch.as_tensor(state[rows], dtype=torch.float32),
+                TENSOR.expression: torch.as_tensor(expression[rows], dtype=torch.float32),
+            }
+            for number in range(len(self.networks)):
+                kept = np.flatnonzero(fold != number)
+                if len(kept):
+                    out.append((number, _to(window(tensors, kept, n_hops=0), self.device)))
+        return out
+
     def inputs(self, section: Section, mean: np.ndarray) -> dict[str, Tensor]:
-        """Tensors of a whole section on the device."""
+        """Tensors of a whole section."""
         white = _pad(self.stage.context.whiten(section.image), self.d_image)
-        tensors = section_inputs(white, section.neighbours[:, :N_EDGES], section.distances[:, :N_EDGES], mean)
-        return {key: value.to(self.device) for key, value in tensors.items()}
+        return section_inputs(white, section.neighbours[:, :N_EDGES], section.distances[:, :N_EDGES], mean)
 
     @torch.no_grad()
     def predict(self, section: Section, *, structure: float, seed: int) -> np.ndarray:
@@ -222,59 +245,72 @@ class PlainFlag:
         mean = self.stage.predict(section.image, section.neighbours)
         if structure == 0:
             return self.stage.scaler.restore(mean)
-        tensors = self.inputs(section, mean)
-        widths = (N_LATENT, mean.shape[1])
-        start, noise = spot_noise(section.name, section.spot_names, seed=f"{seed}/0", widths=widths)
-        context = _encode(self.network, tensors)
-        denoise = self.process.denoiser(
-            lambda x, sigma: _denoise(self.network, x, sigma, context, tensors)[0]
-        )
+        tensors = _to(self.inputs(section, mean), self.device)
+        widths = (N_LATENT, mean.shape[1], N_LATENT)
+        start, *noise = spot_noise(section.name, section.spot_names, seed=f"{seed}/0", widths=widths)
+        turns = cycle([(network, _encode(network, tensors)) for network in self.networks])
+
+        def raw(x: Tensor, sigma: Tensor) -> Tensor:
+            network, context = next(turns)
+            return _denoise(network, x, sigma, context, tensors)[0]
+
         sigmas = self.process.schedule(N_SOLVER_STEPS).to(self.device)
-        state = dpm_solver_pp_2m(denoise, torch.as_tensor(start, device=self.device), sigmas).cpu().numpy()
-        drawn = self.residual.decode(state[:, : len(self.residual.sd)], noise)
+        start = torch.as_tensor(start, device=self.device)
+        state = dpm_solver_pp_2m(self.process.denoiser(raw), start, sigmas).cpu().numpy()
+        gene_noise, state_noise = noise
+        n_latent = len(self.residual.sd)
+        drawn = self.residual.decode(state[:, :n_latent], gene_noise, state_noise[:, :n_latent])
         return self.stage.scaler.restore(mean + structure * drawn)
 
 
 def optimise(
-    network: FlagNetwork, head: AlignmentHead, windows: list[dict], process: EDM, max_steps: int
+    networks: list[FlagNetwork],
+    heads: list[AlignmentHead],
+    windows: list[tuple[int, dict[str, Tensor]]],
+    process: EDM,
+    max_steps: int,
 ) -> None:
-    """AdamW with one cycle; ``network`` ends with the moving average of its weights, ready to draw from."""
-    parameters = [*network.parameters(), *head.parameters()]
+    """AdamW with one cycle; the networks end with the moving average of their weights, ready to draw from."""
+    modules = torch.nn.ModuleList([*networks, *heads])
+    parameters, averaged = list(modules.parameters()), [p for n in networks for p in n.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    n_steps = max(max_steps, 2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, LEARNING_RATE, total_steps=max_steps, pct_start=0.1
+        optimiser, LEARNING_RATE, total_steps=n_steps, pct_start=max(0.1, 1.5 / n_steps)
     )
-    average = [p.detach().clone() for p in network.parameters()]
-    network.train()
+    average = [p.detach().clone() for p in averaged]
+    modules.train()
     order: list[int] = []
-    for _ in range(max_steps):
+    for step in range(max_steps):
         order = order or torch.randperm(len(windows)).tolist()
+        number, part = windows[order.pop()]
         optimiser.zero_grad()
-        _loss(network, head, windows[order.pop()], process).backward()
+        _loss(networks[number], heads[number], part, process).backward()
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimiser.step()
         schedule.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(average, list(network.parameters()), 1 - EMA_DECAY)
+        if step % len(networks) == 0:
+            with torch.no_grad():
+                torch._foreach_lerp_(average, averaged, 1 - EMA_DECAY)
     with torch.no_grad():
-        for parameter, value in zip(network.parameters(), average, strict=True):
+        for parameter, value in zip(averaged, average, strict=True):
             parameter.copy_(value)
-    network.eval()
+    modules.eval()
 
 
-def _loss(network: FlagNetwork, head: AlignmentHead, window: dict[str, Tensor], process: EDM) -> Tensor:
-    state, context, hidden = window[TENSOR.state], _encode(network, window), []
+def _loss(network: FlagNetwork, head: AlignmentHead, part: dict[str, Tensor], process: EDM) -> Tensor:
+    state, context, hidden = part[TENSOR.state], _encode(network, part), []
     sigma = process.sample_sigma(len(state)).to(state)
 
     def raw(x: Tensor, level: Tensor) -> Tensor:
-        output, state_of_block = _denoise(network, x, level, context, window)
+        output, state_of_block = _denoise(network, x, level, context, part)
         hidden.append(state_of_block)
         return output
 
     loss = denoising_loss(
         process.denoiser(raw), state, sigma, torch.randn_like(state), process=process
     ).mean()
-    return loss + head.weight * head(hidden[0], window[TENSOR.expression])["align_loss"].mean()
+    return loss + head.weight * head(hidden[0], part[TENSOR.expression])["align_loss"].mean()
 
 
 def _encode(network: FlagNetwork, tensors: dict[str, Tensor]) -> Tensor:
@@ -285,6 +321,10 @@ def _encode(network: FlagNetwork, tensors: dict[str, Tensor]) -> Tensor:
 
 def _denoise(network: FlagNetwork, x: Tensor, sigma: Tensor, context: Tensor, tensors: dict[str, Tensor]):
     return network(x, sigma, context, tensors[TENSOR.mix_index], tensors[TENSOR.mix_weight])
+
+
+def _to(tensors: dict[str, Tensor], device: str) -> dict[str, Tensor]:
+    return {key: value.to(device) for key, value in tensors.items()}
 
 
 def _pad(values: np.ndarray, width: int) -> np.ndarray:

@@ -7,6 +7,8 @@ from flagst._keys import OBS, PARAM, SLOT, UNS
 
 #: Scores of a test section that go into a record, as ``flagst.tl.evaluate`` names them.
 SCORES = ("pcc", "pcc50", "mse", "gsc", "ssc", "moran_pred", "moran_true")
+#: Interval whose coverage of the test section is measured, and the full draws behind it.
+INTERVAL, N_SAMPLES = (0.05, 0.95), 50
 
 
 def run(job: dict) -> list[dict]:
@@ -34,7 +36,9 @@ def run(job: dict) -> list[dict]:
             start = time.perf_counter()
             model, structures = _fit(train, job, seeds[0])
             fit_seconds = time.perf_counter() - start
-            records += _score(model, test, job, split["test"], seeds, structures, fit_seconds)
+            scored = _score(model, test, job, split["test"], seeds, structures, fit_seconds)
+            covered = _coverage(model, test, seeds[0]) if job["method"] == "FLAG" else {}
+            records += [record | covered for record in scored]
     return records
 
 
@@ -53,6 +57,20 @@ def _fit(train, job: dict, seed: int) -> tuple[Any, list]:
     model.train()
     has_dial = job["method"] in ("IndependentNoise", "ResidualBootstrap", "CorrelatedGaussian")
     return model, job["structures"] if has_dial else [None]
+
+
+def _coverage(model, test, seed: int) -> dict[str, float]:
+    """Share of the test section inside the 90 % interval of 50 full draws, before and after calibration."""
+    from flagst.data.measured import measured_expression
+    from flagst.metrics import coverage
+    from flagst.model.intervals import draw_quantiles
+
+    if model.intervals_ is None:
+        return {}
+    measured = measured_expression(test[:, model.genes_], target=model.settings_.target)
+    draws = model.sample(test, N_SAMPLES, seed=seed)
+    raw, moved = draw_quantiles(draws, INTERVAL), model.intervals_.move(draws, INTERVAL)
+    return {"coverage_raw": coverage(*raw, measured), "coverage": coverage(*moved, measured)}
 
 
 def _score(

@@ -149,6 +149,19 @@ def replicate_line(replicates: list[dict]) -> str:
     return "Replicate reference, a measured training section against the test section: " + ", ".join(parts)
 
 
+def coverage_line(records: list[dict]) -> str:
+    """Coverage of FLAG's 90 % intervals on the test sections; empty where none was measured."""
+    covered = [r for r in records if "coverage" in r and r["structure"] == 0]
+    if not covered:
+        return ""
+    raw, moved = (seed_means(covered, name) for name in ("coverage_raw", "coverage"))
+    values = [r["coverage"] for r in covered]
+    return (
+        f"FLAG's 90 % intervals cover {_mean_sd(moved)} of the test sections "
+        f"({min(values):.3f} to {max(values):.3f}); quantiles of the draws as they are, {_mean_sd(raw)}"
+    )
+
+
 def _with_sd(value: float, sd: float) -> str:
     return f"{value:.3f}" if np.isnan(sd) else f"{value:.3f} ± {sd:.3f}"
 

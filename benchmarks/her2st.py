@@ -119,16 +119,17 @@ def _settings(pairs: list[str]) -> dict:
 
 
 def collect(jobs: list[dict], folder: Path, *, n_processes: int) -> list[dict]:
-    """Run all jobs; records sorted as methods are listed, then by structure, seed and test section."""
+    """Run all jobs; records sorted as methods are listed, then by structure, seed and test section.
+
+    A job with a ``"name"`` has its records under that name.
+    """
 
     def records_of(job: dict) -> list[dict]:
-        start = time.perf_counter()
+        start, name = time.perf_counter(), job.get("name", job["method"])
         done = run_job(job, folder)
-        what = job["method"] + (
-            f" {job['splits'][0]['test']} seed {job['seeds'][0]}" if job["method"] == "FLAG" else ""
-        )
+        what = name + (f" {job['splits'][0]['test']} seed {job['seeds'][0]}" if job["method"] == "FLAG" else "")
         print(f"  {what}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-        return [record | {"peak_mb": done["peak_mb"]} for record in done["result"]]
+        return [record | {"method": name, "peak_mb": done["peak_mb"]} for record in done["result"]]
 
     with ThreadPoolExecutor(n_processes) as pool:
         futures = [pool.submit(records_of, job) for job in jobs]
@@ -138,8 +139,9 @@ def collect(jobs: list[dict], folder: Path, *, n_processes: int) -> list[dict]:
             pool.shutdown(cancel_futures=True)
             raise
     order = {method: i for i, method in enumerate(METHODS)}
-    records.sort(key=lambda r: (order[r["method"]], r["structure"] or 0, r["seed"], r["test"]))
-    return [{key: record[key] for key in KEYS} for record in records]
+    names = {job.get("name", job["method"]): order[job["method"]] for job in jobs}
+    records.sort(key=lambda r: (names[r["method"]], r["structure"] or 0, r["seed"], r["test"]))
+    return records
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> dict:
@@ -174,9 +176,12 @@ def main(arguments: list[str] | None = None) -> None:
     print(equal, end="\n\n" if equal else "")
     if ready["replicates"]:
         print(_table.replicate_line(ready["replicates"]))
+    if covered := _table.coverage_line(records):
+        print(covered)
     print(f"Wall time {time.perf_counter() - start:.0f} s")
     if options.json:
-        options.json.write_text("[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n")
+        lines = [json.dumps({key: record[key] for key in KEYS}) for record in records]
+        options.json.write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
 
 if __name__ == "__main__":

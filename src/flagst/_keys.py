@@ -161,4 +161,5 @@ TENSOR = SimpleNamespace(
     state="state",  # (n_spots, d_state) clean diffusion state
     expression="expression",  # (n_spots, n_genes) standardised measured expression
     core="core",  # (n_spots,) bool, spots that count in the loss
+    network="network",  # () int64, the network trained on the window
 )

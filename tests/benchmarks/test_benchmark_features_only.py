@@ -9,13 +9,15 @@ from pathlib import Path
 import _features_only
 import numpy as np
 import pytest
+import torch
 
 from flagst.data.graph import knn, moran_graph
 from flagst.metrics import morans_i
 from flagst.model.fitting import fit_before_diffusion
-from flagst.model.flag import FLAG, MAX_WHITE
+from flagst.model.flag import MAX_WHITE
 from flagst.model.presets import Settings
 from flagst.model.training import EMA_DECAY
+from flagst.model.validation import N_BLOCKS, N_NETWORKS, count_networks, network_folds
 from flagst.train import FlagTrainingPlan
 
 BENCHMARKS = Path(_features_only.__file__).parent
@@ -111,21 +113,113 @@ def test_what_comes_before_the_diffusion_is_the_model_s(archive):
     with np.load(archive) as stored:
         data = dict(stored)
     sections = [_features_only.read_section(data, name, "C", "log2") for name in "ABC"]
-    near = [_features_only.moran_neighbours(data, section) for section in sections]
-    plain = _features_only.PlainFlag.fit(sections, near, seed=0, device="cpu", max_steps=1)
+    plain = _features_only.PlainFlag.fit(sections, near(sections), seed=0, device="cpu", max_steps=1)
     square = [replace(section, layout="square") for section in sections]
     fitted, _ = fit_before_diffusion(square, Settings(target="log2"))
-    for part in ("scale", "components", "sd", "noise"):
+    for part in ("scale", "components", "sd", "noise", "jitter"):
         np.testing.assert_allclose(getattr(plain.residual, part), getattr(fitted.residual, part), err_msg=part)
     image = sections[0].image, sections[0].neighbours
     np.testing.assert_allclose(plain.stage.predict(*image), fitted.stage.predict(*image))
 
 
-def test_what_is_not_done_is_said():
-    """Two defaults of the model are left out; a third needs a sentence there too."""
-    assert inspect.signature(FLAG.train).parameters["early_stopping"].default is True
+def near(sections):
+    """What Moran's I is taken over on a square array."""
+    return [section.neighbours[:, :4] for section in sections]
+
+
+@pytest.fixture
+def sections(archive):
+    with np.load(archive) as stored:
+        data = dict(stored)
+    return [_features_only.read_section(data, name, "C", "log2") for name in "ABC"]
+
+
+@pytest.mark.parametrize("n_sections", [1, 2, 3])
+def test_networks_and_folds_are_the_model_s(sections, n_sections):
+    sections = sections[:n_sections]
+    plain = _features_only.PlainFlag.fit(sections, near(sections), seed=0, device="cpu", max_steps=1)
+    assert len(plain.networks) == count_networks(n_sections, cross_fit=True)
+    for found, expected in zip(_features_only.network_folds(sections), network_folds(sections), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("n_sections", [2, 3])
+def test_no_network_is_trained_on_its_fold(sections, n_sections):
+    """States carry the number of their spot, so that windows tell where they come from."""
+    sections = sections[:n_sections]
+    plain = _features_only.PlainFlag.fit(sections, near(sections), seed=0, device="cpu", max_steps=1)
+    n_spots = 36 * n_sections
+    number = np.arange(n_spots)[:, None].astype(float)
+    fold = np.concatenate(network_folds(sections))
+    windows = plain.windows(sections, np.zeros((n_spots, 6)), number, number)
+    for network in range(len(plain.networks)):
+        parts = [part["state"][:, 0].int().tolist() for k, part in windows if k == network]
+        assert all(len({spot // 36 for spot in part}) == 1 for part in parts)
+        assert sorted(sum(parts, [])) == np.flatnonzero(fold != network).tolist()
+
+
+def test_networks_take_turns(sections, monkeypatch):
+    plain = _features_only.PlainFlag.fit(sections, near(sections), seed=0, device="cpu", max_steps=1)
+    calls, kept = [], _features_only._denoise
+
+    def recorded(network, *args):
+        calls.append(next(k for k, own in enumerate(plain.networks) if own is network))
+        return kept(network, *args)
+
+    monkeypatch.setattr(_features_only, "_denoise", recorded)
+    plain.predict(sections[0], structure=1.0, seed=0)
+    assert calls == [step % 3 for step in range(_features_only.N_SOLVER_STEPS)]
+
+
+def test_the_same_weights_draw_what_the_model_draws(sections):
+    """The model's prediction from the loop's networks: the same noise, turns, solver and decoding."""
+    from flagst.model.fitting import Fitted
+    from flagst.model.predicting import SectionPredictor
+    from flagst.module import FlagModule
+
+    plain = _features_only.PlainFlag.fit(sections, near(sections), seed=0, device="cpu", max_steps=20)
+    plain.residual = replace(plain.residual, jitter=np.full(len(plain.residual.sd), 0.3))
+    module = FlagModule(plain.d_image, 6, _features_only.N_LATENT, n_networks=3).eval()
+    for found, own in zip(module.networks, plain.networks, strict=True):
+        found.load_state_dict(own.state_dict())
+    fitted = Fitted(plain.stage, plain.residual, np.zeros(6))
+    predictor = SectionPredictor(sections[0], fitted, Settings(target="log2"), module)
+    expected, _ = predictor.predict(0.7, 3)
+    np.testing.assert_allclose(plain.predict(sections[0], structure=0.7, seed=3), expected, atol=1e-5)
+
+
+def test_a_step_moves_one_network_and_its_average_slowly(sections, monkeypatch):
+    """One step of one network of three: the average moves by its share, the other networks not at all."""
+    plain = _features_only.PlainFlag.fit(sections, near(sections), seed=0, device="cpu", max_steps=1)
+    before = [{k: v.clone() for k, v in n.state_dict().items()} for n in plain.networks]
+    head = torch.nn.Linear(1, 1)
+    seen = []
+
+    def loss(network, head, part, process):
+        seen.append([k for k, own in enumerate(plain.networks) if own is network][0])
+        return sum(p.sum() for p in network.parameters())
+
+    monkeypatch.setattr(_features_only, "_loss", loss)
+    _features_only.optimise(plain.networks, [head] * 3, [(1, {})], plain.process, 1)
+    assert seen == [1]
+    for number, network in enumerate(plain.networks):
+        moved = max(float((before[number][k] - v).abs().max()) for k, v in network.state_dict().items())
+        if number == 1:
+            # one step of Adam is as long as the learning rate, here at its start of a 25th
+            step = _features_only.LEARNING_RATE / 25 * (1 - EMA_DECAY)
+            assert moved == pytest.approx(step, rel=0.3)
+        else:
+            assert moved == 0
+
+
+def test_what_is_not_done_is_said(sections):
+    """One default of the model is left out; a second needs a sentence there too."""
     stated = " ".join(_features_only.__doc__.split())
-    assert "two that are not done here: early stopping" in stated and "spread of the draws" in stated
+    assert "but for one that is not done here: the spread of the draws set on held-out tissue" in stated
+    assert "three networks that each leave out every third section and take turns in a draw" in stated
+    # and it is not done: the residual model leaves as it was fitted
+    plain = _features_only.PlainFlag.fit(sections, near(sections), seed=0, device="cpu", max_steps=3)
+    assert (plain.residual.jitter == 0).all()
 
 
 def test_choices_are_the_model_s_defaults():
@@ -138,6 +232,8 @@ def test_choices_are_the_model_s_defaults():
         "dpm++2m",
     )
     assert settings.joint and settings.edges and settings.diffusion and settings.n_average == 1
+    assert settings.cross_fit
+    assert (_features_only.N_NETWORKS, _features_only.N_BLOCKS) == (N_NETWORKS, N_BLOCKS)
     assert settings.gfm == "coexpression" and settings.network == {}
     assert _features_only.N_LATENT == settings.n_latent
     assert _features_only.MAX_STEPS == settings.max_steps

@@ -148,7 +148,7 @@ def test_latent_representation_is_the_context(trained, query):
     import anndata as ad
 
     context = trained.get_latent_representation(query)
-    assert context.shape == (query.n_obs, 16) and context.dtype == np.float32 and np.isfinite(context).all()
+    assert context.shape == (query.n_obs, 3 * 16) and context.dtype == np.float32 and np.isfinite(context).all()
     blind = ad.AnnData(obs=query.obs, obsm=dict(query.obsm))
     np.testing.assert_array_equal(trained.get_latent_representation(blind), context)
     moved = query.copy()

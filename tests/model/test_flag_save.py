@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import anndata as ad
 import numpy as np
@@ -49,6 +50,27 @@ def test_a_new_process_predicts_the_same(trained, query, folder):
     with np.load(folder.parent / "predicted.npz") as found:
         for name, values in expected.items():
             np.testing.assert_array_equal(found[name], values)
+
+
+@pytest.mark.parametrize(("names", "n_networks"), [("A", 4), ("ABC", 3), ("ABCDE", 3)])
+def test_all_networks_come_back(make, query, tmp_path, names, n_networks):
+    adata = make.table(names=tuple(names), n_spots=56)
+    model = make.model(adata)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # one section
+        model.train(**make.QUICK | {"max_epochs": 1})
+    model.save(str(tmp_path / "model"))
+    for loaded in (FLAG.load(str(tmp_path / "model")), FLAG.load(str(tmp_path / "model"), adata)):
+        assert len(loaded.module.networks) == n_networks
+        for found, expected in zip(loaded.module.networks, model.module.networks, strict=True):
+            own = expected.state_dict()
+            for name, values in found.state_dict().items():
+                np.testing.assert_array_equal(values.numpy(), own[name].numpy())
+        residual = loaded.fitted_.residual
+        np.testing.assert_array_equal(residual.jitter, model.fitted_.residual.jitter)
+        np.testing.assert_array_equal(residual.noise, model.fitted_.residual.noise)
+        assert (loaded.intervals_.n_sections, loaded.intervals_.n_spots) == (len(names), adata.n_obs)
+        np.testing.assert_array_equal(loaded.sample(query, 2), model.sample(query, 2))
 
 
 def test_loading_keeps_what_was_fitted(trained, folder):

@@ -50,7 +50,7 @@ def test_predictions_are_written_into_the_table(model, slide):
     assert predicted is slide["table"] and set(slide.tables) == {"table"}
     assert {"flagst", "flagst_mean"} <= set(k for k in predicted.layers if k is not None)
     assert model.sample(slide, 2).shape == (2, *predicted.shape)
-    assert model.get_latent_representation(slide).shape == (predicted.n_obs, 16)
+    assert model.get_latent_representation(slide).shape == (predicted.n_obs, 3 * 16)
 
 
 def test_the_result_is_a_valid_spatialdata(model, slide, tmp_path):

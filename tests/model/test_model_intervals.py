@@ -19,13 +19,13 @@ N_SPOTS = N_SIDE**2
 class Predictor:
     """Stands in for a section's predictor: its draws are narrower than the truth, and off by a constant."""
 
-    def __init__(self, *, width=0.6, bias=0.3, centre=5.0, seed=0):
+    def __init__(self, *, width=0.6, bias=0.3, centre=5.0, seed=0, name="A"):
         rng = np.random.default_rng(seed)
         grid = np.stack(np.meshgrid(np.arange(N_SIDE), np.arange(N_SIDE)), -1).reshape(-1, 2) * 100.0
         self.mean = centre + rng.normal(size=(N_SPOTS, N_GENES))
         self.sd = np.linspace(0.5, 2.0, N_GENES)
         self.width, self.bias = width, bias
-        self.section = SimpleNamespace(coords=grid, target=self.truth(rng))
+        self.section = SimpleNamespace(name=name, coords=grid, target=self.truth(rng))
 
     def truth(self, rng):
         """Measured values, clipped at zero."""
@@ -35,6 +35,10 @@ class Predictor:
         rng = np.random.default_rng([crc32(str(seed).encode()), n_draws])
         noise = self.width * self.sd * rng.normal(size=(n_draws, *self.mean.shape))
         return np.clip(self.mean + self.bias + noise, 0, None).astype(np.float32)
+
+    def redrawn(self, n_states, n_noises, seed):
+        """Here nothing is shared between the draws of a state."""
+        yield from self.draws(n_states * n_noises, seed)
 
 
 def calibrated(predictor, rows=None):
@@ -46,7 +50,8 @@ def test_the_correction_is_the_conformal_one(monkeypatch):
     monkeypatch.setattr(intervals, "SHRINKAGE_SPOTS", 0)
     predictor = Predictor()
     found = calibrated(predictor)
-    draws = np.stack([predictor.draws(1, f"intervals/{i}")[0] for i in range(intervals.N_DRAWS)])
+    draws = np.stack(list(predictor.redrawn(intervals.N_STATES, intervals.N_NOISES, "intervals")))
+    assert len(draws) == 50
     for level, rank in ((0.05, int(0.05 * (N_SPOTS + 1))), (0.9, int(np.ceil(0.9 * (N_SPOTS + 1))))):
         row = int(np.flatnonzero(np.isclose(found.levels, level))[0])
         for gene in range(N_GENES):
@@ -144,8 +149,31 @@ def test_draws_without_spread_are_left_alone():
 
 
 def test_large_sections_are_thinned(monkeypatch):
-    monkeypatch.setattr(intervals, "MAX_VALUES", 100 * N_GENES * intervals.N_DRAWS)
+    monkeypatch.setattr(intervals, "MAX_VALUES", 100 * N_GENES * intervals.N_STATES * intervals.N_NOISES)
     assert calibrated(Predictor()).n_spots == 98
+
+
+def test_sections_are_counted_once_whatever_they_were_held_out_in():
+    rows = np.arange(N_SPOTS)
+    one, two = Predictor(), Predictor(seed=1, name="B")
+    for parts, sections, blocks in (
+        ([(one, rows[k::4]) for k in range(4)], 1, 4),
+        ([(p, rows[k::4]) for p in (one, two) for k in range(4)], 2, 8),
+        ([(one, rows), (two, rows)], 2, 2),
+    ):
+        found = calibrate_intervals(parts, fitted=None)
+        assert (found.n_sections, found.n_blocks) == (sections, blocks)
+        assert found.n_spots == sections * N_SPOTS
+        record = found.record((0.05, 0.95))
+        assert [record[f"n_{name}"] for name in ("sections", "blocks", "spots")] == [
+            sections, blocks, sections * N_SPOTS
+        ]  # fmt: skip
+
+
+def test_parts_are_drawn_with_what_the_model_predicts_with():
+    predictor, fitted = Predictor(), SimpleNamespace()
+    calibrate_intervals([(predictor, np.arange(N_SPOTS))], fitted=fitted)
+    assert predictor.fitted is fitted
 
 
 def test_names_of_quantiles():
@@ -164,7 +192,7 @@ def test_predict_writes_quantiles_and_nothing_else_changes(trained, query):
     assert low.dtype == high.dtype == np.float32 and low.shape == query.shape
     assert (low >= 0).all() and (low <= high).all() and (high - low).mean() > 0.1
     record = query.uns["flagst"]["calibration"]["p"]
-    assert record["calibrated"] and record["n_sections"] == 1 and record["n_spots"] == 40
+    assert record["calibrated"] and record["n_sections"] == record["n_blocks"] == 3 and record["n_spots"] == 120
     draws = trained.sample(query, 25)
     rows = (query.obs["section"] == "Y").to_numpy()
     expected = trained.intervals_.move(draws[:, rows], (0.05, 0.95))
@@ -193,8 +221,8 @@ def test_training_twice_calibrates_alike(make, trained):
 
 
 def test_without_held_out_tissue_a_warning_says_so(make, query):
-    model = make.model(make.table(), diffusion=False)
-    model.train(early_stopping=False)
+    model = make.model(make.table(), diffusion=False, cross_fit=False)
+    model.train()
     assert model.intervals_ is None
     with pytest.warns(UserWarning, match="not calibrated: nothing was held out"):
         model.predict(query, n_samples=20, quantiles=(0.5,))

@@ -1,4 +1,4 @@
-"""Windows for training: none crosses sections or the border of held-out tissue."""
+"""Windows for training: none crosses sections, and no network sees its fold."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,8 @@ from flagst.data.inputs import section_inputs
 from flagst.data.section import Section
 from flagst.model import windows
 from flagst.model.fitting import TrainingData
-from flagst.model.validation import held_out_rows
+from flagst.model.predicting import SectionPredictor
+from flagst.model.validation import count_networks, held_out_parts, network_folds
 
 
 def _section(name, n_spots, seed):
@@ -29,62 +30,102 @@ def _predictor(section):
 
 @pytest.fixture
 def sections():
-    return [_section("A", 50, 0), _section("B", 40, 1), _section("C", 30, 2)]
+    return [_section(name, 50 - 4 * i, i) for i, name in enumerate("ABCDE")]
 
 
 def _data(sections):
-    values = [np.full((len(s), 2), i, np.float32) for i, s in enumerate(sections)]
+    values = [np.full((len(s), 2), 7 * i, np.float32) for i, s in enumerate(sections)]
     return TrainingData(mean=values, state=values, expression=values)
 
 
+def _split(sections, folds):
+    return windows.split_windows([_predictor(s) for s in sections], _data(sections), folds)
+
+
 def _origin(window):
-    return int(window["state"][0, 0]), set(window["image"][:, 0].int().tolist())
+    """Section, and spots of it."""
+    assert len(torch.unique(window["state"])) == 1  # one section
+    return int(window["state"][0, 0]) // 7, set(window["image"][:, 0].int().tolist())
 
 
-def test_without_held_out_tissue_everything_is_trained_on(sections):
-    training, validation = windows.split_windows([_predictor(s) for s in sections], _data(sections), None)
-    assert validation == [] and len(training) == 3
+def _core(window):
+    number, _ = _origin(window)
+    return [(number, spot) for spot in window["image"][window["core"], 0].int().tolist()]
+
+
+def test_without_folds_everything_is_trained_on(sections):
+    training, validation = _split(sections, None)
+    assert validation == [] and len(training) == 5
     for number, (window, section) in enumerate(zip(training, sections, strict=True)):
         assert _origin(window) == (number, set(range(len(section)))) and window["core"].all()
-        assert window["state"].dtype == torch.float32
+        assert window["state"].dtype == torch.float32 and int(window["network"]) == 0
 
 
-def test_held_out_spots_never_enter_a_training_window(sections, monkeypatch):
-    monkeypatch.setattr(windows, "MAX_WINDOW_SPOTS", 10)  # cut further, with halos
-    held_out = [np.arange(12), np.arange(0), np.arange(30)]
-    training, validation = windows.split_windows([_predictor(s) for s in sections], _data(sections), held_out)
+@pytest.mark.parametrize("max_spots", [1024, 10])
+@pytest.mark.parametrize("n_sections", [1, 2, 3, 5])
+def test_a_network_sees_everything_but_its_fold(sections, monkeypatch, n_sections, max_spots):
+    monkeypatch.setattr(windows, "MAX_WINDOW_SPOTS", max_spots)  # 10: cut further, with halos
+    sections = sections[:n_sections]
+    folds = network_folds(sections)
+    training, validation = _split(sections, folds)
+    n_networks = count_networks(n_sections, cross_fit=True)
+    assert {int(w["network"]) for w in training} == set(range(n_networks))
     for window in training + validation:
-        assert len(torch.unique(window["state"])) == 1  # one section
-        assert window["core"].sum() <= 10
-    for number, rows in map(_origin, training):
-        assert rows.isdisjoint(held_out[number])
-    for number, rows in map(_origin, validation):
-        assert rows <= set(held_out[number])
-    cores = {
-        (n, r) for w in training for n in [_origin(w)[0]] for r in w["image"][w["core"], 0].int().tolist()
-    }
-    assert cores == {(n, r) for n, s in enumerate(sections) for r in range(len(s)) if r not in held_out[n]}
-    assert sum(int(w["core"].sum()) for w in validation) == 42
+        held, (number, rows) = any(window is w for w in validation), _origin(window)
+        assert all((folds[number][row] == int(window["network"])) == held for row in rows)  # the halo too
+        assert window["core"].sum() <= max_spots
+    for network in range(n_networks):
+        for parts, held in ((training, False), (validation, True)):
+            cores = [spot for w in parts if int(w["network"]) == network for spot in _core(w)]
+            expected = [(n, r) for n, fold in enumerate(folds) for r in np.flatnonzero((fold == network) == held)]
+            assert sorted(cores) == expected  # each once
+    everything = sorted(spot for w in validation for spot in _core(w))
+    assert everything == [(n, r) for n, section in enumerate(sections) for r in range(len(section))]
 
 
 def test_edges_stay_inside_their_window(sections):
-    held_out = [np.arange(20), np.arange(0), np.arange(0)]
-    training, validation = windows.split_windows([_predictor(s) for s in sections], _data(sections), held_out)
+    training, validation = _split(sections[:2], network_folds(sections[:2]))
     for window in training + validation:
         for key in ("edge_index", "mix_index"):
             assert window[key].max() < len(window["image"])
 
 
-def test_three_sections_hold_out_whole_ones(sections):
-    rows = held_out_rows(sections)
-    sizes = [len(r) for r in rows]
-    assert all(size in (0, len(s)) for size, s in zip(sizes, sections, strict=True))
-    assert 0 < sum(sizes) < sum(map(len, sections))
+def test_networks_by_number_of_sections():
+    assert [count_networks(n, cross_fit=True) for n in (1, 2, 3, 4, 12)] == [4, 4, 3, 3, 3]
+    assert [count_networks(n, cross_fit=False) for n in (1, 3, 12)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("n_sections", [3, 4, 5])
+def test_from_three_sections_on_folds_are_whole_sections(sections, n_sections):
+    folds = network_folds(sections[:n_sections])
+    assert [len(fold) for fold in folds] == [len(s) for s in sections[:n_sections]]
+    assert all(len(np.unique(fold)) == 1 for fold in folds)
+    sizes = np.bincount([fold[0] for fold in folds])
+    assert len(sizes) == 3 and np.ptp(sizes) <= 1
 
 
 @pytest.mark.parametrize("n_sections", [1, 2])
-def test_few_sections_hold_out_a_block_of_each(sections, n_sections):
-    rows = held_out_rows(sections[:n_sections])
-    for held, section in zip(rows, sections, strict=False):
-        assert 0 < len(held) < len(section) / 2
-        assert section.coords[held].std(axis=0).prod() < section.coords.std(axis=0).prod()
+def test_few_sections_are_cut_into_four_blocks_each(sections, n_sections):
+    for fold, section in zip(network_folds(sections[:n_sections]), sections, strict=False):
+        sizes = np.bincount(fold)
+        assert len(sizes) == 4 and np.ptp(sizes) <= 1
+        spread = [section.coords[fold == k].std(axis=0).prod() for k in range(4)]
+        assert np.mean(spread) < section.coords.std(axis=0).prod() / 2
+
+
+@pytest.mark.parametrize("n_sections", [1, 2, 3, 5])
+def test_every_spot_is_held_out_once_and_drawn_by_the_network_of_its_fold(sections, n_sections):
+    folds = network_folds(sections[:n_sections])
+    predictors = []
+    for section in sections[:n_sections]:
+        predictor = object.__new__(SectionPredictor)
+        predictor.section, predictor.networks = section, None
+        predictors.append(predictor)
+    counts = [np.zeros(len(fold), int) for fold in folds]
+    for predictor, rows in held_out_parts(predictors, folds):
+        number = [s.name for s in sections].index(predictor.section.name)
+        (network,) = predictor.networks
+        assert (folds[number][rows] == network).all()
+        counts[number][rows] += 1
+    assert all((count == 1).all() for count in counts)
+    assert all(predictor.networks is None for predictor in predictors)  # of the whole model, as before

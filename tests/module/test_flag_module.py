@@ -82,7 +82,7 @@ def test_alignment_reaches_the_encoder(module, window):
     _attach(module)
     output = module(window)[2]
     output.extra_metrics["align_loss"].backward()
-    assert module.network.encoder.input[1].weight.grad.abs().sum() > 0
+    assert module.networks[0].encoder.input[1].weight.grad.abs().sum() > 0
 
 
 def test_context_ignores_state_and_expression(module, window):
@@ -92,21 +92,118 @@ def test_context_ignores_state_and_expression(module, window):
     torch.testing.assert_close(module.context(other), context)
 
 
-@pytest.mark.parametrize(("solver", "evaluations"), [("dpm++2m", 6), ("heun", 11)])
+def _count(module, monkeypatch):
+    """The numbers of the networks that encode and that denoise, in the order of the calls."""
+    calls = {"encode": [], "denoise": []}
+    for number, network in enumerate(module.networks):
+        for name, owner, method in (("encode", network, "encode"), ("denoise", network.denoiser, "forward")):
+
+            def counted(*args, _kept=getattr(owner, method), _name=name, _number=number):
+                calls[_name].append(_number)
+                return _kept(*args)
+
+            monkeypatch.setattr(owner, method, counted)
+    return calls
+
+
+SOLVERS = pytest.mark.parametrize(("solver", "evaluations"), [("dpm++2m", 6), ("heun", 11)])
+
+
+@SOLVERS
 def test_draws_encode_once_and_denoise_as_often_as_said(module, window, monkeypatch, solver, evaluations):
-    calls = {"encode": 0, "denoise": 0}
-    encode, denoise = module.network.encode, module.network.denoiser.forward
-    monkeypatch.setattr(
-        module.network, "encode", lambda *a: (calls.update(encode=calls["encode"] + 1), encode(*a))[1]
-    )
-    monkeypatch.setattr(
-        module.network.denoiser,
-        "forward",
-        lambda *a: (calls.update(denoise=calls["denoise"] + 1), denoise(*a))[1],
-    )
+    calls = _count(module, monkeypatch)
     drawn = module.draw(window, torch.randn(3, N_SPOTS, D_STATE), solver=solver, n_steps=6)
     assert drawn.shape == (3, N_SPOTS, D_STATE) and torch.isfinite(drawn).all() and not drawn.requires_grad
-    assert calls == {"encode": 1, "denoise": 3 * evaluations}
+    assert calls == {"encode": [0], "denoise": [0] * 3 * evaluations}
+
+
+@pytest.fixture
+def three():
+    torch.manual_seed(3)
+    made = FlagModule(D_IMAGE, N_GENES, D_STATE, n_networks=3, **NETWORK)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return made.eval()
+
+
+@SOLVERS
+def test_networks_take_turns_without_more_evaluations(three, window, monkeypatch, solver, evaluations):
+    calls = _count(three, monkeypatch)
+    three.draw(window, torch.randn(2, N_SPOTS, D_STATE), solver=solver, n_steps=6)
+    assert calls["encode"] == [0, 1, 2]
+    one_draw = [step % 3 for step in range(evaluations)]
+    assert calls["denoise"] == 2 * one_draw  # every draw starts with the first network: draws do not mix
+
+
+@SOLVERS
+@pytest.mark.parametrize("networks", [(1,), (2, 0)])
+def test_only_the_networks_asked_for_are_used(three, window, monkeypatch, solver, evaluations, networks):
+    calls = _count(three, monkeypatch)
+    three.draw(window, torch.randn(1, N_SPOTS, D_STATE), solver=solver, n_steps=6, networks=networks)
+    assert calls["encode"] == list(networks)
+    assert calls["denoise"] == [networks[step % len(networks)] for step in range(evaluations)]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_draw_of_one_network_does_not_depend_on_the_others(three, window, number):
+    noise = torch.randn(1, N_SPOTS, D_STATE)
+
+    def draws():
+        alone = three.draw(window, noise, solver="dpm++2m", n_steps=5, networks=(number,))
+        return alone, three.draw(window, noise, solver="dpm++2m", n_steps=5)
+
+    before = draws()
+    context = three.context(window, number)
+    with torch.no_grad():
+        for other in {0, 1, 2} - {number}:
+            for parameter in three.networks[other].parameters():
+                parameter.add_(0.3)
+    after = draws()
+    torch.testing.assert_close(after[0], before[0], rtol=0, atol=0)
+    torch.testing.assert_close(three.context(window, number), context, rtol=0, atol=0)
+    assert not torch.allclose(after[1], before[1])
+
+
+def test_a_draw_of_one_network_is_that_of_a_module_of_its_own(three, window):
+    noise = torch.randn(2, N_SPOTS, D_STATE)
+    for number in range(3):
+        single = FlagModule(D_IMAGE, N_GENES, D_STATE, **NETWORK).eval()
+        single.networks[0].load_state_dict(three.networks[number].state_dict())
+        expected = single.draw(window, noise, solver="dpm++2m", n_steps=5)
+        found = three.draw(window, noise, solver="dpm++2m", n_steps=5, networks=(number,))
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_networks_start_apart():
+    module = FlagModule(D_IMAGE, N_GENES, D_STATE, n_networks=2, **NETWORK)
+    first, second = (dict(network.named_parameters()) for network in module.networks)
+    assert first.keys() == second.keys()
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_window_trains_its_own_network_and_head_only(three, window, number):
+    three.train()
+    _attach(three)
+    assert len(three.alignment) == 3
+    three(window | {"network": torch.tensor(number)})[2].loss.backward()
+    for part in (three.networks, three.alignment):
+        for other, module in enumerate(part):
+            reached = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in module.parameters()]
+            assert any(reached) == (other == number)
+            if other != number:  # no gradient at all: a zero one would still decay the weights
+                assert all(p.grad is None for p in module.parameters())
+
+
+def test_the_loss_is_that_of_the_window_s_network(three, window):
+    losses = [three(window | {"network": torch.tensor(number)})[2].loss.item() for number in range(3)]
+    assert len(set(losses)) == 3
+    assert three(window)[2].loss.item() == losses[0]
+    for number, loss in enumerate(losses):
+        single = FlagModule(D_IMAGE, N_GENES, D_STATE, **NETWORK).eval()
+        single.networks[0].load_state_dict(three.networks[number].state_dict())
+        assert single(window)[2].loss.item() == pytest.approx(loss)
 
 
 def test_a_draw_follows_its_noise(module, window):

@@ -8,7 +8,8 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import KernelCenterer
 
 from flagst.regression import RegressionMean, RidgeRegression
-from flagst.regression.mean import KernelFeatures
+from flagst.regression.mean import KERNEL_ALPHAS, WEIGHTS, WIDTHS, KernelFeatures
+from flagst.regression.ridge import ALPHAS
 
 N, D, G = 120, 8, 5
 
@@ -33,7 +34,8 @@ def _slow_cross_fit(design, target, folds, alpha):
     out = np.zeros_like(target)
     for fold in np.unique(folds):
         test = folds == fold
-        out[test] = Ridge(alpha=alpha).fit(design[~test], target[~test]).predict(design[test])
+        fitted = Ridge(alpha=alpha).fit(design[~test], target[~test])
+        out[test] = fitted.predict(design[test]).reshape(test.sum(), -1)
     return out
 
 
@@ -108,13 +110,20 @@ def test_kernel_features_reproduce_the_kernel(curved):
     np.testing.assert_allclose(features @ features.T, rbf_kernel(design, gamma=kernel.precision), atol=1e-4)
 
 
+def test_the_width_is_the_exponent_at_the_median_distance(curved):
+    design, _, _ = curved
+    squared = ((design[:, None] - design) ** 2).sum(axis=2)
+    for kwargs, width in (({}, 1.0), ({"width": 0.3}, 0.3)):
+        assert KernelFeatures.fit(design, **kwargs).precision == pytest.approx(width / np.median(squared))
+
+
 def test_many_spots_are_represented_by_landmarks():
     design = np.random.default_rng(0).normal(size=(1500, 3))
-    kernel = KernelFeatures.fit(design)
+    kernel = KernelFeatures.fit(design, width=0.3)  # wide enough that 1,000 of 1,500 spots reach the others
     assert len(kernel.landmarks) == 1000
     features = kernel.transform(design)
     np.testing.assert_allclose(features @ features.T, rbf_kernel(design, gamma=kernel.precision), atol=1e-2)
-    np.testing.assert_array_equal(KernelFeatures.fit(design).landmarks, kernel.landmarks)
+    np.testing.assert_array_equal(KernelFeatures.fit(design, width=0.3).landmarks, kernel.landmarks)
 
 
 def test_the_mix_uses_the_kernel_where_it_helps(curved):
@@ -136,6 +145,54 @@ def test_the_mix_falls_back_to_ridge():
     assert mean.weight == 0
     np.testing.assert_array_equal(cross_fitted, expected)
     np.testing.assert_array_equal(mean.predict(design), ridge.predict(design))
+
+
+@pytest.mark.parametrize("frequency", [0.5, 2.0, 4.0])
+def test_the_width_and_the_weight_have_the_smallest_held_out_error(frequency):
+    """A loop over widths and weights, each fold predicted by exact kernel ridge on the others."""
+    rng = np.random.default_rng(4)
+    design = rng.normal(size=(N, 2))
+    target = np.sin(frequency * design) @ rng.normal(size=(2, 2)) + 0.1 * rng.normal(size=(N, 2))
+    folds = np.arange(N) % 3
+    squared = ((design[:, None] - design) ** 2).sum(axis=2)
+    linear = _best(target, [_slow_cross_fit(design, target, folds, alpha) for alpha in ALPHAS])
+    errors = {}
+    for width in WIDTHS:
+        gram = np.exp(-width / np.median(squared) * squared)
+        smooth = _best(target, [_slow_kernel_cross_fit(gram, target, folds, a) for a in KERNEL_ALPHAS])
+        for weight in WEIGHTS:
+            errors[width, weight] = (((1 - weight) * linear + weight * smooth - target) ** 2).mean()
+    width, weight = min(errors, key=errors.get)
+    mean, cross_fitted = RegressionMean.fit(design, target, folds)
+    assert mean.kernel.precision == pytest.approx(width / np.median(squared)) and mean.weight == weight
+    assert ((cross_fitted - target) ** 2).mean() == pytest.approx(errors[width, weight], rel=1e-3)
+
+
+def _best(target, predictions):
+    """Of several cross-fits, the one with the smallest error over all genes."""
+    return min(predictions, key=lambda p: ((p - target) ** 2).mean())
+
+
+def _slow_kernel_cross_fit(gram, target, folds, alpha):
+    """The mean of the training spots is taken out, in feature space and of the target."""
+    out = np.zeros_like(target)
+    for fold in np.unique(folds):
+        test = folds == fold
+        centre, offset = KernelCenterer(), target[~test].mean(axis=0)
+        own = centre.fit_transform(gram[np.ix_(~test, ~test)])
+        fitted = KernelRidge(alpha=alpha, kernel="precomputed").fit(own, target[~test] - offset)
+        out[test] = fitted.predict(centre.transform(gram[np.ix_(test, ~test)])) + offset
+    return out
+
+
+def test_wavy_targets_get_a_narrower_kernel_than_smooth_ones():
+    rng = np.random.default_rng(4)
+    design = rng.normal(size=(300, 2))
+    precision = []
+    for frequency in (0.7, 3.0):
+        target = np.sin(frequency * design) + 0.05 * rng.normal(size=(300, 2))
+        precision.append(RegressionMean.fit(design, target, np.arange(300) % 3)[0].kernel.precision)
+    assert precision[1] > 2 * precision[0]
 
 
 def test_the_mix_is_convex(curved):

@@ -33,14 +33,24 @@ def test_scaler_round_trip_and_constant_genes():
     assert (scaler.restore(np.full((2, 3), -100.0)) == 0).all()
 
 
-def test_context_is_the_neighbourhood_means():
+@pytest.mark.parametrize("neighbourhoods", [(18,), (6, 18)])
+def test_context_is_the_neighbourhood_means(neighbourhoods):
     images, neighbours, _, _ = _sections()
-    features = ContextFeatures.fit(images, neighbours, n_components=18)
+    width = 6 * (1 + len(neighbourhoods))  # all components
+    features = ContextFeatures.fit(images, neighbours, n_components=width, neighbourhoods=neighbourhoods)
     image = images[0].astype(np.float64)
     scaled = (image - image.mean(axis=0)) / features.scale
-    parts = [scaled, *(np.array([scaled[n[:k]].mean(axis=0) for n in neighbours[0]]) for k in (6, 18))]
+    parts = [scaled, *(np.array([scaled[n[:k]].mean(axis=0) for n in neighbours[0]]) for k in neighbourhoods)]
     expected = np.hstack(parts) @ features.components.T
     np.testing.assert_allclose(features.transform(images[0], neighbours[0]), expected, atol=1e-8)
+
+
+def test_the_default_neighbourhood_is_18_spots():
+    images, neighbours, _, _ = _sections()
+    default, said = (ContextFeatures.fit(images, neighbours, **k) for k in ({}, {"neighbourhoods": (18,)}))
+    np.testing.assert_array_equal(
+        default.transform(images[0], neighbours[0]), said.transform(images[0], neighbours[0])
+    )
 
 
 def test_context_ignores_the_staining_of_a_slide():

@@ -130,3 +130,12 @@ def test_plan_ignores_hooks_made_for_variational_autoencoders(module):
     assert plan.train_metrics == {} and plan.val_metrics == {}
     assert plan.prepare_scib_autotune({}, "training") is None
     assert isinstance(module(_window(0))[2], LossOutput)
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 9, 10, 11, 15, 20])
+def test_short_runs_have_a_cycle_too(module, n_steps):
+    splitter = WindowSplitter([_window(0)], [], windows_per_epoch=1)
+    trainer, _, recorder = _run(module, splitter, max_epochs=n_steps, lr=1e-2)
+    assert trainer.global_step == len(recorder.lr) == n_steps
+    assert all(0 < lr <= 1e-2 for lr in recorder.lr)
+    assert n_steps < 3 or recorder.lr[-1] < 2e-3

@@ -29,7 +29,7 @@ from flagst.model.setup import IMAGE_FIELD, Registration
 from flagst.model.spread import calibrate_spread
 from flagst.model.training import train_diffusion
 from flagst.model.unlike import FamiliarTissue
-from flagst.model.validation import StructureScore, StructureStopping, held_out_rows
+from flagst.model.validation import StructureScore, count_networks, held_out_parts, network_folds
 from flagst.model.windows import split_windows
 from flagst.module import FlagModule
 from flagst.train import FlagTrainingPlan, WindowSplitter
@@ -127,7 +127,6 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         self,
         max_epochs: int | None = None,
         *,
-        early_stopping: bool = True,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         plan_kwargs: dict | None = None,
@@ -136,21 +135,21 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
     ) -> None:
         """Fit the regression mean, then train the diffusion of its cross-fitted residual.
 
+        With three sections or more, three networks are trained, each without every third section (with one or
+        two sections four, each without one block of each): draws on tissue that a network has not seen set the
+        spread of the draws and calibrate quantiles. The regression mean uses all sections.
+
         Parameters
         ----------
         max_epochs
             Epochs of about 24 optimiser steps; ``None`` makes ``settings_.max_steps`` steps.
-        early_stopping
-            Hold one section out of the diffusion (a block of each when there are one or two), stop
-            when the structure of draws on it no longer improves, and keep the best weights. The
-            denoising loss is no guide: it rises long before the structure of draws gets worse. The
-            regression mean uses all sections.
         accelerator, devices
             As in scvi-tools.
         plan_kwargs, datasplitter_kwargs
             For :class:`flagst.train.FlagTrainingPlan` and :class:`flagst.train.WindowSplitter`.
         **trainer_kwargs
-            For :class:`scvi.train.Trainer`.
+            For :class:`scvi.train.Trainer`. ``early_stopping=True`` looks at the denoising loss of held-out
+            tissue, which rises long before the structure of draws gets worse.
 
         Writes
         ------
@@ -173,21 +172,17 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         self.features_ = deepcopy(dict(self.adata.uns.get(UNS.flagst, {}).get(SLOT.features, {})))
         self.fitted_, data = fit_before_diffusion(sections, self.settings_)
         self.familiar_, self.order_ = FamiliarTissue.fit(sections), TrainingOrder.fit(sections)
+        folds = network_folds(sections) if self.settings_.cross_fit else None
         self._reset_module()
         predictors = [self._predictor(s, mean=mean) for s, mean in zip(sections, data.mean, strict=True)]
-        held_out = stopping = None
-        if early_stopping and self.settings_.regression is not None:
-            held_out = held_out_rows(sections)
-            stopping = StructureStopping(StructureScore(predictors, held_out))
         if self.settings_.diffusion:
             gfm = self.settings_.gfm
-            training, validation = split_windows(predictors, data, held_out)
+            training, validation = split_windows(predictors, data, folds)
             train_diffusion(
                 self,
                 training,
                 validation,
                 alignment=None if gfm is None else gene_embeddings(self.adata, sections, self.genes_, gfm=gfm),
-                stopping=stopping,
                 max_epochs=max_epochs,
                 accelerator=accelerator,
                 devices=devices,
@@ -195,15 +190,15 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
                 datasplitter_kwargs=datasplitter_kwargs or {},
                 **trainer_kwargs,
             )
-        if stopping is not None and stopping.score.parts:
-            stopping.score.use(self.module.eval())
-            residual = calibrate_spread(stopping.score, self.fitted_.residual)
-            self.fitted_ = replace(self.fitted_, residual=residual)
-            self.intervals_ = calibrate_intervals(stopping.score.parts, self.fitted_)
+        self.module.eval()
+        if folds is not None and self.fitted_.residual is not None:
+            score = StructureScore(held_out_parts(predictors, folds))
+            self.fitted_ = replace(self.fitted_, residual=calibrate_spread(score, self.fitted_.residual))
+            self.intervals_ = calibrate_intervals(score.parts, self.fitted_)
         self.is_trained_ = True
 
     def _reset_module(self) -> None:
-        """A network with fresh weights, drawn from ``seed``."""
+        """Networks with fresh weights, drawn from ``seed``."""
         settings = self.settings_
         latent = settings.denoiser == "latent"
         with torch.random.fork_rng():
@@ -216,6 +211,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
                 joint=settings.joint and settings.edges,
                 denoiser=settings.denoiser,
                 condition_on_mean=settings.regression is not None,
+                n_networks=count_networks(int(self.summary_stats["n_section"]), cross_fit=settings.cross_fit),
                 **settings.network,
             )
 

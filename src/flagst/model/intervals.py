@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 #: Levels at which the correction is fitted; levels between them are interpolated.
 LEVELS = np.array([0.01, 0.025, 0.05, *np.arange(2, 19) / 20, 0.95, 0.975, 0.99])
-#: Full draws behind the calibration.
-N_DRAWS = 50
+#: Drawn states behind the calibration, and noises drawn beside each.
+N_STATES, N_NOISES = 5, 10
 #: A gene's own correction counts as much as the pooled one when it comes from so many spots.
 SHRINKAGE_SPOTS = 60
 #: Draws kept in memory at once, in numbers; larger sections give every second spot, or every third.
@@ -46,8 +46,8 @@ class IntervalCalibration:
     before, after
         ``(3, n_levels)`` shares of held-out values below the quantile, see :func:`share_below`: of the draws, and
         moved by a correction fitted on the *other* three quarters of the held-out tissue.
-    n_sections, n_spots
-        Held-out sections (or blocks of them), and spots.
+    n_sections, n_blocks, n_spots
+        Held-out sections, the blocks they were held out in (with three sections or more, whole ones), and spots.
 
     Source
     ------
@@ -61,6 +61,7 @@ class IntervalCalibration:
     before: np.ndarray
     after: np.ndarray
     n_sections: int
+    n_blocks: int
     n_spots: int
 
     def move(self, draws: np.ndarray, quantiles: tuple[float, ...]) -> np.ndarray:
@@ -79,6 +80,7 @@ class IntervalCalibration:
             "definition": "of held-out values, pooled over genes: share below each quantile, ties at zero by lot, "
             "and share from the lowest quantile to the highest, bounds included",
             "n_sections": self.n_sections,
+            "n_blocks": self.n_blocks,
             "n_spots": self.n_spots,
         }
 
@@ -89,7 +91,7 @@ class IntervalCalibration:
 
 UNCALIBRATED = (
     "Quantiles are those of the draws, not calibrated: nothing was held out in training. Draws are often too narrow. "
-    "Train with early_stopping=True and a regression mean, on sections of at least ten spots."
+    "Train with cross_fit=True and a regression mean, on sections of at least ten spots."
 )
 
 
@@ -115,7 +117,7 @@ def calibrate_intervals(
     Parameters
     ----------
     parts
-        Predictors with their cross-fitted means, and the rows held out of the diffusion.
+        Predictors with their cross-fitted means, and the rows that their network has not seen.
     fitted
         What the model predicts with.
 
@@ -145,7 +147,8 @@ def calibrate_intervals(
         shift=_fit(curves, units, measured),
         before=share_below(curves, LEVELS, measured),
         after=share_below(checked, LEVELS, measured),
-        n_sections=len(parts),
+        n_sections=len({predictor.section.name for predictor, _ in parts}),
+        n_blocks=len(parts),
         n_spots=len(measured),
     )
 
@@ -203,10 +206,10 @@ def _held_out(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Full draws ``(n_draws, n_kept, n_genes)``, the measurement, and which rows were kept."""
     n_genes = predictor.mean.shape[1]
-    step = -(-len(rows) * n_genes * N_DRAWS // max_values)
+    step = -(-len(rows) * n_genes * N_STATES * N_NOISES // max_values)
     kept = rows[::step]
     # one by one: all draws of a large section would not fit in memory
-    draws = np.stack([predictor.draws(1, f"intervals/{i}")[0][kept] for i in range(N_DRAWS)])
+    draws = np.stack([drawn[kept] for drawn in predictor.redrawn(N_STATES, N_NOISES, "intervals")])
     return draws, predictor.section.target[kept], kept
 
 

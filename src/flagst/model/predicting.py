@@ -1,6 +1,7 @@
 """From a section to draws: mean, noise, solver, decoding."""
 
 from collections.abc import Iterable, Iterator
+from copy import copy
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ class SectionPredictor:
     mean
         ``(n_spots, n_genes)`` standardised mean; ``None`` predicts it. In training it is the
         cross-fitted one.
+    networks
+        Networks that draw, see :meth:`flagst.module.FlagModule.draw`; ``None`` for all.
     """
 
     def __init__(
@@ -38,15 +41,24 @@ class SectionPredictor:
         module: FlagModule,
         *,
         mean: np.ndarray | None = None,
+        networks: tuple[int, ...] | None = None,
     ):
         self.section, self.fitted, self.settings, self.module = section, fitted, settings, module
+        self.networks = networks
         self.mean = fitted.stage.predict(section.image, section.neighbours) if mean is None else mean
         self.inputs = network_inputs(section, fitted, self.mean, settings, module.d_image)
         self.d_state = settings.n_latent if settings.denoiser == "latent" else self.mean.shape[1]
 
     def context(self) -> np.ndarray:
-        """Spatial context H, ``(n_spots, d_context)`` float32."""
-        return self.module.context(self.inputs).cpu().numpy()
+        """Spatial context H of all networks side by side, ``(n_spots, n_networks * d_context)`` float32."""
+        contexts = [self.module.context(self.inputs, k).cpu().numpy() for k in range(len(self.module.networks))]
+        return np.concatenate(contexts, axis=1)
+
+    def without(self, network: int) -> "SectionPredictor":
+        """The same section, drawn by one network alone: the one that was trained without it."""
+        other = copy(self)
+        other.networks = (network,)
+        return other
 
     def predict(self, structure: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Prediction and mean, each ``(n_spots, n_genes)`` float32 in the unit of the target.
@@ -89,27 +101,45 @@ class SectionPredictor:
     def draws(self, n_draws: int, seed: int | str) -> np.ndarray:
         """Full draws, ``(n_draws, n_spots, n_genes)`` float32 in the unit of the target."""
         if self.fitted.residual is None:
-            noise = torch.as_tensor(np.stack([z for z, _ in self._noise(n_draws, seed)]))
+            noise = torch.as_tensor(np.stack([z for z, *_ in self._noise(n_draws, seed)]))
             return np.clip(self._solve(noise).numpy(), 0, None)
         return self.moved(1.0, n_draws, seed)
 
-    def states(self, n_draws: int, seed: int | str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Drawn states ``(n_spots, n_latent)`` with the gene noise ``(n_spots, n_genes)`` beside them."""
+    def redrawn(self, n_states: int, n_noises: int, seed: int | str) -> Iterator[np.ndarray]:
+        """Full draws ``(n_spots, n_genes)`` one by one: each of a few drawn states with several noises beside it.
+
+        The solver's work is in the states, most of the variance between draws in the noise.
+        """
+        restore = self.fitted.stage.scaler.restore
+        for i in range(n_states):
+            (state, *_), *_ = self.states(1, f"{seed}/{i}")
+            for _, gene_noise, state_noise in self._noise(n_noises, f"{seed}/{i}/noise"):
+                residual = self.fitted.residual.decode(state, gene_noise, state_noise[:, : state.shape[1]])
+                yield restore(self.mean + residual).astype(np.float32)
+
+    def states(self, n_draws: int, seed: int | str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Drawn states ``(n_spots, n_latent)``, and the noise that :meth:`ResidualModel.decode` takes."""
         noise = self._noise(n_draws, seed)
-        start = np.stack([z for z, _ in noise])
+        start = np.stack([z for z, *_ in noise])
         states = self._solve(torch.as_tensor(start)).numpy() if self.settings.diffusion else start
         n_latent = len(self.fitted.residual.sd)
-        return [(state[:, :n_latent], e) for state, (_, e) in zip(states, noise, strict=True)]
+        return [(z[:, :n_latent], e, f[:, :n_latent]) for z, (_, e, f) in zip(states, noise, strict=True)]
 
     def _noise(self, n_draws: int, seed: int | str) -> list[list[np.ndarray]]:
-        """Starting noise and gene noise of every draw."""
-        widths = (self.d_state, self.mean.shape[1])
+        """Starting noise, gene noise and state noise of every draw."""
+        widths = (self.d_state, self.mean.shape[1], self.d_state)
         names = self.section.spot_names
         return [spot_noise(self.section.name, names, seed=f"{seed}/{i}", widths=widths) for i in range(n_draws)]
 
     def _solve(self, noise: Tensor) -> Tensor:
         with threads_for(len(self.section)):
-            return self.module.draw(self.inputs, noise, solver=self.settings.solver, n_steps=self.settings.n_steps)
+            return self.module.draw(
+                self.inputs,
+                noise,
+                solver=self.settings.solver,
+                n_steps=self.settings.n_steps,
+                networks=self.networks,
+            )
 
 
 def predict_layers(

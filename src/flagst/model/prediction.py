@@ -168,7 +168,7 @@ class Prediction:
 
         Returns
         -------
-        ``(n_spots, d_context)`` float32.
+        ``(n_spots, n_networks * d_context)`` float32: the contexts of the cross-fitted networks side by side.
         """
         self._require_trained()
         query = self._registered() if adata is None else table_of(adata, table_key)

@@ -30,12 +30,16 @@ class Settings:
         Denoise neighbouring spots jointly.
     diffusion
         ``False``: noise of the residual's own covariance instead of a trained diffusion.
+    cross_fit
+        Train one network per fold of the sections, each without its fold, and let them take turns in a
+        draw. Draws on a fold from the network that has not seen it set the spread and calibrate
+        quantiles. ``False``: one network on everything, nothing set or calibrated.
     gfm
         ``"coexpression"``, a key of ``adata.varm``, or ``None`` for no alignment.
     align_weight
         Weight of the alignment loss.
     max_steps
-        Optimiser steps when ``train(max_epochs=None)``.
+        Optimiser steps of all networks together when ``train(max_epochs=None)``.
     network
         Further arguments of :class:`flagst.nn.FlagNetwork`.
     """
@@ -51,6 +55,7 @@ class Settings:
     edges: bool = True
     joint: bool = True
     diffusion: bool = True
+    cross_fit: bool = True
     gfm: str | None = "coexpression"
     align_weight: float = 0.5
     max_steps: int = 1200
@@ -73,6 +78,7 @@ PRESETS = {
         n_steps=101,
         n_average=8,
         joint=False,
+        cross_fit=False,
         max_steps=4000,
         network={"denoiser_kwargs": {"width": 384, "n_blocks": 12, "n_heads": 6, "align_block": 8}},
     ),

@@ -10,9 +10,11 @@ from torch import Tensor
 from flagst._keys import TENSOR
 from flagst.model.quiet import quiet_libraries
 from flagst.model.threads import threads_for
-from flagst.model.validation import StructureStopping
 
+#: Averaged once per round of the networks, which take turns.
 EMA_DECAY = 0.995
+#: What ``early_stopping=True`` of scvi-tools' trainer looks at here.
+MONITOR = "denoising_loss_validation"
 
 
 def train_diffusion(
@@ -21,13 +23,12 @@ def train_diffusion(
     validation: list[dict[str, Tensor]],
     *,
     alignment: tuple[np.ndarray, np.ndarray] | None,
-    stopping: StructureStopping | None,
     max_epochs: int | None,
     plan_kwargs: dict,
     datasplitter_kwargs: dict,
     **trainer_kwargs,
 ) -> None:
-    """Train ``model.module``; its weights become the averaged ones, those of the best epoch if chosen.
+    """Train ``model.module``; its weights become the averaged ones.
 
     Parameters
     ----------
@@ -38,8 +39,6 @@ def train_diffusion(
     alignment
         Gene vectors and which genes have one, see :func:`flagst.model.fitting.gene_embeddings`;
         ``None`` for no alignment.
-    stopping
-        Chooses the epoch on held-out tissue; ``None`` keeps the last one.
     max_epochs
         ``None`` makes ``settings_.max_steps`` optimiser steps.
     plan_kwargs, datasplitter_kwargs, **trainer_kwargs
@@ -53,9 +52,9 @@ def train_diffusion(
     if max_epochs is None:
         max_epochs = math.ceil(model.settings_.max_steps / splitter.steps_per_epoch)
     model.is_trained_, model.history_ = False, None  # or scvi-tools appends to the last run's history
-    # the stopping comes first: at the end of validation it must still see the averaged weights
-    callbacks = [stopping] if stopping is not None else []
-    callbacks += [EMAWeightAveraging(use_buffers=False, decay=EMA_DECAY), *trainer_kwargs.pop("callbacks", [])]
+    every = len(model.module.networks)
+    callbacks = [EMAWeightAveraging(use_buffers=False, decay=EMA_DECAY, update_every_n_steps=every)]
+    callbacks += trainer_kwargs.pop("callbacks", [])
     largest = max(len(part[TENSOR.state]) for part in training)
     with torch.random.fork_rng(), quiet_libraries(), threads_for(largest):
         torch.manual_seed(model.seed_)
@@ -68,12 +67,10 @@ def train_diffusion(
             data_splitter=splitter,
             max_epochs=max_epochs,
             callbacks=callbacks,
-            **{"check_val_every_n_epoch": 1} | trainer_kwargs,
+            **{"check_val_every_n_epoch": 1, "early_stopping_monitor": MONITOR} | trainer_kwargs,
         )
         runner()
     model.module.detach_alignment()
-    if stopping is not None and stopping.best_weights is not None:
-        model.module.load_state_dict(stopping.best_weights)
     model.history_ = {name: frame.astype(np.float64) for name, frame in (model.history_ or {}).items()}
 
 

@@ -1,7 +1,6 @@
-"""Held-out tissue: which spots, and how good the structure of draws on them is."""
+"""Held-out tissue: which network has not seen what, and how good the structure of its draws there is."""
 
 import numpy as np
-from lightning.pytorch.callbacks import Callback
 
 from flagst import metrics
 from flagst.data.graph import moran_graph
@@ -10,22 +9,39 @@ from flagst.model.predicting import SectionPredictor
 from flagst.regression import ResidualModel
 from flagst.regression.folds import cross_fitting_folds
 
+#: Networks of a model trained on three sections or more, and on fewer: one per block.
+N_NETWORKS, N_BLOCKS = 3, 4
 STRUCTURES = (0.0, 0.3, 0.5, 0.7, 1.0)
 PCC_KEPT = 0.9
 N_DRAWS = 4
 MIN_ROWS = 10
 
 
-def held_out_rows(sections: list[Section]) -> list[np.ndarray]:
-    """Rows held out per section: one section, or a block of each when there are one or two.
+def count_networks(n_sections: int, *, cross_fit: bool) -> int:
+    """Networks of a model: one per fold, or a single one without cross-fitting."""
+    if not cross_fit:
+        return 1
+    return N_NETWORKS if n_sections >= N_NETWORKS else N_BLOCKS
 
-    The section is the last one that is not much smaller than the others.
+
+def network_folds(sections: list[Section]) -> list[np.ndarray]:
+    """Fold of every spot, ``(n_spots,)`` int per section; the network of that number never sees it.
+
+    Whole sections in three folds; with one or two sections, the four blocks of each.
     """
-    if len(sections) >= 3:
-        typical = np.median([len(s) for s in sections])
-        chosen = [s for s in sections if len(s) >= typical / 2][-1]
-        return [np.arange(len(s)) if s is chosen else np.arange(0) for s in sections]
-    return [np.flatnonzero(cross_fitting_folds(np.zeros(len(s)), s.coords) == 0) for s in sections]
+    if len(sections) >= N_NETWORKS:
+        return [np.full(len(s), number % N_NETWORKS) for number, s in enumerate(sections)]
+    return [cross_fitting_folds(np.zeros(len(s)), s.coords) for s in sections]
+
+
+def held_out_parts(
+    predictors: list[SectionPredictor], folds: list[np.ndarray]
+) -> list[tuple[SectionPredictor, np.ndarray]]:
+    """For every section and fold, the predictor that has not seen the fold, and its rows."""
+    parts = []
+    for predictor, fold in zip(predictors, folds, strict=True):
+        parts += [(predictor.without(int(k)), np.flatnonzero(fold == k)) for k in np.unique(fold)]
+    return parts
 
 
 class StructureScore:
@@ -36,33 +52,15 @@ class StructureScore:
 
     Parameters
     ----------
-    predictors
-        One per section, with the cross-fitted mean.
-    rows
-        Held-out rows per section.
+    parts
+        From :func:`held_out_parts`, with the cross-fitted means.
     """
 
-    def __init__(self, predictors: list[SectionPredictor], rows: list[np.ndarray]):
-        self.parts = [
-            (p, r)
-            for p, r in zip(predictors, rows, strict=True)
-            if len(r) >= MIN_ROWS and np.ptp(p.section.target[r], axis=0).any()
-        ]
+    def __init__(self, parts: list[tuple[SectionPredictor, np.ndarray]]):
+        self.parts = [(p, r) for p, r in parts if len(r) >= MIN_ROWS and np.ptp(p.section.target[r], axis=0).any()]
         self.graphs = [moran_graph(p.section.coords[r], p.section.layout) for p, r in self.parts]
 
-    def __call__(self, module) -> float:
-        """Score of the weights ``module`` has now; higher is better, NaN when it is not defined."""
-        if not self.parts:
-            return np.nan
-        self.use(module)
-        return self.score(self.states(), self.parts[0][0].fitted.residual)
-
-    def use(self, module) -> None:
-        """Draw with the weights ``module`` has now."""
-        for predictor, _ in self.parts:
-            predictor.module = module
-
-    def states(self) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+    def states(self) -> list[list[tuple[np.ndarray, ...]]]:
         """Draws of every held-out part, see :meth:`SectionPredictor.states`."""
         return [predictor.states(N_DRAWS, seed=0) for predictor, _ in self.parts]
 
@@ -71,8 +69,8 @@ class StructureScore:
         out = []
         for (predictor, rows), graph, drawn in zip(self.parts, self.graphs, states, strict=True):
             restore = predictor.fitted.stage.scaler.restore
-            for state, noise in drawn:
-                values = restore(predictor.mean + structure * residual.decode(state, noise))[rows]
+            for values in drawn:
+                values = restore(predictor.mean + structure * residual.decode(*values))[rows]
                 out.append((values, predictor.section.target[rows], graph))
         return out
 
@@ -89,6 +87,18 @@ class StructureScore:
         share = (pcc[step] - PCC_KEPT * pcc[0]) / max(pcc[step] - pcc[step + 1], 1e-12)
         return float(structured[step] + share * (structured[step + 1] - structured[step]))
 
+    def full(self, states: list, residual: ResidualModel) -> float:
+        """Mean of GSC and SSC of full draws."""
+        return self._scores(states, residual, 1.0)[1]
+
+    def variance(self, states: list) -> np.ndarray:
+        """``(n_latent,)`` mean over draws of the variance of states over held-out rows."""
+        per_part = [
+            np.mean([z[rows].var(axis=0) for z, *_ in drawn], axis=0)
+            for drawn, (_, rows) in zip(states, self.parts, strict=True)
+        ]
+        return np.average(per_part, axis=0, weights=[len(rows) for _, rows in self.parts])
+
     def _scores(self, states: list, residual: ResidualModel, structure: float) -> tuple[float, float]:
         """PCC, and the mean of GSC and SSC, at one structure."""
         drawn = self.draws(states if structure else [part[:1] for part in states], residual, structure)
@@ -103,38 +113,3 @@ class StructureScore:
             for drawn, measured, graph in self.draws(states, residual, 1.0)
         ]
         return float(np.mean(gaps))
-
-
-class StructureStopping(Callback):
-    """Stop when the structure of held-out tissue has not improved for a while.
-
-    Listed before weight averaging, so that it sees the averaged weights.
-
-    Parameters
-    ----------
-    score
-        Called with the module every ``every`` epochs.
-    every, patience
-        In epochs and in calls.
-    """
-
-    def __init__(self, score: StructureScore, *, every: int = 10, patience: int = 3):
-        self.score, self.every, self.patience = score, every, patience
-        self.best, self.best_weights, self._waited = -np.inf, None, 0
-
-    def on_validation_epoch_end(self, trainer, pl_module) -> None:
-        """Score the weights, log ``structure_validation``, maybe stop."""
-        epoch = trainer.current_epoch + 1
-        if trainer.sanity_checking or epoch % self.every:
-            return
-        value = self.score(pl_module.module)
-        if not np.isfinite(value):  # a single gene, say, has no structure
-            return
-        pl_module.log("structure_validation", value)
-        if value > self.best:
-            weights = {k: v.detach().clone() for k, v in pl_module.module.state_dict().items()}
-            self.best_weights = {k: v for k, v in weights.items() if not k.startswith("alignment.")}
-            self.best, self._waited = value, 0
-            return
-        self._waited += 1
-        trainer.should_stop = trainer.should_stop or self._waited >= self.patience

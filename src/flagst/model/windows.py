@@ -15,9 +15,9 @@ HALO_HOPS = 2
 
 
 def split_windows(
-    predictors: list[SectionPredictor], data: TrainingData, held_out: list[np.ndarray] | None
+    predictors: list[SectionPredictor], data: TrainingData, folds: list[np.ndarray] | None
 ) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
-    """Training and validation windows. No window crosses sections, or the border of held-out tissue.
+    """Training and validation windows of every network. No window crosses sections, or the border of a fold.
 
     Parameters
     ----------
@@ -25,26 +25,29 @@ def split_windows(
         One per section: its tensors.
     data
         States and expression of the same sections.
-    held_out
-        Held-out rows per section, or ``None``.
+    folds
+        Per section ``(n_spots,)``, see :func:`flagst.model.validation.network_folds`; ``None`` for one
+        network that sees everything.
 
     Returns
     -------
-    Windows to train on, windows to validate on.
+    Windows to train on, windows to validate on; each says which network it belongs to.
     """
     training, validation = [], []
-    for row, predictor in enumerate(predictors):
-        n_spots = len(predictor.section)
-        tensors = predictor.inputs | {
-            TENSOR.state: torch.as_tensor(data.state[row], dtype=torch.float32),
-            TENSOR.expression: torch.as_tensor(data.expression[row], dtype=torch.float32),
-        }
-        held = held_out[row] if held_out is not None else np.arange(0)
-        kept = np.setdiff1d(np.arange(n_spots), held)
-        for rows, out in ((kept, training), (held, validation)):
-            if len(rows):
-                part = tensors if len(rows) == n_spots else _subset(tensors, rows)
-                out += _cut(part, predictor.section.coords[rows])
+    n_networks = 1 if folds is None else 1 + int(max(fold.max() for fold in folds))
+    for network in range(n_networks):
+        for row, predictor in enumerate(predictors):
+            n_spots = len(predictor.section)
+            tensors = predictor.inputs | {
+                TENSOR.state: torch.as_tensor(data.state[row], dtype=torch.float32),
+                TENSOR.expression: torch.as_tensor(data.expression[row], dtype=torch.float32),
+            }
+            held = folds[row] == network if folds is not None else np.zeros(n_spots, dtype=bool)
+            for rows, out in ((np.flatnonzero(~held), training), (np.flatnonzero(held), validation)):
+                if len(rows):
+                    part = tensors if len(rows) == n_spots else _subset(tensors, rows)
+                    parts = _cut(part, predictor.section.coords[rows])
+                    out += [{**w, TENSOR.network: torch.tensor(network)} for w in parts]
     return training, validation
 
 

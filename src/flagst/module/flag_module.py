@@ -1,8 +1,11 @@
 """FLAG as an scvi-tools module: encode once, corrupt, denoise, align."""
 
+from collections.abc import Callable
+from itertools import cycle
+
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
-from torch import Tensor
+from torch import Tensor, nn
 
 from flagst._keys import TENSOR
 from flagst.diffusion import EDM, VESDE, NoiseProcess, denoising_loss, dpm_solver_pp_2m, heun
@@ -24,6 +27,9 @@ class FlagModule(BaseModuleClass):
         ``"edm"`` or ``"ve"``.
     joint
         Mix the states of neighbouring spots while denoising.
+    n_networks
+        Networks of the same shape, each trained on its own windows; a draw takes them in turn, one per
+        step of the solver.
     **network_kwargs
         See :class:`flagst.nn.FlagNetwork`.
     """
@@ -36,16 +42,19 @@ class FlagModule(BaseModuleClass):
         *,
         process: str = "edm",
         joint: bool = True,
+        n_networks: int = 1,
         **network_kwargs,
     ):
         super().__init__()
         self.process = PROCESSES[process]()
         self.d_image, self.n_genes, self.joint = d_image, n_genes, joint
-        self.network = FlagNetwork(d_image, n_genes, d_state, **network_kwargs)
+        self.networks = nn.ModuleList(
+            FlagNetwork(d_image, n_genes, d_state, **network_kwargs) for _ in range(n_networks)
+        )
         self.alignment = None
 
     def attach_alignment(self, vectors: Tensor, mask: Tensor, *, weight: float) -> None:
-        """Add the alignment head for a training run.
+        """Add an alignment head to every network for a training run.
 
         Parameters
         ----------
@@ -56,10 +65,10 @@ class FlagModule(BaseModuleClass):
         weight
             Of the alignment loss; 0.5 in the paper.
         """
-        self.alignment = AlignmentHead(self.network.width, vectors, mask, weight=weight)
+        self.alignment = nn.ModuleList(AlignmentHead(n.width, vectors, mask, weight=weight) for n in self.networks)
 
     def detach_alignment(self) -> None:
-        """Drop the alignment head: embeddings are used in training only."""
+        """Drop the alignment heads: embeddings are used in training only."""
         self.alignment = None
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict:
@@ -68,12 +77,15 @@ class FlagModule(BaseModuleClass):
             "edge_index": tensors[TENSOR.edge_index],
             "edge_attr": tensors[TENSOR.edge_attr],
             "mean": tensors.get(TENSOR.mean),
+            "network": _number(tensors),
         }
 
     @auto_move_data
-    def inference(self, image: Tensor, edge_index: Tensor, edge_attr: Tensor, mean: Tensor | None) -> dict:
-        """Context H ``(n_spots, d_context)``."""
-        return {"context": self.network.encode(image, edge_index, edge_attr, mean)}
+    def inference(
+        self, image: Tensor, edge_index: Tensor, edge_attr: Tensor, mean: Tensor | None, network: int = 0
+    ) -> dict:
+        """Context H ``(n_spots, d_context)`` of one network."""
+        return {"context": self.networks[network].encode(image, edge_index, edge_attr, mean)}
 
     def _get_generative_input(self, tensors: dict[str, Tensor], inference_outputs: dict, **kwargs) -> dict:
         return {
@@ -81,10 +93,13 @@ class FlagModule(BaseModuleClass):
             "state": tensors[TENSOR.state],
             "mix_index": tensors[TENSOR.mix_index],
             "mix_weight": tensors[TENSOR.mix_weight],
+            "network": _number(tensors),
         }
 
     @auto_move_data
-    def generative(self, context: Tensor, state: Tensor, mix_index: Tensor, mix_weight: Tensor) -> dict:
+    def generative(
+        self, context: Tensor, state: Tensor, mix_index: Tensor, mix_weight: Tensor, network: int = 0
+    ) -> dict:
         """Corrupt the clean state and denoise it: the loss of each spot, and the hidden state."""
         # validation repeats the same noise, so that epochs differ by the weights alone
         generator = None if self.training else torch.Generator().manual_seed(VALIDATION_SEED)
@@ -92,12 +107,12 @@ class FlagModule(BaseModuleClass):
         noise = torch.randn(state.shape, generator=generator).to(state)
         hidden = []
 
-        def network(x: Tensor, level: Tensor) -> Tensor:
-            output, state_of_block = self._network(x, level, context, mix_index, mix_weight)
+        def raw(x: Tensor, level: Tensor) -> Tensor:
+            output, state_of_block = self._network(network, x, level, context, mix_index, mix_weight)
             hidden.append(state_of_block)
             return output
 
-        denoise = self.process.denoiser(network)
+        denoise = self.process.denoiser(raw)
         per_spot = denoising_loss(denoise, state, sigma, noise, process=self.process)
         return {"denoising": per_spot, "hidden": hidden[0]}
 
@@ -109,24 +124,33 @@ class FlagModule(BaseModuleClass):
         if self.alignment is not None:
             expression = tensors[TENSOR.expression].to(self.device)
             generator = None if self.training else torch.Generator().manual_seed(VALIDATION_SEED)
-            aligned = self.alignment(generative_outputs["hidden"], expression, controls=generator)
-            loss = loss + self.alignment.weight * aligned["align_loss"][core].mean()
+            head = self.alignment[_number(tensors)]
+            aligned = head(generative_outputs["hidden"], expression, controls=generator)
+            loss = loss + head.weight * aligned["align_loss"][core].mean()
             extra |= {name: value[core].mean() for name, value in aligned.items()}
         return LossOutput(loss=loss, extra_metrics=extra, n_obs_minibatch=int(core.sum()))
 
     def _network(
-        self, x: Tensor, sigma: Tensor, context: Tensor, mix_index: Tensor, mix_weight: Tensor
+        self, number: int, x: Tensor, sigma: Tensor, context: Tensor, mix_index: Tensor, mix_weight: Tensor
     ) -> tuple[Tensor, Tensor]:
         mix = (mix_index, mix_weight) if self.joint else (None, None)
-        return self.network(x, sigma, context, *mix)
+        return self.networks[number](x, sigma, context, *mix)
 
     @torch.no_grad()
-    def context(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Context H of a whole section, ``(n_spots, d_context)``."""
-        return self.inference(**self._get_inference_input(tensors))["context"]
+    def context(self, tensors: dict[str, Tensor], network: int = 0) -> Tensor:
+        """Context H of a whole section from one network, ``(n_spots, d_context)``."""
+        return self.inference(**self._get_inference_input(tensors) | {"network": network})["context"]
 
     @torch.no_grad()
-    def draw(self, tensors: dict[str, Tensor], noise: Tensor, *, solver: str, n_steps: int) -> Tensor:
+    def draw(
+        self,
+        tensors: dict[str, Tensor],
+        noise: Tensor,
+        *,
+        solver: str,
+        n_steps: int,
+        networks: tuple[int, ...] | None = None,
+    ) -> Tensor:
         """Draws of the diffusion state.
 
         Parameters
@@ -137,14 +161,32 @@ class FlagModule(BaseModuleClass):
             ``(n_draws, n_spots, d_state)`` standard normal.
         solver, n_steps
             ``"dpm++2m"``: ``n_steps`` network evaluations; ``"heun"``: ``2 * n_steps - 1``.
+        networks
+            Networks that take turns; ``None`` for all of them. Their number does not change the number
+            of evaluations.
 
         Returns
         -------
-        ``(n_draws, n_spots, d_state)`` on the CPU. The context is encoded once for all draws.
+        ``(n_draws, n_spots, d_state)`` on the CPU. The context is encoded once per network for all draws.
         """
         tensors = {key: value.to(self.device) for key, value in tensors.items()}
-        context = self.context(tensors)
         mix = tensors[TENSOR.mix_index], tensors[TENSOR.mix_weight]
-        denoise = self.process.denoiser(lambda x, sigma: self._network(x, sigma, context, *mix)[0])
+        used = range(len(self.networks)) if networks is None else networks
+        contexts = {number: self.context(tensors, number) for number in used}
+
+        def in_turn() -> Callable[[Tensor, Tensor], Tensor]:
+            turns = cycle(contexts.items())
+
+            def raw(x: Tensor, sigma: Tensor) -> Tensor:
+                number, context = next(turns)
+                return self._network(number, x, sigma, context, *mix)[0]
+
+            return self.process.denoiser(raw)
+
         sigmas = self.process.schedule(n_steps).to(self.device)
-        return torch.stack([SOLVERS[solver](denoise, z.to(self.device), sigmas).cpu() for z in noise])
+        return torch.stack([SOLVERS[solver](in_turn(), z.to(self.device), sigmas).cpu() for z in noise])
+
+
+def _number(tensors: dict[str, Tensor]) -> int:
+    """The network a window belongs to."""
+    return int(tensors.get(TENSOR.network, 0))

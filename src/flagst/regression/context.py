@@ -6,8 +6,8 @@ import numpy as np
 
 from flagst.regression.axes import principal_axes
 
-#: Rings of nearest spots whose mean features are appended: about one and two pitches wide.
-NEIGHBOURHOODS = (6, 18)
+#: Numbers of nearest spots whose mean features are appended: about two pitches around.
+NEIGHBOURHOODS = (18,)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ import numpy as np
 
 from flagst.regression.ridge import RidgeRegression
 
-KERNEL_ALPHAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+KERNEL_ALPHAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+#: Exponents of the kernel at the median squared distance of the training spots.
+WIDTHS = (0.3, 1.0, 3.0)
 WEIGHTS = (0.0, 0.25, 0.5, 0.75)
 MAX_LANDMARKS = 1000
 
@@ -33,7 +35,7 @@ class KernelFeatures:
     usual_gap: float
 
     @classmethod
-    def fit(cls, design: np.ndarray, *, width: float = 0.3) -> "KernelFeatures":
+    def fit(cls, design: np.ndarray, *, width: float = 1.0) -> "KernelFeatures":
         """``width`` is the exponent at the median squared distance of the training spots."""
         rng = np.random.default_rng(0)
         keep = np.sort(rng.permutation(len(design))[:MAX_LANDMARKS])
@@ -67,9 +69,9 @@ class KernelFeatures:
 class RegressionMean:
     """Convex mix of ridge and kernel ridge on the same context features.
 
-    The weight of the kernel part is chosen on held-out folds and may be zero, and it fades where a
-    spot is unlike the training spots (:meth:`KernelFeatures.trust`): on tissue of another kind the
-    mean is that of ridge.
+    Penalties, the width of the kernel and the weight of its part are chosen on held-out folds. The
+    weight may be zero, and it fades where a spot is unlike the
+    training spots (:meth:`KernelFeatures.trust`): on tissue of another kind the mean is that of ridge.
 
     Attributes
     ----------
@@ -92,11 +94,18 @@ class RegressionMean:
     ) -> tuple["RegressionMean", np.ndarray]:
         """Arguments and return value as in :meth:`RidgeRegression.fit`."""
         ridge, linear = RidgeRegression.fit(design, target, folds)
-        kernel = KernelFeatures.fit(design)
-        kernel_ridge, smooth = RidgeRegression.fit(kernel.transform(design), target, folds, alphas=KERNEL_ALPHAS)
-        errors = [((linear + w * (smooth - linear) - target) ** 2).mean() for w in WEIGHTS]
-        weight = WEIGHTS[int(np.argmin(errors))]
-        return cls(ridge, kernel_ridge, kernel, weight), linear + weight * (smooth - linear)
+        lowest, chosen = np.inf, None
+        for width in WIDTHS:
+            kernel = KernelFeatures.fit(design, width=width)
+            features = kernel.transform(design)
+            kernel_ridge, smooth = RidgeRegression.fit(features, target, folds, alphas=KERNEL_ALPHAS)
+            for weight in WEIGHTS:
+                mixed = linear + weight * (smooth - linear)
+                error = ((mixed - target) ** 2).mean()
+                if error < lowest:
+                    lowest, chosen = error, (kernel_ridge, kernel, weight, mixed)
+        kernel_ridge, kernel, weight, mixed = chosen
+        return cls(ridge, kernel_ridge, kernel, weight), mixed
 
     def predict(self, design: np.ndarray) -> np.ndarray:
         """``(n_spots, d) -> (n_spots, n_genes)``, standardised units."""

@@ -58,11 +58,11 @@ def match_spatial_order(
     for mean, near in zip(means, neighbours, strict=True):
         for _ in range(N_DRAWS):
             state = _smooth_field(rng.standard_normal((len(near), len(weight))), near, weight)
-            draws.append((mean, state, rng.standard_normal(mean.shape), near))
+            draws.append((mean, (state, rng.standard_normal(mean.shape), np.zeros_like(state)), near))
 
     def order(factor: np.ndarray) -> np.ndarray:
         scaled = replace(residual, noise=residual.noise * factor)
-        return np.mean([_moran(scaler.restore(m + scaled.decode(s, e)), n) for m, s, e, n in draws], axis=0)
+        return np.mean([_moran(scaler.restore(m + scaled.decode(*drawn)), n) for m, drawn, n in draws], axis=0)
 
     low, high = np.full(len(measured), -np.log(MAX_FACTOR)), np.full(len(measured), np.log(MAX_FACTOR))
     for _ in range(N_HALVINGS):

@@ -2,7 +2,8 @@
 
 The state of a spot is ``z = E u``: ``u`` the residual of the cross-fitted mean, centred per section
 and standardised per gene; ``E`` the projection on its leading principal components, each scaled to
-unit variance. What the components do not carry comes back as independent noise per gene.
+unit variance. What the components do not carry comes back as independent noise per gene, and what
+drawn states lack in variance as noise on the components.
 """
 
 from dataclasses import dataclass
@@ -26,12 +27,15 @@ class ResidualModel:
         ``(n_latent,)`` standard deviation along them.
     noise
         ``(n_genes,)`` standard deviation of what is left, in units of ``scale``.
+    jitter
+        ``(n_latent,)`` standard deviation of noise added to drawn states, in units of the state.
     """
 
     scale: np.ndarray
     components: np.ndarray
     sd: np.ndarray
     noise: np.ndarray
+    jitter: np.ndarray
 
     @classmethod
     def fit(cls, residual: np.ndarray, section: np.ndarray, *, n_latent: int) -> tuple["ResidualModel", np.ndarray]:
@@ -58,9 +62,9 @@ class ResidualModel:
         components, sd = principal_axes(unit, n_latent)
         state = unit @ components.T / sd
         noise = (unit - (state * sd) @ components).std(axis=0)
-        return cls(scale, components, sd, noise), state
+        return cls(scale, components, sd, noise, np.zeros(len(sd))), state
 
-    def decode(self, state: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def decode(self, state: np.ndarray, noise: np.ndarray, state_noise: np.ndarray) -> np.ndarray:
         """State and standard normal noise to a residual.
 
         Parameters
@@ -69,12 +73,15 @@ class ResidualModel:
             ``(n_spots, n_latent)``.
         noise
             ``(n_spots, n_genes)`` standard normal, independent.
+        state_noise
+            ``(n_spots, n_latent)`` standard normal, independent.
 
         Returns
         -------
         ``(n_spots, n_genes)`` in standardised target units.
         """
-        return ((state * self.sd) @ self.components + noise * self.noise) * self.scale
+        moved = (state + state_noise * self.jitter) * self.sd
+        return (moved @ self.components + noise * self.noise) * self.scale
 
 
 def section_means(values: np.ndarray, section: np.ndarray) -> np.ndarray:
