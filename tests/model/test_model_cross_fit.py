@@ -229,3 +229,9 @@ def test_context_has_one_block_per_network(trained, predictor):
     for number in range(3):
         own = trained.module.context(predictor.inputs, number).numpy()
         np.testing.assert_array_equal(context[:, 16 * number : 16 * (number + 1)], own)
+
+
+def test_early_stopping_without_held_out_tissue_is_refused(make):
+    model = make.model(make.table(), cross_fit=False)
+    with pytest.raises(ValueError, match="early_stopping=True needs tissue.*cross_fit=True"):
+        model.train(**make.QUICK, early_stopping=True)

@@ -238,3 +238,16 @@ def test_bad_requests(trained, query):
     with pytest.raises(ValueError, match="n_samples of at least 20; got 1. Pass n_samples=50"):
         trained.predict(query, quantiles=(0.05, 0.95))
     assert "flagst" not in query.layers
+
+
+def test_three_sections_are_checked_by_leaving_each_out():
+    rows = np.arange(N_SPOTS)
+    parts = [(Predictor(seed=i, name=name, bias=bias), rows) for i, (name, bias) in enumerate(zip("ABC", (0, 0.3, 1)))]
+    found, moved = calibrate_intervals(parts, fitted=None), []
+    for number, (predictor, _) in enumerate(parts):
+        others = calibrate_intervals([part for i, part in enumerate(parts) if i != number], fitted=None)
+        draws = np.stack(list(predictor.redrawn(intervals.N_STATES, intervals.N_NOISES, "intervals")))
+        moved.append(others.move(draws, found.levels))
+    measured = np.concatenate([predictor.section.target for predictor, _ in parts])
+    expected = share_below(np.concatenate(moved, axis=1), found.levels, measured)
+    np.testing.assert_allclose(found.after, expected, atol=1e-6)

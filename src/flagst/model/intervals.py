@@ -34,8 +34,7 @@ class IntervalCalibration:
     measured where the quantile is zero has score zero: at a bound of zero nothing is moved.
 
     A gene's correction is shrunk towards the one pooled over all genes, with weight
-    ``n / (n + 60)`` for ``n`` held-out spots: about three quarters with one HER2ST section, which is where
-    coverage on a further section was most even over genes.
+    ``n / (n + 60)`` for ``n`` held-out spots: nine tenths with three HER2ST sections.
 
     Attributes
     ----------
@@ -45,7 +44,7 @@ class IntervalCalibration:
         ``(n_levels, n_genes)`` float32, in units of the spread.
     before, after
         ``(3, n_levels)`` shares of held-out values below the quantile, see :func:`share_below`: of the draws, and
-        moved by a correction fitted on the *other* three quarters of the held-out tissue.
+        moved by a correction fitted on the *other* sections (with one or two, the other three quarters).
     n_sections, n_blocks, n_spots
         Held-out sections, the blocks they were held out in (with three sections or more, whole ones), and spots.
 
@@ -127,13 +126,16 @@ def calibrate_intervals(
     """
     if not parts:
         return None
+    names = list(dict.fromkeys(predictor.section.name for predictor, _ in parts))
     draws, measured, block = [], [], []
     for predictor, rows in parts:
         predictor.fitted = fitted
         drawn, values, kept = _held_out(predictor, rows, MAX_VALUES // len(parts))
         draws.append(drawn)
         measured.append(values)
-        block.append(cross_fitting_folds(np.zeros(len(kept)), predictor.section.coords[kept]))
+        # what the correction is checked on: left-out sections, or quarters where there are too few of them
+        quarters = cross_fitting_folds(np.zeros(len(kept)), predictor.section.coords[kept])
+        block.append(np.full(len(kept), names.index(predictor.section.name)) if len(names) >= 3 else quarters)
     curves = np.concatenate([draw_quantiles(d, LEVELS) for d in draws], axis=1)
     units = np.concatenate([spread(d) for d in draws])
     measured, block = np.concatenate(measured), np.concatenate(block)
@@ -147,7 +149,7 @@ def calibrate_intervals(
         shift=_fit(curves, units, measured),
         before=share_below(curves, LEVELS, measured),
         after=share_below(checked, LEVELS, measured),
-        n_sections=len({predictor.section.name for predictor, _ in parts}),
+        n_sections=len(names),
         n_blocks=len(parts),
         n_spots=len(measured),
     )

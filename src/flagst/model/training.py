@@ -47,7 +47,14 @@ def train_diffusion(
     Writes
     ------
     ``model.module`` and ``model.history_``.
+
+    Raises
+    ------
+    ValueError
+        Early stopping without validation windows.
     """
+    if trainer_kwargs.get("early_stopping") and not validation:
+        raise ValueError("early_stopping=True needs tissue that a network does not see. Use cross_fit=True.")
     splitter = model._data_splitter_cls(training, validation, **datasplitter_kwargs)
     if max_epochs is None:
         max_epochs = math.ceil(model.settings_.max_steps / splitter.steps_per_epoch)
