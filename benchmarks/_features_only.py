@@ -43,7 +43,7 @@ from flagst.regression import RegressionStage, ResidualModel, cross_fitting_fold
 N_LATENT, MAX_WHITE, MAX_STEPS, N_SOLVER_STEPS = 16, 50, 1200, 20
 #: Networks with three sections or more, and with fewer: one per block.
 N_NETWORKS, N_BLOCKS = 3, 4
-LEARNING_RATE, WEIGHT_DECAY, CLIP, EMA_DECAY, ALIGN_WEIGHT = 1e-3, 0.1, 1.0, 0.995, 0.5
+LEARNING_RATE, WEIGHT_DECAY, CLIP, EMA_DECAY, ALIGN_WEIGHT = 1e-3, 0.1, 1.0, 0.985, 0.5
 
 
 def run(job: dict) -> list[dict]:

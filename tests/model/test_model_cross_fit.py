@@ -233,5 +233,24 @@ def test_context_has_one_block_per_network(trained, predictor):
 
 def test_early_stopping_without_held_out_tissue_is_refused(make):
     model = make.model(make.table(), cross_fit=False)
-    with pytest.raises(ValueError, match="early_stopping=True needs tissue.*cross_fit=True"):
+    with pytest.raises(ValueError, match="early_stopping=True needs networks.*cross_fit=True"):
         model.train(**make.QUICK, early_stopping=True)
+
+
+def test_the_average_has_forgotten_the_start():
+    """The first average is a copy of nearly untrained weights; its share must be gone at the end of a run."""
+    from flagst.model.presets import Settings
+    from flagst.model.training import EMA_DECAY
+    from flagst.model.validation import N_BLOCKS
+
+    assert EMA_DECAY ** (Settings().max_steps / N_BLOCKS) < 0.02
+
+
+@pytest.mark.parametrize("names", [("A", "B"), ("A",)])
+def test_categories_without_spots_do_not_matter(make, query, names):
+    table = make.table(names=names, n_spots=64)
+    table.obs["section"] = table.obs["section"].cat.add_categories(["gone", "too"])
+    model = make.model(table)
+    with pytest.warns(UserWarning, match="spatial blocks"):
+        model.train(**make.QUICK)
+    assert np.isfinite(model.predict(query).layers["flagst"]).all()

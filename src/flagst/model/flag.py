@@ -160,20 +160,22 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         Raises
         ------
         ValueError
-            No registered data, or counts that are no counts.
+            No registered data, counts that are no counts, or ``early_stopping`` without cross-fitted networks.
 
         Warns
         -----
         UserWarning
             With one or two sections: validation and cross-fitting then use spatial blocks.
         """
+        if trainer_kwargs.get("early_stopping") and not (self.settings_.cross_fit and self.settings_.diffusion):
+            raise ValueError("early_stopping=True needs networks with tissue that they do not see. Use cross_fit=True.")
         self.is_trained_, self.history_, self.intervals_ = False, {}, None
         sections = self._sections(self._registered(), measured=True)
         self.features_ = deepcopy(dict(self.adata.uns.get(UNS.flagst, {}).get(SLOT.features, {})))
         self.fitted_, data = fit_before_diffusion(sections, self.settings_)
         self.familiar_, self.order_ = FamiliarTissue.fit(sections), TrainingOrder.fit(sections)
-        folds = network_folds(sections) if self.settings_.cross_fit else None
         self._reset_module()
+        folds = network_folds(sections, len(self.module.networks)) if self.settings_.cross_fit else None
         predictors = [self._predictor(s, mean=mean) for s, mean in zip(sections, data.mean, strict=True)]
         if self.settings_.diffusion:
             gfm = self.settings_.gfm

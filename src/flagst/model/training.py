@@ -11,8 +11,8 @@ from flagst._keys import TENSOR
 from flagst.model.quiet import quiet_libraries
 from flagst.model.threads import threads_for
 
-#: Averaged once per round of the networks, which take turns.
-EMA_DECAY = 0.995
+#: Per step of a network. Weights are averaged once in as many steps as there are networks, which share the steps.
+EMA_DECAY = 0.985
 #: What ``early_stopping=True`` of scvi-tools' trainer looks at here.
 MONITOR = "denoising_loss_validation"
 
@@ -47,14 +47,7 @@ def train_diffusion(
     Writes
     ------
     ``model.module`` and ``model.history_``.
-
-    Raises
-    ------
-    ValueError
-        Early stopping without validation windows.
     """
-    if trainer_kwargs.get("early_stopping") and not validation:
-        raise ValueError("early_stopping=True needs tissue that a network does not see. Use cross_fit=True.")
     splitter = model._data_splitter_cls(training, validation, **datasplitter_kwargs)
     if max_epochs is None:
         max_epochs = math.ceil(model.settings_.max_steps / splitter.steps_per_epoch)

@@ -24,14 +24,16 @@ def count_networks(n_sections: int, *, cross_fit: bool) -> int:
     return N_NETWORKS if n_sections >= N_NETWORKS else N_BLOCKS
 
 
-def network_folds(sections: list[Section]) -> list[np.ndarray]:
+def network_folds(sections: list[Section], n_networks: int | None = None) -> list[np.ndarray]:
     """Fold of every spot, ``(n_spots,)`` int per section; the network of that number never sees it.
 
     Whole sections in three folds; with one or two sections, the four blocks of each.
     """
+    n_networks = n_networks or count_networks(len(sections), cross_fit=True)
     if len(sections) >= N_NETWORKS:
-        return [np.full(len(s), number % N_NETWORKS) for number, s in enumerate(sections)]
-    return [cross_fitting_folds(np.zeros(len(s)), s.coords) for s in sections]
+        return [np.full(len(s), number % n_networks) for number, s in enumerate(sections)]
+    # registered categories without spots may have made fewer networks than blocks
+    return [cross_fitting_folds(np.zeros(len(s)), s.coords) % n_networks for s in sections]
 
 
 def held_out_parts(
@@ -70,7 +72,8 @@ class StructureScore:
         for (predictor, rows), graph, drawn in zip(self.parts, self.graphs, states, strict=True):
             restore = predictor.fitted.stage.scaler.restore
             for values in drawn:
-                values = restore(predictor.mean + structure * residual.decode(*values))[rows]
+                drawn_rows = residual.decode(*(part[rows] for part in values))
+                values = restore(predictor.mean[rows] + structure * drawn_rows)
                 out.append((values, predictor.section.target[rows], graph))
         return out
 

@@ -29,7 +29,7 @@ class FlagModule(BaseModuleClass):
         Mix the states of neighbouring spots while denoising.
     n_networks
         Networks of the same shape, each trained on its own windows; a draw takes them in turn, one per
-        step of the solver.
+        network evaluation.
     **network_kwargs
         See :class:`flagst.nn.FlagNetwork`.
     """

@@ -106,6 +106,10 @@ def domain_agreement(
             options = {"n_clusters": n, "n_components": n_components, "n_seeds": n_seeds}
             # genes constant in the measurement are left out, as in every other score
             kept = np.ptp(measured[rows], axis=0) > 0
+            if own is not None and len(set(own) - {""}) < 2:
+                raise ValueError(f"fewer than two labels in adata.obs[{label_key!r}].")
+            if not kept.any():
+                raise ValueError("no gene varies in the measurement.")
             guess, true = (_clusters(values[rows][:, kept], **options) for values in (predicted, measured))
             found[section] = _agreement(guess, true, own) | {"n_clusters": n, "n_spots": len(rows)}
         except ValueError as error:

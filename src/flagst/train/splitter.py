@@ -27,7 +27,7 @@ class WindowSplitter(pl.LightningDataModule):
         Windows from :func:`flagst.data.inputs.window`. No window crosses sections.
     windows_per_epoch
         An epoch goes through the training windows as often as it takes to see at least so many:
-        with three sections, one pass would be three steps.
+        one pass over few sections would be few steps.
     """
 
     def __init__(
