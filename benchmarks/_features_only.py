@@ -38,11 +38,15 @@ from flagst.data.targets import to_target
 from flagst.diffusion import EDM, denoising_loss, dpm_solver_pp_2m
 from flagst.gfm import coexpression
 from flagst.nn import AlignmentHead, FlagNetwork
-from flagst.regression import RegressionStage, ResidualModel, cross_fitting_folds, match_spatial_order
+from flagst.regression import (
+    RegressionStage,
+    ResidualModel,
+    count_networks,
+    match_spatial_order,
+    network_folds,
+)
 
 N_LATENT, MAX_WHITE, MAX_STEPS, N_SOLVER_STEPS = 16, 50, 1200, 20
-#: Networks with three sections or more, and with fewer: one per block.
-N_NETWORKS, N_BLOCKS = 3, 4
 LEARNING_RATE, WEIGHT_DECAY, CLIP, EMA_DECAY, ALIGN_WEIGHT = 1e-3, 0.1, 1.0, 0.985, 0.5
 
 
@@ -153,13 +157,6 @@ def match_order(
     )
 
 
-def network_folds(train: list[Section]) -> list[np.ndarray]:
-    """Fold of every spot, ``(n_spots,)`` per section; the network of that number never sees it."""
-    if len(train) >= N_NETWORKS:
-        return [np.full(len(section), number % N_NETWORKS) for number, section in enumerate(train)]
-    return [cross_fitting_folds(np.zeros(len(section)), section.coords) for section in train]
-
-
 @dataclass
 class PlainRidge:
     """``flagst.baselines.Ridge`` without AnnData."""
@@ -204,7 +201,7 @@ class PlainFlag:
         residual = match_order(residual, stage, mean, state, train, near)
         torch.manual_seed(seed)
         d_image = min(MAX_WHITE, train[0].image.shape[1])
-        n_networks = N_NETWORKS if len(train) >= N_NETWORKS else N_BLOCKS
+        n_networks = count_networks(len(train), cross_fit=True)
         networks = [FlagNetwork(d_image, expression.shape[1], N_LATENT).to(device) for _ in range(n_networks)]
         model = cls(stage, residual, networks, EDM(), d_image, device)
         vectors = torch.as_tensor(coexpression(stack_targets(train), names), device=device)
@@ -221,7 +218,7 @@ class PlainFlag:
     ) -> list[tuple[int, dict[str, Tensor]]]:
         """What each network is trained on, with its number: every section, less the network's fold."""
         out, start = [], 0
-        for section, fold in zip(train, network_folds(train), strict=True):
+        for section, fold in zip(train, network_folds([s.coords for s in train]), strict=True):
             rows = slice(start, start + len(section))
             start = rows.stop
             tensors = self.inputs(section, mean[rows]) | {

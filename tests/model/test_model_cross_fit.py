@@ -241,7 +241,7 @@ def test_the_average_has_forgotten_the_start():
     """The first average is a copy of nearly untrained weights; its share must be gone at the end of a run."""
     from flagst.model.presets import Settings
     from flagst.model.training import EMA_DECAY
-    from flagst.model.validation import N_BLOCKS
+    from flagst.regression.folds import N_BLOCKS
 
     assert EMA_DECAY ** (Settings().max_steps / N_BLOCKS) < 0.02
 

@@ -12,7 +12,8 @@ from flagst.data.section import Section
 from flagst.model import windows
 from flagst.model.fitting import TrainingData
 from flagst.model.predicting import SectionPredictor
-from flagst.model.validation import count_networks, held_out_parts, network_folds
+from flagst.model.validation import held_out_parts
+from flagst.regression import count_networks, network_folds
 
 
 def _section(name, n_spots, seed):
@@ -66,7 +67,7 @@ def test_without_folds_everything_is_trained_on(sections):
 def test_a_network_sees_everything_but_its_fold(sections, monkeypatch, n_sections, max_spots):
     monkeypatch.setattr(windows, "MAX_WINDOW_SPOTS", max_spots)  # 10: cut further, with halos
     sections = sections[:n_sections]
-    folds = network_folds(sections)
+    folds = network_folds([s.coords for s in sections])
     training, validation = _split(sections, folds)
     n_networks = count_networks(n_sections, cross_fit=True)
     assert {int(w["network"]) for w in training} == set(range(n_networks))
@@ -84,7 +85,7 @@ def test_a_network_sees_everything_but_its_fold(sections, monkeypatch, n_section
 
 
 def test_edges_stay_inside_their_window(sections):
-    training, validation = _split(sections[:2], network_folds(sections[:2]))
+    training, validation = _split(sections[:2], network_folds([s.coords for s in sections[:2]]))
     for window in training + validation:
         for key in ("edge_index", "mix_index"):
             assert window[key].max() < len(window["image"])
@@ -97,7 +98,7 @@ def test_networks_by_number_of_sections():
 
 @pytest.mark.parametrize("n_sections", [3, 4, 5])
 def test_from_three_sections_on_folds_are_whole_sections(sections, n_sections):
-    folds = network_folds(sections[:n_sections])
+    folds = network_folds([s.coords for s in sections[:n_sections]])
     assert [len(fold) for fold in folds] == [len(s) for s in sections[:n_sections]]
     assert all(len(np.unique(fold)) == 1 for fold in folds)
     sizes = np.bincount([fold[0] for fold in folds])
@@ -106,7 +107,7 @@ def test_from_three_sections_on_folds_are_whole_sections(sections, n_sections):
 
 @pytest.mark.parametrize("n_sections", [1, 2])
 def test_few_sections_are_cut_into_four_blocks_each(sections, n_sections):
-    for fold, section in zip(network_folds(sections[:n_sections]), sections, strict=False):
+    for fold, section in zip(network_folds([s.coords for s in sections[:n_sections]]), sections, strict=False):
         sizes = np.bincount(fold)
         assert len(sizes) == 4 and np.ptp(sizes) <= 1
         spread = [section.coords[fold == k].std(axis=0).prod() for k in range(4)]
@@ -115,7 +116,7 @@ def test_few_sections_are_cut_into_four_blocks_each(sections, n_sections):
 
 @pytest.mark.parametrize("n_sections", [1, 2, 3, 5])
 def test_every_spot_is_held_out_once_and_drawn_by_the_network_of_its_fold(sections, n_sections):
-    folds = network_folds(sections[:n_sections])
+    folds = network_folds([s.coords for s in sections[:n_sections]])
     predictors = []
     for section in sections[:n_sections]:
         predictor = object.__new__(SectionPredictor)

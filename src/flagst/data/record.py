@@ -1,6 +1,5 @@
 """What a prediction leaves in the table, and where the table is."""
 
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +8,7 @@ from anndata import AnnData
 
 from flagst import __version__
 from flagst._checks import require_key
-from flagst._keys import LAYERS, OBS, PARAM, PREDICTION_TABLE, SLOT, TABLE, UNS, VAR, prediction_layers
+from flagst._keys import OBS, PARAM, PREDICTION_TABLE, SLOT, TABLE, UNS, VAR, is_beside, prediction_layers
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -106,11 +105,8 @@ def write_prediction(
     names = {"draw": layer} | prediction_layers(layer, quantiles)
     layers = {names[part]: values for part, values in predicted.items()}
     # spread and quantiles of an earlier prediction do not belong to this one
-    stale = {f"{layer}_std", LAYERS.std} if layer == LAYERS.draw else {f"{layer}_std"}
-    quantile = re.compile(re.escape(layer) + r"_q\d+")
-    for name in [n for n in table.layers if n is not None and (n in stale or quantile.fullmatch(n))]:
-        if name not in layers:
-            del table.layers[name]
+    for name in [n for n in table.layers if is_beside(n, layer) and n not in layers]:
+        del table.layers[name]
     params = params | {PARAM.layer: layer}
     record_prediction(table, layers, params=params, train_pcc=train_pcc, genes=genes, history=history)
     if unlike is not None:
@@ -164,8 +160,7 @@ def record_prediction(
         slot[SLOT.history] = history
     # what was known of a layer that has just been replaced would be of another prediction
     for name in (SLOT.metrics, SLOT.calibration):
-        if name in slot or name == SLOT.metrics:
-            slot[name] = {key: kept for key, kept in slot.get(name, {}).items() if key not in layers}
+        slot[name] = {key: kept for key, kept in slot.get(name, {}).items() if key not in layers}
     table.uns[UNS.flagst] = slot
 
 

@@ -10,6 +10,7 @@ from flagst.metrics._inputs import (
     scored_pair,
     standardise,
 )
+from flagst.metrics.accuracy import ccc
 
 #: Genes handled at once: neighbour averages of a wide table need not all be in memory.
 BLOCK = 1024
@@ -89,8 +90,7 @@ def ssc(predicted, measured, graph) -> float:
     FLAG, arXiv 2605.18055 (SSC). The paper does not say which graph it uses, so its numbers are not
     comparable digit for digit.
     """
-    predicted, measured, _ = scored_pair(predicted, measured)
-    return pearson(morans_i(predicted, graph), morans_i(measured, graph))
+    return pearson(*_orders(predicted, measured, graph))
 
 
 def moran_rmse(predicted, measured, graph) -> float:
@@ -115,8 +115,8 @@ def moran_rmse(predicted, measured, graph) -> float:
     ValueError
         As :func:`ssc`.
     """
-    predicted, measured, _ = scored_pair(predicted, measured)
-    return float(np.sqrt(np.mean((morans_i(predicted, graph) - morans_i(measured, graph)) ** 2)))
+    guess, true = _orders(predicted, measured, graph)
+    return float(np.sqrt(np.mean((guess - true) ** 2)))
 
 
 def moran_mae(predicted, measured, graph) -> float:
@@ -138,8 +138,8 @@ def moran_mae(predicted, measured, graph) -> float:
     ValueError
         As :func:`ssc`.
     """
-    predicted, measured, _ = scored_pair(predicted, measured)
-    return float(np.mean(np.abs(morans_i(predicted, graph) - morans_i(measured, graph))))
+    guess, true = _orders(predicted, measured, graph)
+    return float(np.mean(np.abs(guess - true)))
 
 
 def moran_ccc(predicted, measured, graph) -> float:
@@ -166,12 +166,10 @@ def moran_ccc(predicted, measured, graph) -> float:
     ------
     Lin, Biometrics 1989, 45:255.
     """
-    predicted, measured, _ = scored_pair(predicted, measured)
-    guess, true = morans_i(predicted, graph), morans_i(measured, graph)
+    guess, true = _orders(predicted, measured, graph)
     if len(true) < 3 or constant_genes(true[:, None])[0]:
         return float("nan")
-    covariance = np.mean((guess - guess.mean()) * (true - true.mean()))
-    return float(2 * covariance / (guess.var() + true.var() + (guess.mean() - true.mean()) ** 2))
+    return ccc(guess[:, None], true[:, None])
 
 
 def replicate_ssc(replicate, measured, replicate_graph, graph) -> float:
@@ -201,6 +199,12 @@ def replicate_ssc(replicate, measured, replicate_graph, graph) -> float:
     """
     replicate, measured = replicate_pair(replicate, measured)
     return pearson(morans_i(replicate, replicate_graph), morans_i(measured, graph))
+
+
+def _orders(predicted, measured, graph) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and measured Moran's I of the genes that vary in the measurement, (n_genes,) each."""
+    predicted, measured, _ = scored_pair(predicted, measured)
+    return morans_i(predicted, graph), morans_i(measured, graph)
 
 
 def _total_weight(graph, n_spots: int) -> float:

@@ -29,9 +29,10 @@ from flagst.model.setup import IMAGE_FIELD, Registration
 from flagst.model.spread import calibrate_spread
 from flagst.model.training import train_diffusion
 from flagst.model.unlike import FamiliarTissue
-from flagst.model.validation import StructureScore, count_networks, held_out_parts, network_folds
+from flagst.model.validation import StructureScore, held_out_parts
 from flagst.model.windows import split_windows
 from flagst.module import FlagModule
+from flagst.regression import count_networks, network_folds
 from flagst.train import FlagTrainingPlan, WindowSplitter
 
 if TYPE_CHECKING:
@@ -175,7 +176,9 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         self.fitted_, data = fit_before_diffusion(sections, self.settings_)
         self.familiar_, self.order_ = FamiliarTissue.fit(sections), TrainingOrder.fit(sections)
         self._reset_module()
-        folds = network_folds(sections, len(self.module.networks)) if self.settings_.cross_fit else None
+        folds = None
+        if self.settings_.cross_fit:
+            folds = network_folds([s.coords for s in sections], len(self.module.networks))
         predictors = [self._predictor(s, mean=mean) for s, mean in zip(sections, data.mean, strict=True)]
         if self.settings_.diffusion:
             gfm = self.settings_.gfm

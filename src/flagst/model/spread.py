@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from flagst.model.validation import StructureScore
+from flagst.model.validation import StructureScore, at_equal_accuracy
 from flagst.regression import ResidualModel
 
 #: Shares of the missing variance of the states that are tried.
@@ -39,7 +39,8 @@ def calibrate_spread(score: StructureScore, residual: ResidualModel) -> Residual
     states = score.states()
     missing = np.sqrt(np.clip(1 - score.variance(states), 0, 1))
     candidates = [_match_order(score, states, replace(residual, jitter=np.sqrt(s) * missing)) for s in SHARES]
-    scores = [score.score(states, c) + score.full(states, c) for c in candidates]
+    fronts = [score.front(states, candidate) for candidate in candidates]
+    scores = [at_equal_accuracy(front) + front[-1, 1] for front in fronts]
     return candidates[int(np.nanargmax(scores))] if np.isfinite(scores).any() else residual
 
 

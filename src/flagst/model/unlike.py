@@ -90,14 +90,9 @@ class FamiliarTissue:
 
 
 def unlike_scores(
-    familiar: FamiliarTissue | None, predictors: "list[tuple[np.ndarray, SectionPredictor]]"
-) -> np.ndarray | None:
-    """Score of every spot of a query, ``(n_spots,)``, from rows and predictor of its sections.
-
-    ``None`` without ``familiar``: a model saved before there was one.
-    """
-    if familiar is None:
-        return None
+    familiar: FamiliarTissue, predictors: "list[tuple[np.ndarray, SectionPredictor]]"
+) -> np.ndarray:
+    """Score of every spot of a query, ``(n_spots,)``, from rows and predictor of its sections."""
     out = np.empty(sum(len(rows) for rows, _ in predictors))
     for rows, predictor in predictors:
         out[rows] = familiar.score(predictor.section.image)

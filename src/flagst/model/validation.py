@@ -4,36 +4,13 @@ import numpy as np
 
 from flagst import metrics
 from flagst.data.graph import moran_graph
-from flagst.data.section import Section
 from flagst.model.predicting import SectionPredictor
 from flagst.regression import ResidualModel
-from flagst.regression.folds import cross_fitting_folds
 
-#: Networks of a model trained on three sections or more, and on fewer: one per block.
-N_NETWORKS, N_BLOCKS = 3, 4
 STRUCTURES = (0.0, 0.3, 0.5, 0.7, 1.0)
 PCC_KEPT = 0.9
 N_DRAWS = 4
 MIN_ROWS = 10
-
-
-def count_networks(n_sections: int, *, cross_fit: bool) -> int:
-    """Networks of a model: one per fold, or a single one without cross-fitting."""
-    if not cross_fit:
-        return 1
-    return N_NETWORKS if n_sections >= N_NETWORKS else N_BLOCKS
-
-
-def network_folds(sections: list[Section], n_networks: int | None = None) -> list[np.ndarray]:
-    """Fold of every spot, ``(n_spots,)`` int per section; the network of that number never sees it.
-
-    Whole sections in three folds; with one or two sections, the four blocks of each.
-    """
-    n_networks = n_networks or count_networks(len(sections), cross_fit=True)
-    if len(sections) >= N_NETWORKS:
-        return [np.full(len(s), number % n_networks) for number, s in enumerate(sections)]
-    # registered categories without spots may have made fewer networks than blocks
-    return [cross_fitting_folds(np.zeros(len(s)), s.coords) % n_networks for s in sections]
 
 
 def held_out_parts(
@@ -47,10 +24,7 @@ def held_out_parts(
 
 
 class StructureScore:
-    """Mean of GSC and SSC of draws on held-out rows, at a fixed loss of accuracy.
-
-    Draws with less variation keep more accuracy at the same structure, so scores at one structure
-    do not compare. Here the structure is the one at which PCC has fallen to 90 % of the mean's.
+    """Accuracy, structure and spatial order of draws on held-out rows.
 
     Parameters
     ----------
@@ -77,22 +51,9 @@ class StructureScore:
                 out.append((values, predictor.section.target[rows], graph))
         return out
 
-    def score(self, states: list, residual: ResidualModel) -> float:
-        """Mean of GSC and SSC where PCC is 90 % of the mean's; NaN when nothing is defined."""
-        front = np.array([self._scores(states, residual, structure) for structure in STRUCTURES])
-        pcc, structured = front.T
-        if not np.isfinite(front).all():
-            return np.nan
-        # the last step at which PCC is still above; the end of the dial when it never falls so far
-        step = np.flatnonzero(pcc >= PCC_KEPT * pcc[0]).max() if pcc[0] > 0 else 0
-        if step == len(pcc) - 1:
-            return float(structured[-1])
-        share = (pcc[step] - PCC_KEPT * pcc[0]) / max(pcc[step] - pcc[step + 1], 1e-12)
-        return float(structured[step] + share * (structured[step + 1] - structured[step]))
-
-    def full(self, states: list, residual: ResidualModel) -> float:
-        """Mean of GSC and SSC of full draws."""
-        return self._scores(states, residual, 1.0)[1]
+    def front(self, states: list, residual: ResidualModel) -> np.ndarray:
+        """PCC, and the mean of GSC and SSC, at every structure of the dial: ``(n_structures, 2)``."""
+        return np.array([self._scores(states, residual, structure) for structure in STRUCTURES])
 
     def variance(self, states: list) -> np.ndarray:
         """``(n_latent,)`` mean over draws of the variance of states over held-out rows."""
@@ -116,3 +77,25 @@ class StructureScore:
             for drawn, measured, graph in self.draws(states, residual, 1.0)
         ]
         return float(np.mean(gaps))
+
+
+def at_equal_accuracy(front: np.ndarray) -> float:
+    """Mean of GSC and SSC where PCC has fallen to 90 % of the mean's; NaN when the front is not defined.
+
+    Draws with less variation keep more accuracy at the same structure, so scores at one structure
+    do not compare.
+
+    Parameters
+    ----------
+    front
+        From :meth:`StructureScore.front`.
+    """
+    if not np.isfinite(front).all():
+        return np.nan
+    pcc, structured = front.T
+    # the last step at which PCC is still above; the end of the dial when it never falls so far
+    step = np.flatnonzero(pcc >= PCC_KEPT * pcc[0]).max() if pcc[0] > 0 else 0
+    if step == len(pcc) - 1:
+        return float(structured[-1])
+    share = (pcc[step] - PCC_KEPT * pcc[0]) / max(pcc[step] - pcc[step + 1], 1e-12)
+    return float(structured[step] + share * (structured[step + 1] - structured[step]))

@@ -26,7 +26,7 @@ def split_windows(
     data
         States and expression of the same sections.
     folds
-        Per section ``(n_spots,)``, see :func:`flagst.model.validation.network_folds`; ``None`` for one
+        Per section ``(n_spots,)``, see :func:`flagst.regression.network_folds`; ``None`` for one
         network that sees everything.
 
     Returns

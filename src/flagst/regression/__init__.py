@@ -1,7 +1,7 @@
 """The regression mean and the cross-fitted residual around it. Numpy only."""
 
 from flagst.regression.context import ContextFeatures
-from flagst.regression.folds import cross_fitting_folds
+from flagst.regression.folds import count_networks, cross_fitting_folds, network_folds
 from flagst.regression.mean import RegressionMean
 from flagst.regression.noise_scale import match_spatial_order
 from flagst.regression.residual import ResidualModel
@@ -16,6 +16,8 @@ __all__ = [
     "ResidualModel",
     "RidgeRegression",
     "TargetScaler",
+    "count_networks",
     "cross_fitting_folds",
     "match_spatial_order",
+    "network_folds",
 ]

@@ -3,6 +3,8 @@
 import numpy as np
 
 MAX_FOLDS = 8
+#: Networks of a model trained on three sections or more, and on fewer: one per block.
+N_NETWORKS, N_BLOCKS = 3, 4
 
 
 def cross_fitting_folds(section: np.ndarray, coords: np.ndarray) -> np.ndarray:
@@ -31,6 +33,32 @@ def cross_fitting_folds(section: np.ndarray, coords: np.ndarray) -> np.ndarray:
         rows = np.flatnonzero(code == number)
         fold[rows] = 4 * number + _quadrants(coords[rows])
     return fold
+
+
+def count_networks(n_sections: int, *, cross_fit: bool) -> int:
+    """Networks of a model: one per fold, or a single one without cross-fitting."""
+    if not cross_fit:
+        return 1
+    return N_NETWORKS if n_sections >= N_NETWORKS else N_BLOCKS
+
+
+def network_folds(coords: list[np.ndarray], n_networks: int | None = None) -> list[np.ndarray]:
+    """Fold of every spot, ``(n_spots,)`` int per section; the network of that number never sees it.
+
+    Whole sections in three folds; with one or two sections, the four blocks of each.
+
+    Parameters
+    ----------
+    coords
+        Per section ``(n_spots, 2)``, any unit.
+    n_networks
+        Networks there are; ``None`` for as many as these sections make.
+    """
+    n_networks = n_networks or count_networks(len(coords), cross_fit=True)
+    if len(coords) >= N_NETWORKS:
+        return [np.full(len(xy), number % n_networks) for number, xy in enumerate(coords)]
+    # registered categories without spots may have made fewer networks than blocks
+    return [cross_fitting_folds(np.zeros(len(xy)), xy) % n_networks for xy in coords]
 
 
 def _quadrants(coords: np.ndarray) -> np.ndarray:

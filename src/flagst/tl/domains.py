@@ -8,7 +8,8 @@ import numpy as np
 
 from flagst._checks import require_key
 from flagst._keys import LAYERS, RECORD
-from flagst.data.measured import measured_expression, measured_genes, section_rows
+from flagst.data.measured import section_rows
+from flagst.tl._inputs import prediction_and_truth
 from flagst.tl._record import section_records, section_table, write_record
 
 if TYPE_CHECKING:
@@ -90,14 +91,10 @@ def domain_agreement(
     ------
     ARI: Hubert & Arabie, J. Classif. 1985, 2:193.
     """
-    require_key(adata.layers, layer, where="adata.layers", hint="Run FLAG.predict first, or name a layer.")
     if n_seeds < 2:
         raise ValueError(f"n_seeds must be at least 2, for a spread; got {n_seeds}.")
     labels = None if label_key is None else _labels(adata, label_key, ignore_labels)
-    known = measured_genes(adata, truth)
-    measured = measured_expression(adata, truth, target=target)[:, known]
-    predicted = adata.layers[layer][:, known]
-    predicted = predicted.toarray() if hasattr(predicted, "toarray") else np.asarray(predicted)
+    predicted, measured, _ = prediction_and_truth(adata, layer, truth, target=target)
     found = {}
     for section, rows in section_rows(adata, section_key).items():
         own = None if labels is None else labels[rows]

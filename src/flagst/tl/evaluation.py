@@ -9,14 +9,9 @@ import numpy as np
 from flagst._checks import require_key
 from flagst._keys import LAYERS, OBSM, PARAM, RECORD, SLOT, UNS, VAR
 from flagst.data.graph import moran_graph
-from flagst.data.measured import (
-    measured_expression,
-    measured_genes,
-    recorded_params,
-    section_layout,
-    section_rows,
-)
+from flagst.data.measured import recorded_params, section_layout, section_rows
 from flagst.tl._certainty import jackknife_intervals, permutation_nulls
+from flagst.tl._inputs import prediction_and_truth
 from flagst.tl._record import section_records, section_table, write_record
 from flagst.tl._scores import definitions, score_genes, score_section, sizes, spot_depth, top_genes
 
@@ -111,13 +106,10 @@ def evaluate(
     """
     if hasattr(adata, "tables"):
         raise TypeError("evaluate scores an AnnData; got a SpatialData. Pass sdata.tables[...].")
-    require_key(adata.layers, layer, where="adata.layers", hint="Run FLAG.predict first, or name a layer.")
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
     _check_numbers(n_top, permutations)
-    measured = measured_expression(adata, truth, target=target)
-    known, depth = measured_genes(adata, truth), spot_depth(adata)
-    n_unmeasured = int((~known).sum())
-    measured, predicted = measured[:, known], adata.layers[layer][:, known]
+    predicted, measured, known = prediction_and_truth(adata, layer, truth, target=target)
+    depth, n_unmeasured = spot_depth(adata), int((~known).sum())
     coords = np.asarray(adata.obsm[spatial_key])[:, :2]
     train_pcc = adata.var[VAR.train_pcc].to_numpy(float)[known] if VAR.train_pcc in adata.var else None
     scores, genes, graphs, certainty = {}, {}, {}, {}

@@ -9,7 +9,8 @@ import numpy as np
 
 from flagst._checks import require_key
 from flagst._keys import LAYERS, RECORD
-from flagst.data.measured import measured_expression, measured_genes, section_rows
+from flagst.data.measured import section_rows
+from flagst.tl._inputs import prediction_and_truth
 from flagst.tl._record import write_record
 
 if TYPE_CHECKING:
@@ -79,15 +80,11 @@ def marker_overlap(
     """
     import pandas as pd
 
-    require_key(adata.layers, layer, where="adata.layers", hint="Run FLAG.predict first, or name a layer.")
     require_key(adata.obs, groupby, where="adata.obs", hint="Name the column of groups with groupby=.")
     wrong = [n for n in n_top if int(n) != n or n < 1]
     if wrong or not len(n_top):
         raise ValueError(f"n_top must be positive whole numbers, at least one; got {list(n_top)}.")
-    known = measured_genes(adata, truth)
-    measured = measured_expression(adata, truth, target=target)[:, known]
-    predicted = adata.layers[layer][:, known]
-    predicted = predicted.toarray() if hasattr(predicted, "toarray") else np.asarray(predicted)
+    predicted, measured, _ = prediction_and_truth(adata, layer, truth, target=target)
     column = adata.obs[groupby]
     groups = np.where(column.isna() | column.isin(list(ignore_groups)), "", column.astype(str))
     lines = []
