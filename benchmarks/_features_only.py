@@ -2,8 +2,9 @@
 
 For machines that have an accelerator but not the single-cell packages. A plain training loop over the
 same networks, noise process and regression as ``flagst.FLAG``, three networks that each leave out every third
-section and take turns in a draw, with its default choices but for one that is not done here: the spread of the
-draws set on held-out tissue. Numbers are close to the full path's but not identical.
+section and take turns in a draw, with its default choices but for two that are not done here: the spread of the
+draws set on held-out tissue, and less trust in the training sections' spatial order where tissue is unlike theirs.
+Numbers are close to the full path's but not identical.
 
 Keys of the npz (``her2st.py --export FILE`` writes one), all spots of a section in consecutive rows:
 
@@ -42,7 +43,8 @@ from flagst.regression import (
     RegressionStage,
     ResidualModel,
     count_networks,
-    match_spatial_order,
+    match_draw_order,
+    neighbour_moran,
     network_folds,
 )
 
@@ -141,22 +143,6 @@ def fit_stage(train: list[Section], regression: str) -> tuple[RegressionStage, n
     return RegressionStage.fit(*parts, regression=regression)
 
 
-def match_order(
-    residual: ResidualModel,
-    stage: RegressionStage,
-    mean: np.ndarray,
-    state: np.ndarray,
-    train: list[Section],
-    near: list[np.ndarray],
-) -> ResidualModel:
-    """The noise of each gene rescaled as in ``flagst.FLAG``."""
-    split = np.cumsum([len(s) for s in train])[:-1]
-    targets = [s.target for s in train]
-    return match_spatial_order(
-        residual, stage.scaler, np.split(mean, split), np.split(state, split), targets, near
-    )
-
-
 @dataclass
 class PlainRidge:
     """``flagst.baselines.Ridge`` without AnnData."""
@@ -182,6 +168,8 @@ class PlainFlag:
     process: EDM
     d_image: int
     device: str
+    order: np.ndarray
+    n_near: int
 
     @classmethod
     def fit(
@@ -198,12 +186,12 @@ class PlainFlag:
         expression = stage.scaler.standardise(stack_targets(train))
         names = np.repeat(np.arange(len(train)), [len(s) for s in train])
         residual, state = ResidualModel.fit(expression - mean, names, n_latent=N_LATENT)
-        residual = match_order(residual, stage, mean, state, train, near)
         torch.manual_seed(seed)
         d_image = min(MAX_WHITE, train[0].image.shape[1])
         n_networks = count_networks(len(train), cross_fit=True)
         networks = [FlagNetwork(d_image, expression.shape[1], N_LATENT).to(device) for _ in range(n_networks)]
-        model = cls(stage, residual, networks, EDM(), d_image, device)
+        order = np.mean([neighbour_moran(s.target, n) for s, n in zip(train, near, strict=True)], axis=0)
+        model = cls(stage, residual, networks, EDM(), d_image, device, order, near[0].shape[1])
         vectors = torch.as_tensor(coexpression(stack_targets(train), names), device=device)
         heads = [
             AlignmentHead(network.width, vectors, vectors.any(dim=1), weight=ALIGN_WEIGHT).to(device)
@@ -257,7 +245,9 @@ class PlainFlag:
         gene_noise, state_noise = noise
         n_latent = len(self.residual.sd)
         drawn = self.residual.decode(state[:, :n_latent], gene_noise, state_noise[:, :n_latent])
-        return self.stage.scaler.restore(mean + structure * drawn)
+        restore = self.stage.scaler.restore
+        drawn = match_draw_order(mean, drawn, restore, section.nearest(self.n_near), self.order)
+        return restore(mean + structure * drawn)
 
 
 def optimise(

@@ -47,9 +47,10 @@ def prepare(job: dict) -> dict:
 
 
 def replicate_reference(adata, split: dict, target: str) -> list[dict]:
-    """How well a *measured* training section stands in for the test section: GSC and SSC of each pair.
+    """How well *measured* training sections stand in for the test section: GSC and SSC.
 
-    A yardstick, not a ceiling. Spots do not correspond, so there is no PCC.
+    Of each pair of sections and, with ``"section": None``, of the training sections' average correlations and
+    average Moran's I. Yardsticks, not ceilings. Spots do not correspond, so there is no PCC.
     """
     values, rows = measured_expression(adata, target=target), section_rows(adata, OBS.section)
     parts, graphs = {}, {}
@@ -57,7 +58,18 @@ def replicate_reference(adata, split: dict, target: str) -> list[dict]:
         parts[section] = values[rows[section]]
         graphs[section] = moran_graph(adata.obsm[OBSM.spatial][rows[section]], section_layout(adata, section))
     truth, graph = parts[split["test"]], graphs[split["test"]]
-    return [
+    varies = truth.std(axis=0) > 0
+    pairs = np.triu_indices(varies.sum(), 1)
+
+    def against_test(of) -> float:
+        average = np.mean([of(section) for section in split["train"]], axis=0)
+        return float(np.corrcoef(average, of(split["test"]))[0, 1])
+
+    average = {
+        "gsc": against_test(lambda section: metrics.gene_correlation(parts[section][:, varies])[pairs]),
+        "ssc": against_test(lambda section: metrics.morans_i(parts[section][:, varies], graphs[section])),
+    }
+    return [{"test": split["test"], "section": None} | average] + [
         {
             "test": split["test"],
             "section": section,

@@ -17,6 +17,7 @@ WORKERS = {
     "method": ("_methods", "run"),
     "features": ("_features_only", "run"),
     "simulated": ("simulated", "run"),
+    "evaluations": ("network_evaluations", "run"),
 }
 
 

@@ -117,7 +117,7 @@ def main_table(records: list[dict]) -> str:
                 f"{row['peak_mb']:.0f}",
             )
         )
-    return _aligned(lines)
+    return aligned(lines)
 
 
 def equal_pcc_table(records: list[dict], at: float) -> str:
@@ -131,7 +131,7 @@ def equal_pcc_table(records: list[dict], at: float) -> str:
             lines.append((method, "out of range", "out of range"))
         else:
             lines.append((method, *(_mean_sd(found[score]) for score in ("gsc", "ssc"))))
-    text = f"At equal PCC {at:g} (linear between structures, seed by seed)\n" + _aligned(lines)
+    text = f"At equal PCC {at:g} (linear between structures, seed by seed)\n" + aligned(lines)
     for score in ("gsc", "ssc"):
         lead = lead_over_noise(equal, score)
         if lead is not None:
@@ -141,12 +141,18 @@ def equal_pcc_table(records: list[dict], at: float) -> str:
 
 
 def replicate_line(replicates: list[dict]) -> str:
-    """Mean and range of the replicate reference."""
-    parts = []
-    for score in ("gsc", "ssc"):
-        values = [pair[score] for pair in replicates]
-        parts.append(f"{score.upper()} {np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
-    return "Replicate reference, a measured training section against the test section: " + ", ".join(parts)
+    """Mean and range of the replicate reference: single training sections, and what they have on average."""
+    lines = []
+    for what, single in (
+        ("Replicate reference, a measured training section against the test section: ", True),
+        ("Average correlations and Moran's I of the training sections against the test section: ", False),
+    ):
+        parts = []
+        for score in ("gsc", "ssc"):
+            values = [pair[score] for pair in replicates if (pair["section"] is not None) == single]
+            parts.append(f"{score.upper()} {np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+        lines.append(what + ", ".join(parts))
+    return "\n".join(lines)
 
 
 def coverage_line(records: list[dict]) -> str:
@@ -171,7 +177,7 @@ def _mean_sd(values: np.ndarray, *, sign: str = "") -> str:
     return f"{values.mean():{sign}.3f}{sd}"
 
 
-def _aligned(lines: list[tuple[str, ...]]) -> str:
+def aligned(lines: list[tuple[str, ...]]) -> str:
     """First column to the left, the others to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(

@@ -90,7 +90,7 @@ def _splits(options: argparse.Namespace) -> list[dict]:
 
 def jobs_of(options: argparse.Namespace, files: dict[str, str]) -> list[dict]:
     """What the worker processes do, long jobs first so that no core idles at the end."""
-    common = {"target": options.target, "structures": options.structures, "settings": _settings(options.set)}
+    common = {"target": options.target, "structures": options.structures, "settings": settings(options.set)}
     if options.features:
         common |= {"kind": "features", "features": str(options.features.resolve()), "device": options.device}
     else:
@@ -106,16 +106,16 @@ def jobs_of(options: argparse.Namespace, files: dict[str, str]) -> list[dict]:
     return jobs
 
 
-def _settings(pairs: list[str]) -> dict:
+def settings(pairs: list[str]) -> dict:
     """``NAME=VALUE`` with VALUE as JSON where it is JSON, else a string."""
-    settings = {}
+    found = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
         try:
-            settings[name] = json.loads(value)
+            found[name] = json.loads(value)
         except json.JSONDecodeError:
-            settings[name] = value
-    return settings
+            found[name] = value
+    return found
 
 
 def collect(jobs: list[dict], folder: Path, *, n_processes: int) -> list[dict]:

@@ -24,6 +24,7 @@ CHOICES = {
     "defaults": {},
     "no diffusion": {"diffusion": False},
     "no cross-fitting": {"cross_fit": False},
+    "draws as they come": {"match_order": False},
     "no joint denoising": {"joint": False},
     "ridge mean": {"regression": "ridge"},
     "8 latents": {"n_latent": 8},
@@ -90,7 +91,7 @@ def table(records: list[dict], at: float) -> str:
             at_pcc = [f"{found[s].mean():.3f}" if found else "out of range" for s in ("gsc", "ssc")]
             cells[1:] = [*at_pcc, *(f"{row[s]:.3f}" for s in ("gsc", "ssc", "gap"))]
         lines.append((name, *cells, f"{mean['seconds']:.0f}"))
-    return _table._aligned(lines)
+    return _table.aligned(lines)
 
 
 def main(arguments: list[str] | None = None) -> None:

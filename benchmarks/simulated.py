@@ -24,6 +24,8 @@ VARIANTS = {
     "no joint denoising": {"joint": False},
     "no alignment": {"gfm": None},
     "no diffusion": {"diffusion": False},
+    "no cross-fitting": {"cross_fit": False},
+    "draws as they come": {"match_order": False},
 }
 SCORES = ("pcc", "mse", "gsc", "ssc", "moran_pred", "moran_true")
 STRUCTURES = (0.0, 0.5, 1.0)

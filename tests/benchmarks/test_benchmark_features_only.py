@@ -180,8 +180,8 @@ def test_the_same_weights_draw_what_the_model_draws(sections):
     module = FlagModule(plain.d_image, 6, _features_only.N_LATENT, n_networks=3).eval()
     for found, own in zip(module.networks, plain.networks, strict=True):
         found.load_state_dict(own.state_dict())
-    fitted = Fitted(plain.stage, plain.residual, np.zeros(6))
-    predictor = SectionPredictor(sections[0], fitted, Settings(target="log2"), module)
+    fitted = Fitted(plain.stage, plain.residual, np.zeros(6), plain.order, ("square",))
+    predictor = SectionPredictor(replace(sections[0], layout="square"), fitted, Settings(target="log2"), module)
     expected, _ = predictor.predict(0.7, 3)
     np.testing.assert_allclose(plain.predict(sections[0], structure=0.7, seed=3), expected, atol=1e-5)
 
@@ -211,9 +211,10 @@ def test_a_step_moves_one_network_and_its_average_slowly(sections, monkeypatch):
 
 
 def test_what_is_not_done_is_said(sections):
-    """One default of the model is left out; a second needs a sentence there too."""
+    """Two defaults of the model are left out; a third needs a sentence there too."""
     stated = " ".join(_features_only.__doc__.split())
-    assert "but for one that is not done here: the spread of the draws set on held-out tissue" in stated
+    assert "but for two that are not done here: the spread of the draws set on held-out tissue" in stated
+    assert "less trust in the training sections' spatial order where tissue is unlike theirs" in stated
     assert "three networks that each leave out every third section and take turns in a draw" in stated
     # and it is not done: the residual model leaves as it was fitted
     plain = _features_only.PlainFlag.fit(sections, near(sections), seed=0, device="cpu", max_steps=3)
@@ -230,7 +231,7 @@ def test_choices_are_the_model_s_defaults():
         "dpm++2m",
     )
     assert settings.joint and settings.edges and settings.diffusion and settings.n_average == 1
-    assert settings.cross_fit
+    assert settings.cross_fit and settings.match_order
     assert settings.gfm == "coexpression" and settings.network == {}
     assert _features_only.N_LATENT == settings.n_latent
     assert _features_only.MAX_STEPS == settings.max_steps

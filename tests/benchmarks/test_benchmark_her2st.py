@@ -103,7 +103,8 @@ def test_small_run_on_real_sections(her2st_dir, tmp_path, capsys):
     assert [records[0][s] for s in scores] == [records[2][s] for s in scores]
     assert records[0]["pcc"] > 0.3 and 0 < records[0]["moran_true"] < records[0]["moran_pred"]
     printed = capsys.readouterr().out
-    assert "Replicate reference" in printed and "At equal PCC 0.24" in printed
+    for line in ("Replicate reference", "of the training sections against", "At equal PCC 0.24"):
+        assert line in printed
     with np.load(archive) as stored:
         assert stored["counts"].shape == (551, 25) and stored["panel_C2"].all()
 

@@ -3,7 +3,7 @@
 import her2st
 import inner_folds
 import pytest
-from _table import _aligned
+from _table import aligned
 
 ROTATE = ["C2", "C3", "C4", "C5"]
 
@@ -103,7 +103,7 @@ def test_table_has_a_line_per_choice_and_baseline():
         ("8 latents", "0.520", "out of range", "out of range", "0.700", "0.600", "0.050", "31"),
         ("Ridge", "0.600", "", "", "", "", "", "2"),
     ]
-    assert found == _aligned(expected)
+    assert found == aligned(expected)
 
 
 def test_the_table_of_everything_is_the_mean_over_sections_put_aside():

@@ -115,5 +115,8 @@ def test_no_sampler_no_comparison():
 
 
 def test_replicates():
-    pairs = [{"gsc": 0.8, "ssc": 0.6}, {"gsc": 0.9, "ssc": 0.7}]
-    assert "GSC 0.850 (0.800 to 0.900), SSC 0.650 (0.600 to 0.700)" in _table.replicate_line(pairs)
+    pairs = [{"section": "A", "gsc": 0.8, "ssc": 0.6}, {"section": "B", "gsc": 0.9, "ssc": 0.7}]
+    average = [{"section": None, "gsc": 0.92, "ssc": 0.74}, {"section": None, "gsc": 0.94, "ssc": 0.78}]
+    single, together = _table.replicate_line(pairs + average).splitlines()
+    assert "GSC 0.850 (0.800 to 0.900), SSC 0.650 (0.600 to 0.700)" in single
+    assert "GSC 0.930 (0.920 to 0.940), SSC 0.760 (0.740 to 0.780)" in together

@@ -1,5 +1,7 @@
 """Predictions: layers, the dial, seeds, and what must not change them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,46 @@ def test_the_dial_is_linear_until_it_clips(trained, query):
     for structure in (0.2, 0.5):
         expected = layers[0] + structure * (layers[1] - layers[0])
         np.testing.assert_allclose(layers[structure][inside], expected[inside], atol=1e-4)
+
+
+def test_draws_have_the_order_of_the_training_sections(make):
+    """Spots of a section share the factor of a gene; it brings Moran's I nearer to that in training."""
+    from flagst.regression import neighbour_moran
+
+    model, tables, query = make.model(make.table()), {}, make.table(names=("X", "Y"), n_spots=200, seed=7)
+    model.train(**make.QUICK)
+    for match_order in (False, True):
+        model.settings_ = replace(model.settings_, match_order=match_order)
+        tables[match_order] = model.predict(query.copy(), structure=1)
+    free, matched = (tables[k].layers["flagst"].astype(float) for k in (False, True))
+    np.testing.assert_array_equal(tables[True].layers["flagst_mean"], tables[False].layers["flagst_mean"])
+    order = model.fitted_.order
+    distance = {False: [], True: []}
+    for rows, predictor in model._predictors(query):
+        near = predictor.section.nearest(4)
+        mean = tables[True].layers["flagst_mean"][rows].astype(float)
+        inside = (mean > 0) & (free[rows] > 0) & (matched[rows] > 0) & (np.abs(free[rows] - mean) > 0.1)
+        factor = np.where(inside, (matched[rows] - mean) / np.where(inside, free[rows] - mean, 1), np.nan)
+        np.testing.assert_allclose(np.nanstd(factor, axis=0), 0, atol=1e-2)
+        assert np.nanmean(factor, axis=0).std() > 0.05
+        for k, values in ((False, free), (True, matched)):
+            moran = neighbour_moran(mean + 0.7 * (values[rows] - mean), near) - order
+            distance[k].append((moran - moran.mean()).std())
+    assert np.mean(distance[True]) < 0.9 * np.mean(distance[False])
+
+
+def test_tissue_unlike_the_training_images_is_trusted_less(trained, query):
+    odd = query.copy()
+    odd.obsm["X_image"] = odd.obsm["X_image"] + 50 * np.random.default_rng(0).normal(size=odd.obsm["X_image"].shape[1])
+    trust = [[p.trust for _, p in trained._predictors(table)] for table in (query, odd)]
+    assert min(trust[0]) > 0.5 and max(trust[1]) == 0
+
+
+def test_spatial_order_says_nothing_about_another_layout(trained, query):
+    hexagonal = query.copy()
+    hexagonal.uns["flagst"]["params"]["layout"] = {"X": "hex", "Y": "square"}
+    trust = [p.trust for _, p in trained._predictors(hexagonal)]
+    assert trust[0] == 0 and trust[1] > 0.5
 
 
 def test_the_draw_is_the_first_sample(trained, query):

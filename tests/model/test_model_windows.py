@@ -12,7 +12,7 @@ from flagst.data.section import Section
 from flagst.model import windows
 from flagst.model.fitting import TrainingData
 from flagst.model.predicting import SectionPredictor
-from flagst.model.validation import held_out_parts
+from flagst.model.held_out import held_out_parts
 from flagst.regression import count_networks, network_folds
 
 
@@ -36,7 +36,7 @@ def sections():
 
 def _data(sections):
     values = [np.full((len(s), 2), 7 * i, np.float32) for i, s in enumerate(sections)]
-    return TrainingData(mean=values, state=values, expression=values)
+    return TrainingData(mean=values, state=values, expression=values, order=values)
 
 
 def _split(sections, folds):

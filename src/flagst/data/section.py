@@ -47,6 +47,10 @@ class Section:
     def __len__(self) -> int:
         return len(self.coords)
 
+    def nearest(self, k: int) -> np.ndarray:
+        """``(n_spots, k)`` nearest spots, fewer columns where there are not so many."""
+        return self.neighbours[:, :k]
+
 
 def stack_targets(sections: list[Section]) -> np.ndarray:
     """Targets of all sections, ``(n_spots, n_genes)``."""

@@ -14,7 +14,7 @@ from flagst.data.section import Section, stack_targets
 from flagst.gfm import coexpression
 from flagst.metrics import per_gene_pcc
 from flagst.model.presets import Settings
-from flagst.regression import RegressionStage, ResidualModel, match_spatial_order
+from flagst.regression import RegressionStage, ResidualModel, neighbour_moran
 from flagst.regression.context import NEIGHBOURHOODS
 
 GFM_HINT = "Pass gfm='coexpression', a key of adata.varm, or None."
@@ -32,20 +32,30 @@ class Fitted:
         The residual's state space, ``None`` without a regression mean.
     train_pcc
         ``(n_genes,)`` Pearson correlation of the cross-fitted mean on the training spots.
+    order
+        ``(n_genes,)`` Moran's I of the measured target, mean over the training sections.
+    layouts
+        Layouts of the training sections: Moran's I of one layout says nothing about another.
     """
 
     stage: RegressionStage
     residual: ResidualModel | None
     train_pcc: np.ndarray
+    order: np.ndarray
+    layouts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Per training section: the cross-fitted mean, the clean state and the standardised expression."""
+    """Per training section: the cross-fitted mean, the clean state and the standardised expression.
+
+    ``order`` is the Moran's I ``(n_genes,)`` of the *other* sections; with one section, of itself.
+    """
 
     mean: list[np.ndarray]
     state: list[np.ndarray]
     expression: list[np.ndarray]
+    order: list[np.ndarray]
 
 
 def fit_before_diffusion(sections: list[Section], settings: Settings) -> tuple[Fitted, TrainingData]:
@@ -91,17 +101,12 @@ def fit_before_diffusion(sections: list[Section], settings: Settings) -> tuple[F
         n_latent = settings.n_latent if settings.denoiser == "latent" else target.shape[1]
         names = np.repeat(np.arange(len(sections)), [len(s) for s in sections])
         residual, state = ResidualModel.fit(expression - mean, names, n_latent=n_latent)
-        residual = match_spatial_order(
-            residual,
-            stage.scaler,
-            np.split(mean, split),
-            np.split(state, split),
-            [s.target for s in sections],
-            [s.neighbours[:, : MORAN_NEIGHBOURS[s.layout]] for s in sections],
-        )
         state = pad_columns(state, n_latent)
-    data = TrainingData(*(np.split(values, split) for values in (mean, state, expression)))
-    return Fitted(stage, residual, np.nan_to_num(per_gene_pcc(mean, expression))), data
+    order = np.array([neighbour_moran(s.target, s.nearest(MORAN_NEIGHBOURS[s.layout])) for s in sections])
+    others = (order.sum(axis=0) - order) / (len(order) - 1) if len(order) > 1 else order
+    data = TrainingData(*(np.split(values, split) for values in (mean, state, expression)), list(others))
+    train_pcc = np.nan_to_num(per_gene_pcc(mean, expression))
+    return Fitted(stage, residual, train_pcc, order.mean(axis=0), tuple({s.layout for s in sections})), data
 
 
 def stage_neighbourhoods(settings: Settings) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from flagst.data.measured import section_rows
 from flagst.data.record import table_of
 from flagst.data.section import Section
 from flagst.model.fitting import GFM_HINT, fit_before_diffusion, gene_embeddings
+from flagst.model.held_out import HeldOutTissue, held_out_parts
 from flagst.model.intervals import calibrate_intervals
 from flagst.model.loading import Loading
 from flagst.model.order import TrainingOrder
@@ -29,7 +30,6 @@ from flagst.model.setup import IMAGE_FIELD, Registration
 from flagst.model.spread import calibrate_spread
 from flagst.model.training import train_diffusion
 from flagst.model.unlike import FamiliarTissue
-from flagst.model.validation import StructureScore, held_out_parts
 from flagst.model.windows import split_windows
 from flagst.module import FlagModule
 from flagst.regression import count_networks, network_folds
@@ -179,7 +179,10 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         folds = None
         if self.settings_.cross_fit:
             folds = network_folds([s.coords for s in sections], len(self.module.networks))
-        predictors = [self._predictor(s, mean=mean) for s, mean in zip(sections, data.mean, strict=True)]
+        predictors = [
+            self._predictor(section, mean=mean, order=order)
+            for section, mean, order in zip(sections, data.mean, data.order, strict=True)
+        ]
         if self.settings_.diffusion:
             gfm = self.settings_.gfm
             training, validation = split_windows(predictors, data, folds)
@@ -197,9 +200,9 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
             )
         self.module.eval()
         if folds is not None and self.fitted_.residual is not None:
-            score = StructureScore(held_out_parts(predictors, folds))
-            self.fitted_ = replace(self.fitted_, residual=calibrate_spread(score, self.fitted_.residual))
-            self.intervals_ = calibrate_intervals(score.parts, self.fitted_)
+            held_out = HeldOutTissue(held_out_parts(predictors, folds))
+            self.fitted_ = replace(self.fitted_, residual=calibrate_spread(held_out, self.fitted_.residual))
+            self.intervals_ = calibrate_intervals(held_out.parts, self.fitted_)
         self.is_trained_ = True
 
     def _reset_module(self) -> None:
@@ -240,5 +243,5 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         image_key = self.setup_["image_key"]
         queries.check_features(adata, self.features_, d_image=self.d_features_, found=width, image_key=image_key)
 
-    def _predictor(self, section: Section, *, mean: np.ndarray | None = None) -> SectionPredictor:
-        return SectionPredictor(section, self.fitted_, self.settings_, self.module, mean=mean)
+    def _predictor(self, section: Section, **known) -> SectionPredictor:
+        return SectionPredictor(section, self.fitted_, self.settings_, self.module, **known)

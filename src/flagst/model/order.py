@@ -8,7 +8,7 @@ import numpy as np
 from flagst import metrics
 from flagst.data.graph import moran_graph
 from flagst.data.section import Section
-from flagst.model.predicting import SectionPredictor
+from flagst.model.predicting import MIN_SPOTS, SectionPredictor
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +18,6 @@ AUTO = "auto"
 STRUCTURES = tuple(float(s) for s in np.arange(1, 21) / 20)
 #: Three sections say little about how much sections differ.
 MIN_TOLERANCE = 0.02
-#: Smaller sections have no order to speak of.
-MIN_SPOTS = 10
 #: Genes, evenly spaced over the panel, that are looked at; all pairs of more would take too long.
 MAX_GENES = 500
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flagst._keys import quantile_part
+from flagst.data.graph import MORAN_NEIGHBOURS
 from flagst.data.noise import spot_noise
 from flagst.data.section import Section
 from flagst.model.fitting import Fitted, network_inputs
@@ -15,6 +16,10 @@ from flagst.model.intervals import IntervalCalibration, draw_quantiles
 from flagst.model.presets import Settings
 from flagst.model.threads import threads_for
 from flagst.module import FlagModule
+from flagst.regression import match_draw_order
+
+#: Smaller sections have no spatial order to speak of.
+MIN_SPOTS = 10
 
 
 class SectionPredictor:
@@ -29,6 +34,10 @@ class SectionPredictor:
     mean
         ``(n_spots, n_genes)`` standardised mean; ``None`` predicts it. In training it is the
         cross-fitted one.
+    order
+        ``(n_genes,)`` Moran's I that genes should have in draws; ``None`` for that of the training sections.
+    trust
+        How far ``order`` holds for this section, see :func:`flagst.regression.draw_order.match_draw_order`.
     networks
         Networks that draw, see :meth:`flagst.module.FlagModule.draw`; ``None`` for all.
     """
@@ -41,10 +50,14 @@ class SectionPredictor:
         module: FlagModule,
         *,
         mean: np.ndarray | None = None,
+        order: np.ndarray | None = None,
+        trust: float = 1.0,
         networks: tuple[int, ...] | None = None,
     ):
         self.section, self.fitted, self.settings, self.module = section, fitted, settings, module
-        self.networks = networks
+        self.networks, self.trust = networks, trust
+        matched = settings.match_order and settings.edges and len(section) >= MIN_SPOTS
+        self.order = (fitted.order if order is None else order) if matched else None
         self.mean = fitted.stage.predict(section.image, section.neighbours) if mean is None else mean
         self.inputs = network_inputs(section, fitted, self.mean, settings, module.d_image)
         self.d_state = settings.n_latent if settings.denoiser == "latent" else self.mean.shape[1]
@@ -92,7 +105,16 @@ class SectionPredictor:
             yield structure, self._move(structure, residuals if structure > 0 else residuals[:1])
 
     def _residuals(self, n_draws: int, seed: int | str) -> list[np.ndarray]:
-        return [self.fitted.residual.decode(*drawn) for drawn in self.states(n_draws, seed)]
+        return [self.residual(*drawn) for drawn in self.states(n_draws, seed)]
+
+    def residual(self, *drawn: np.ndarray) -> np.ndarray:
+        """Drawn state and noise to the residual of a draw, ``(n_spots, n_genes)`` standardised."""
+        residual = self.fitted.residual.decode(*drawn)
+        if self.order is None:
+            return residual
+        neighbours = self.section.nearest(MORAN_NEIGHBOURS[self.section.layout])
+        restore = self.fitted.stage.scaler.restore
+        return match_draw_order(self.mean, residual, restore, neighbours, self.order, trust=self.trust)
 
     def _move(self, structure: float, residuals: list[np.ndarray]) -> np.ndarray:
         restore = self.fitted.stage.scaler.restore
@@ -114,7 +136,7 @@ class SectionPredictor:
         for i in range(n_states):
             (state, *_), *_ = self.states(1, f"{seed}/{i}")
             for _, gene_noise, state_noise in self._noise(n_noises, f"{seed}/{i}/noise"):
-                residual = self.fitted.residual.decode(state, gene_noise, state_noise[:, : state.shape[1]])
+                residual = self.residual(state, gene_noise, state_noise[:, : state.shape[1]])
                 yield restore(self.mean + residual).astype(np.float32)
 
     def states(self, n_draws: int, seed: int | str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -10,6 +10,7 @@ from flagst._keys import LAYERS, PARAM, TABLE
 from flagst.data import query as queries
 from flagst.data.measured import section_rows
 from flagst.data.record import check_request, table_of, write_prediction
+from flagst.data.section import Section
 from flagst.model.front import front
 from flagst.model.intervals import calibration_record
 from flagst.model.order import AUTO
@@ -209,4 +210,10 @@ class Prediction:
         self._check_features(query, width)
         rows = section_rows(query, self.setup_["section_key"]).values()
         self.module.eval()
-        return [(r, self._predictor(s)) for r, s in zip(rows, sections, strict=True)]
+        return [(r, self._predictor(s, trust=self._trust(s))) for r, s in zip(rows, sections, strict=True)]
+
+    def _trust(self, section: Section) -> float:
+        """How far the spatial order of the training sections holds for a section: the share of familiar spots."""
+        if section.layout not in self.fitted_.layouts:
+            return 0.0
+        return float((self.familiar_.score(section.image) <= 1).mean())

@@ -25,7 +25,7 @@ class Settings:
     n_average
         Draws averaged into a prediction; 1 leaves the draw as it is.
     edges
-        Use the spatial graph.
+        Use the spatial graph. ``False``: positions have no part in anything.
     joint
         Denoise neighbouring spots jointly.
     diffusion
@@ -38,6 +38,9 @@ class Settings:
         ``"coexpression"``, a key of ``adata.varm``, or ``None`` for no alignment.
     align_weight
         Weight of the alignment loss.
+    match_order
+        Scale each gene of a draw so that genes have the spatial order of the training sections, see
+        :func:`flagst.regression.draw_order.match_draw_order`.
     max_steps
         Optimiser steps of all networks together when ``train(max_epochs=None)``.
     network
@@ -58,6 +61,7 @@ class Settings:
     cross_fit: bool = True
     gfm: str | None = "coexpression"
     align_weight: float = 0.5
+    match_order: bool = True
     max_steps: int = 1200
     network: dict = field(default_factory=dict)
 

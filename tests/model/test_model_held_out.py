@@ -1,4 +1,4 @@
-"""Structure at equal accuracy and the spread set by it, on toys whose answers are known."""
+"""Draws on held-out tissue and the spread set by them, on toys whose answers are known."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -6,24 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flagst import metrics
 from flagst.data.graph import moran_graph
 from flagst.model import spread
+from flagst.model.held_out import HeldOutTissue
 from flagst.model.spread import calibrate_spread
-from flagst.model.validation import STRUCTURES, StructureScore, at_equal_accuracy
 from flagst.regression import ResidualModel
 
 N_SIDE, N_LATENT, NOISE, SMOOTHNESS = 14, 3, 0.6, 6.0
-
-
-def equal(score, states, residual):
-    """Structure at equal accuracy."""
-    return at_equal_accuracy(score.front(states, residual))
-
-
-def full(score, states, residual):
-    """Structure of full draws."""
-    return score.front(states, residual)[-1, 1]
 
 
 class Predictor:
@@ -71,7 +60,7 @@ class Predictor:
 
 
 def score_of(predictor, rows=None):
-    return StructureScore([(predictor, np.arange(N_SIDE**2) if rows is None else rows)])
+    return HeldOutTissue([(predictor, np.arange(N_SIDE**2) if rows is None else rows)])
 
 
 @pytest.fixture
@@ -132,42 +121,22 @@ def weak(request):
     for predictor in predictors:
         predictor.gain = 0.5
     rows = np.arange(N_SIDE**2)
-    return SimpleNamespace(score=StructureScore([(p, rows) for p in predictors]), truth=truth)
+    return SimpleNamespace(score=HeldOutTissue([(p, rows) for p in predictors]), truth=truth)
 
 
 def test_states_that_are_too_weak_get_jitter(weak):
     states = weak.score.states()
     np.testing.assert_allclose(weak.score.variance(states), 0.25)
     calibrated = calibrate_spread(weak.score, weak.truth)
-    # a share of the variance that is missing, the same of all components
-    share = calibrated.jitter**2 / 0.75
-    np.testing.assert_allclose(share, share[0])
-    assert share[0] >= 0.5 and np.isclose(spread.SHARES, share[0]).any()
+    np.testing.assert_allclose(calibrated.jitter**2, 0.5 * 0.75)  # half of the variance that is missing
     assert abs(weak.score.order_gap(states, calibrated)) < abs(weak.score.order_gap(states, weak.truth))
-    assert full(weak.score, states, calibrated) > full(weak.score, states, weak.truth) + 0.02
-
-
-def test_the_share_with_the_best_structure_is_kept(toy, weak):
-    """Against a loop over shares, each with its own noise factor; smooth states want no jitter."""
-    toy.predictor.gain, kept = 0.5, []
-    for case in (toy, weak):
-        states, scores = case.score.states(), {}
-        for share in spread.SHARES:
-            moved = replace(case.truth, jitter=np.full(N_LATENT, np.sqrt(0.75 * share)))
-            factor = np.clip(order_factor(case, states, moved), 1 / spread.MAX_FACTOR, spread.MAX_FACTOR)
-            moved = replace(moved, noise=factor * moved.noise)
-            scores[share] = equal(case.score, states, moved) + front(case.score, states, moved, 1.0)[1]
-        kept.append(max(scores, key=scores.get))
-        found = calibrate_spread(case.score, case.truth).jitter
-        np.testing.assert_allclose(found, np.sqrt(0.75 * kept[-1]), atol=1e-6)
-    assert kept[0] == 0 and kept[1] > 0
 
 
 def test_variance_is_that_over_held_out_rows_weighted_by_their_number():
     first, second = Predictor(seed=0), Predictor(seed=5)
     first.gain, second.gain = 0.5, 2.0
     rows = np.arange(40), np.arange(100, 196)
-    score = StructureScore([(first, rows[0]), (second, rows[1])])
+    score = HeldOutTissue([(first, rows[0]), (second, rows[1])])
     states = score.states()
     expected = np.zeros(N_LATENT)
     for part, own in zip(states, rows, strict=True):
@@ -176,91 +145,29 @@ def test_variance_is_that_over_held_out_rows_weighted_by_their_number():
     np.testing.assert_allclose(score.variance(states), expected / (40 + 96))
 
 
-def test_scrambled_loadings_score_lower(toy):
-    order = np.random.default_rng(0).permutation(toy.truth.components.shape[1])
-    scrambled = replace(toy.truth, components=toy.truth.components[:, order])
-    states = toy.score.states()
-    assert equal(toy.score, states, toy.truth) > equal(toy.score, states, scrambled) + 0.08
-
-
-def test_states_without_spatial_order_score_lower(toy):
-    rng = np.random.default_rng(0)
-    states = toy.score.states()
-    mixed = [[(rng.permuted(state, axis=0), *noise) for state, *noise in part] for part in states]
-    assert equal(toy.score, states, toy.truth) > equal(toy.score, mixed, toy.truth) + 0.02
-
-
-def front(score, states, residual, structure):
-    """PCC, and the mean of GSC and SSC, of the draws at one structure."""
-    drawn = score.draws(states, residual, structure)
-    pcc = np.mean([metrics.pcc(d, m) for d, m, _ in drawn])
-    return pcc, np.mean([(metrics.gsc(d, m) + metrics.ssc(d, m, graph)) / 2 for d, m, graph in drawn])
-
-
-@pytest.mark.parametrize("factor", [0.5, 0.7])
-def test_models_that_differ_by_their_spread_alone_score_alike(toy, factor):
-    """Halving the spread halves the way along the same front; at one structure they would differ."""
-    states, narrow = toy.score.states(), replace(toy.truth, scale=factor * toy.truth.scale)
-    apart = front(toy.score, states, toy.truth, 0.3)[1] - front(toy.score, states, narrow, 0.3)[1]
-    assert apart > 0.03
-    assert equal(toy.score, states, toy.truth) == pytest.approx(equal(toy.score, states, narrow), abs=apart / 3)
-
-
-def test_the_score_is_that_of_the_structure_with_90_percent_of_pcc(toy):
-    states = toy.score.states()
-    kept = 0.9 * front(toy.score, states, toy.truth, 0.0)[0]
-    structures = np.linspace(0, 1, 101)
-    pcc = np.array([front(toy.score, states[:1], toy.truth, s)[0] for s in structures])
-    expected = front(toy.score, states, toy.truth, structures[np.flatnonzero(pcc >= kept).max()])[1]
-    assert equal(toy.score, states, toy.truth) == pytest.approx(expected, abs=0.05)
-
-
-def test_when_pcc_never_falls_so_far_the_last_structure_counts(toy):
-    faint = replace(toy.truth, scale=0.01 * toy.truth.scale)
-    states = toy.score.states()
-    assert front(toy.score, states, faint, 1.0)[0] > 0.95 * front(toy.score, states, faint, 0.0)[0]
-    assert equal(toy.score, states, faint) == pytest.approx(front(toy.score, states, faint, STRUCTURES[-1])[1])
-
-
-def test_full_is_the_structure_of_full_draws(toy):
-    states = toy.score.states()
-    assert full(toy.score, states, toy.truth) == pytest.approx(front(toy.score, states, toy.truth, 1.0)[1])
-
-
-def test_states_without_information_score_lower(toy):
-    strong = equal(toy.score, toy.score.states(), toy.truth)
-    toy.predictor.gain = 0.0
-    nothing = equal(toy.score, toy.score.states(), toy.truth)
-    assert np.isfinite([strong, nothing]).all() and strong > nothing + 0.05
-
-
 def test_parts_are_averaged_and_only_held_out_rows_count():
     first, second = Predictor(seed=0), Predictor(seed=5)
     rows = np.arange(N_SIDE**2 // 2)
-    both = StructureScore([(first, rows), (second, rows)])
+    both = HeldOutTissue([(first, rows), (second, rows)])
     states, gaps = both.states(), []
     for part, predictor in zip(states, (first, second), strict=True):
         gaps.append(score_of(predictor, rows).order_gap([part], first.truth))
     assert both.order_gap(states, first.truth) == pytest.approx(np.mean(gaps))
-    before = equal(both, states, first.truth)
+    before = both.order_gap(states, first.truth)
     second.section.target[len(rows) :] = 0.0  # not held out
-    assert equal(both, states, first.truth) == before
+    assert both.order_gap(states, first.truth) == before
 
 
-def test_when_nothing_is_defined_the_model_comes_back_as_it_was():
+def test_without_held_out_tissue_the_model_comes_back_as_it_was():
     few = Predictor()
     assert score_of(few, np.arange(5)).parts == []
     assert calibrate_spread(score_of(few, np.arange(5)), few.truth) is few.truth
-    single = Predictor(n_genes=1)
-    score = score_of(single)  # one gene has no correlations
-    states = score.states()
-    assert np.isnan(equal(score, states, single.truth)) and np.isnan(full(score, states, single.truth))
-    assert calibrate_spread(score, single.truth) is single.truth
 
 
 def test_parts_that_say_nothing_are_left_out():
     few, flat, good = Predictor(), Predictor(), Predictor(seed=5)
     flat.section.target[:40] = 1.0
     rows = np.arange(40)
-    score = StructureScore([(few, rows[:9]), (flat, rows), (good, rows)])
+    score = HeldOutTissue([(few, rows[:9]), (flat, rows), (good, rows)])
     assert [(predictor, len(own)) for predictor, own in score.parts] == [(good, 40)]
+

@@ -1,0 +1,106 @@
+"""The residual of a draw, shared out between genes by their spatial order."""
+
+import numpy as np
+import pytest
+
+from flagst.data.graph import knn
+from flagst.regression import match_draw_order, neighbour_moran
+from flagst.regression.draw_order import BOUNDS, MATCHED_AT
+
+N_SIDE, G = 20, 12
+
+
+def _smooth(white, near, weight):
+    field = white + weight * white[near].mean(axis=1)
+    return (field - field.mean(axis=0)) / field.std(axis=0)
+
+
+def restore(values):
+    return values + 10
+
+
+@pytest.fixture
+def parts():
+    """A smooth mean, and residuals from rough to smooth."""
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(np.arange(N_SIDE), np.arange(N_SIDE)), -1).reshape(-1, 2).astype(float)
+    near = knn(grid, 4)[0]
+    wave = np.sin(grid[:, :1] / 3) + np.cos(grid[:, 1:] / 4)
+    mean = np.repeat((wave - wave.mean()) / wave.std(), G, axis=1)
+    residual = np.hstack([_smooth(rng.normal(size=(len(grid), 1)), near, w) for w in np.linspace(0, 1.5, G)])
+    return mean, residual, near
+
+
+def factors(parts, order, **kwargs):
+    """Factor of every gene; the same for all spots."""
+    mean, residual, near = parts
+    ratio = match_draw_order(mean, residual, restore, near, order, **kwargs) / residual
+    np.testing.assert_allclose(ratio, np.broadcast_to(ratio[0], ratio.shape), rtol=1e-9)
+    return ratio[0]
+
+
+def own_order(parts):
+    mean, residual, near = parts
+    return neighbour_moran(restore(mean + residual), near)
+
+
+def order_on_the_way(parts, factor):
+    mean, residual, near = parts
+    return neighbour_moran(restore(mean + MATCHED_AT * factor * residual), near)
+
+
+def test_factors_have_mean_one_and_keep_within_bounds(parts):
+    for order in (np.linspace(0, 0.9, G), np.linspace(0.9, -0.5, G), np.full(G, 0.4)):
+        factor = factors(parts, order)
+        assert factor.mean() == pytest.approx(1, abs=1e-3)
+        assert factor.min() >= BOUNDS[0] and factor.max() <= BOUNDS[1]
+        assert factor.std() > 0.05
+
+
+def test_on_the_way_all_genes_have_the_same_excess_over_what_is_aimed_at(parts):
+    order = own_order(parts) + np.random.default_rng(1).uniform(-0.08, 0.08, G)
+    for trust, share in ((1.0, 0.75), (0.4, 0.3)):
+        factor = factors(parts, order, trust=trust)
+        inside = (factor > BOUNDS[0] + 0.01) & (factor < BOUNDS[1] - 0.01)
+        assert inside.sum() >= 8
+        aim = share * order + (1 - share) * own_order(parts)
+        excess = (order_on_the_way(parts, factor) - aim)[inside]
+        np.testing.assert_allclose(excess, excess.mean(), atol=0.012)
+        assert (order_on_the_way(parts, np.ones(G)) - aim).std() > 0.02  # it was not so before
+
+
+def test_a_gene_that_should_be_less_ordered_gets_more_residual(parts):
+    order = own_order(parts)
+    less = order - 0.2 * (np.arange(G) == 4)
+    assert factors(parts, less)[4] > factors(parts, order)[4] + 0.1
+
+
+def test_without_trust_the_order_of_the_training_sections_has_no_part(parts):
+    first, second = (factors(parts, order, trust=0.0) for order in (np.zeros(G), np.linspace(0, 1, G)))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_ranks_of_the_genes_become_those_of_the_order(parts):
+    order = np.random.default_rng(2).permutation(np.linspace(0.35, 0.75, G))
+    before, after = (
+        np.corrcoef(order_on_the_way(parts, f), order)[0, 1] for f in (np.ones(G), factors(parts, order))
+    )
+    assert after > 0.8 and after > before + 0.2
+
+
+def test_constant_genes_stay_constant_and_finite(parts):
+    mean, residual, near = parts
+    flat = mean * (np.arange(G) > 0), residual * (np.arange(G) > 1)
+    values = match_draw_order(*flat, restore, near, np.full(G, 0.3))
+    assert np.isfinite(values).all() and (values[:, :2] == 0).all() and (values[:, 2:].std(axis=0) > 0.2).all()
+
+
+def test_order_is_morans_i(parts):
+    from scipy.sparse import csr_matrix
+
+    from flagst.metrics import morans_i
+
+    values, near = parts[0] + parts[1], parts[2]
+    n_spots, k = near.shape
+    graph = csr_matrix((np.full(k * n_spots, 1 / k), near.ravel(), np.arange(0, k * n_spots + 1, k)), shape=(n_spots,) * 2)
+    np.testing.assert_allclose(neighbour_moran(values, near), morans_i(values, graph), atol=1e-6)
