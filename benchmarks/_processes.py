@@ -18,6 +18,8 @@ WORKERS = {
     "features": ("_features_only", "run"),
     "simulated": ("simulated", "run"),
     "evaluations": ("network_evaluations", "run"),
+    "curse_prepare": ("gene_dimension_curse", "prepare"),
+    "curse": ("gene_dimension_curse", "run"),
 }
 
 
