@@ -4,7 +4,7 @@ For machines that have an accelerator but not the single-cell packages. A plain 
 same networks, noise process and regression as ``flagst.FLAG``, three networks that each leave out every third
 section and take turns in a draw, with its default choices but for two that are not done here: the spread of the
 draws set on held-out tissue, and less trust in the training sections' spatial order where tissue is unlike theirs.
-Numbers are close to the full path's but not identical.
+Numbers are close to the full path's but not identical. All sections are taken to have the layout of the first.
 
 Keys of the npz (``her2st.py --export FILE`` writes one), all spots of a section in consecutive rows:
 

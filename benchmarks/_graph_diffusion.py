@@ -66,15 +66,21 @@ class GraphDiffusion(nn.Module):
         n_spots = len(context)
         if self.edges is None:
             return self.nodes(x, sigma, context, None, None)[0]
-        edges = (x[n_spots:] + x[n_spots:].T) / 2
-        denoised = self.edges(edges, sigma[0], context)
-        moved = x[:n_spots] @ (edges + denoised) / edges.shape[1]
+        scaled = (x[n_spots:] + x[n_spots:].T) / 2
+        output = self.edges(scaled, sigma[0], context)
+        c_skip, c_out, c_in = self.process.scalings(sigma[0])
+        denoised = c_skip / c_in * scaled + c_out * output
+        moved = x[:n_spots] @ denoised / denoised.shape[1]
         spots = self.nodes(x[:n_spots] + self.along * moved, sigma[:n_spots], context, None, None)[0]
-        return torch.cat([spots, denoised])
+        return torch.cat([spots, output])
 
     def loss(self, clean: Tensor, context: Tensor) -> Tensor:
-        """Denoising loss of the rows, at one noise level for the section, and the consistency loss."""
-        n_spots, sigma = len(context), self.process.sample_sigma(1).expand(len(clean), 1)
+        """Denoising loss of the rows and, in the joint model, the consistency loss.
+
+        A noise level per spot; one for the whole section where correlations are denoised with it.
+        """
+        n_spots = len(context)
+        sigma = self.process.sample_sigma(n_spots if self.edges is None else 1).expand(len(clean), 1)
         noisy = clean + sigma * _symmetric_noise(clean, n_spots)
         denoised = self.process.denoiser(lambda x, level: self.raw(x, level, context))(noisy, sigma)
         squared = self.process.loss_weight(sigma) * (denoised - clean) ** 2

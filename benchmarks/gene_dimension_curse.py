@@ -43,7 +43,10 @@ def prepare(job: dict) -> dict:
 
 
 def nested_order(table, train: list[str], sizes: list[int]) -> list[str]:
-    """Gene names so that the first ``n`` are the panel of ``n``: what a larger panel adds comes after."""
+    """Gene names, every panel's genes before what larger panels add.
+
+    HMHVG panels are not quite nested: a gene may drop out of a larger one. Here it stays.
+    """
     from flagst import pp
     from flagst._keys import VAR
 

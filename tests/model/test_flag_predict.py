@@ -67,7 +67,7 @@ def test_draws_have_the_order_of_the_training_sections(make):
         tables[match_order] = model.predict(query.copy(), structure=1)
     free, matched = (tables[k].layers["flagst"].astype(float) for k in (False, True))
     np.testing.assert_array_equal(tables[True].layers["flagst_mean"], tables[False].layers["flagst_mean"])
-    order = model.fitted_.order
+    order = model.fitted_.order["square"]
     distance = {False: [], True: []}
     for rows, predictor in model._predictors(query):
         near = predictor.section.nearest(4)
@@ -89,11 +89,17 @@ def test_tissue_unlike_the_training_images_is_trusted_less(trained, query):
     assert min(trust[0]) > 0.5 and max(trust[1]) == 0
 
 
-def test_spatial_order_says_nothing_about_another_layout(trained, query):
+def test_spatial_order_says_nothing_about_another_layout(trained, query, caplog):
     hexagonal = query.copy()
     hexagonal.uns["flagst"]["params"]["layout"] = {"X": "hex", "Y": "square"}
-    trust = [p.trust for _, p in trained._predictors(hexagonal)]
-    assert trust[0] == 0 and trust[1] > 0.5
+    first, second = (p for _, p in trained._predictors(hexagonal))
+    assert first.order is None and second.order is not None
+    assert "Spot layout hex was not among the training sections' (square)" in caplog.text
+    np.testing.assert_array_equal(
+        first.draws(1, 0)[0], first.fitted.stage.scaler.restore(
+            first.mean + first.fitted.residual.decode(*first.states(1, 0)[0])
+        ).astype(np.float32),
+    )  # fmt: skip
 
 
 def test_the_draw_is_the_first_sample(trained, query):

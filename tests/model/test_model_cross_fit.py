@@ -91,8 +91,8 @@ def test_each_section_of_training_is_drawn_by_the_network_without_it(make, monke
     parts = []
 
     class Recorded(flag.HeldOutTissue):
-        def __init__(self, given):
-            super().__init__(given)
+        def __init__(self, given, clean):
+            super().__init__(given, clean)
             parts.extend(self.parts)
 
     monkeypatch.setattr(flag, "HeldOutTissue", Recorded)
@@ -108,13 +108,32 @@ def test_all_tissue_is_behind_the_intervals(make, names, blocks):
     assert (found.n_sections, found.n_blocks, found.n_spots) == (len(names), blocks, adata.n_obs)
 
 
-def test_the_spread_is_set_on_held_out_tissue(make):
+def test_the_spread_is_set_on_held_out_tissue(make, monkeypatch):
+    """Half of the variance that states lack on it, and noise that the measured order there asks for."""
+    seen, calibrate = [], flag.calibrate_spread
+
+    def recorded(held_out, residual):
+        seen.append((held_out, residual))
+        return calibrate(held_out, residual)
+
+    monkeypatch.setattr(flag, "calibrate_spread", recorded)
     model = train(make.model(make.table()), **make.QUICK)
     before, after = fitted_before(model), model.fitted_.residual
+    [(held_out, given)] = seen
+    np.testing.assert_array_equal(given.noise, before.noise)
+    states = held_out.states()
+    np.testing.assert_allclose(after.jitter**2, 0.5 * held_out.missing_variance(states))
+    assert after.jitter.max() > 0.1
     factor = after.noise / before.noise
     np.testing.assert_allclose(factor, factor[0])
-    assert 0.7 < factor[0] < 1.41 and abs(factor[0] - 1) > 1e-3
-    assert after.jitter.shape == after.sd.shape and (after.jitter >= 0).all() and (after.jitter <= 1).all()
+    moved = replace(after, noise=before.noise)
+    gaps = [abs(held_out.order_gap(states, residual)) for residual in (moved, after)]
+    assert gaps[1] < gaps[0]
+    # other measurements on the held-out tissue ask for another factor
+    for predictor, _ in held_out.parts:
+        predictor.section.target[:] = np.random.default_rng(0).permuted(predictor.section.target, axis=0)
+    other = calibrate(held_out, given)
+    assert abs(other.noise[0] / given.noise[0] - factor[0]) > 0.01
     for part in ("scale", "components", "sd"):
         np.testing.assert_array_equal(getattr(after, part), getattr(before, part))
 
@@ -182,7 +201,7 @@ def test_a_draw_is_its_state_decoded(predictor):
             residual.scale * unit,
             scaler.restore,
             predictor.section.nearest(4),
-            predictor.fitted.order,
+            predictor.order,
             trust=predictor.trust,
         )
         np.testing.assert_allclose(found, scaler.restore(predictor.mean + matched), atol=1e-5)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from flagst import metrics
 from flagst.data.graph import moran_graph
 from flagst.model import spread
 from flagst.model.held_out import HeldOutTissue
@@ -37,7 +38,7 @@ class Predictor:
         measured = self.mean + self.truth.decode(
             np.sqrt(1 - rough) * state + np.sqrt(rough) * rng.normal(size=state.shape), *noise
         )
-        self.section = SimpleNamespace(coords=grid, layout="square", target=measured)
+        self.section = SimpleNamespace(name=str(seed), coords=grid, layout="square", target=measured)
         scaler = SimpleNamespace(restore=lambda values: values)
         self.fitted = SimpleNamespace(stage=SimpleNamespace(scaler=scaler), residual=self.truth)
         self.gain = 1.0
@@ -59,8 +60,18 @@ class Predictor:
         return [self.drawn(rng, self.gain) for _ in range(n_draws)]
 
 
+def held_out(*parts):
+    """Of predictors and their rows; clean states have variance 1 over any of them."""
+    clean = {}
+    for predictor, rows in parts:
+        states = predictor.fields(N_LATENT, np.random.default_rng(9))
+        states[rows] = (states[rows] - states[rows].mean(axis=0)) / states[rows].std(axis=0)
+        clean[predictor.section.name] = states
+    return HeldOutTissue(list(parts), clean)
+
+
 def score_of(predictor, rows=None):
-    return HeldOutTissue([(predictor, np.arange(N_SIDE**2) if rows is None else rows)])
+    return held_out((predictor, np.arange(N_SIDE**2) if rows is None else rows))
 
 
 @pytest.fixture
@@ -106,7 +117,7 @@ def test_the_noise_changes_by_a_bounded_factor(toy, size):
 
 
 def test_states_that_are_right_get_no_jitter(toy):
-    np.testing.assert_allclose(toy.score.variance(toy.score.states()), 1, atol=1e-9)
+    np.testing.assert_allclose(toy.score.missing_variance(toy.score.states()), 0, atol=1e-9)
     np.testing.assert_allclose(calibrate_spread(toy.score, toy.truth).jitter, 0, atol=1e-4)
 
 
@@ -121,34 +132,61 @@ def weak(request):
     for predictor in predictors:
         predictor.gain = 0.5
     rows = np.arange(N_SIDE**2)
-    return SimpleNamespace(score=HeldOutTissue([(p, rows) for p in predictors]), truth=truth)
+    return SimpleNamespace(score=held_out(*((p, rows) for p in predictors)), truth=truth)
 
 
 def test_states_that_are_too_weak_get_jitter(weak):
     states = weak.score.states()
-    np.testing.assert_allclose(weak.score.variance(states), 0.25)
+    np.testing.assert_allclose(weak.score.missing_variance(states), 0.75)
     calibrated = calibrate_spread(weak.score, weak.truth)
     np.testing.assert_allclose(calibrated.jitter**2, 0.5 * 0.75)  # half of the variance that is missing
     assert abs(weak.score.order_gap(states, calibrated)) < abs(weak.score.order_gap(states, weak.truth))
 
 
-def test_variance_is_that_over_held_out_rows_weighted_by_their_number():
+def test_missing_variance_is_that_over_held_out_rows_weighted_by_their_number():
     first, second = Predictor(seed=0), Predictor(seed=5)
-    first.gain, second.gain = 0.5, 2.0
+    first.gain, second.gain = 0.5, 0.7
     rows = np.arange(40), np.arange(100, 196)
-    score = HeldOutTissue([(first, rows[0]), (second, rows[1])])
+    clean = {p.section.name: p.fields(N_LATENT, np.random.default_rng(3)) for p in (first, second)}
+    score = HeldOutTissue([(first, rows[0]), (second, rows[1])], clean)
     states = score.states()
     expected = np.zeros(N_LATENT)
-    for part, own in zip(states, rows, strict=True):
+    for part, own, true in zip(states, rows, clean.values(), strict=True):
+        expected += len(own) * np.var(true[own], axis=0)  # less than 1: a part of a smooth field
         for state, _, _ in part:
-            expected += len(own) * np.var(state[own], axis=0) / len(part)
-    np.testing.assert_allclose(score.variance(states), expected / (40 + 96))
+            expected -= len(own) * np.var(state[own], axis=0) / len(part)
+    assert (expected > 0).all()
+    np.testing.assert_allclose(score.missing_variance(states), expected / (40 + 96))
+
+
+def test_states_with_more_variance_than_clean_ones_lack_nothing(toy):
+    toy.predictor.gain = 1.5
+    np.testing.assert_array_equal(toy.score.missing_variance(toy.score.states()), 0)
+
+
+def test_components_that_hold_everything_are_left_alone(toy):
+    full = replace(toy.truth, noise=np.zeros_like(toy.truth.noise))
+    assert calibrate_spread(toy.score, full) is full
+
+
+def test_genes_constant_in_the_held_out_tissue_do_not_count():
+    predictor, other = Predictor(), Predictor()
+    other.section.target[:, 3:6] = 2.0
+    kept = np.r_[0:3, 6:24]
+    score = score_of(other)
+    states = score.states()
+    own = [
+        metrics.morans_i(predictor.mean + other.truth.decode(*drawn), predictor.graph)[kept].mean()
+        for drawn in states[0]
+    ]
+    measured = metrics.morans_i(predictor.section.target, predictor.graph)[kept].mean()
+    assert score.order_gap(states, other.truth) == pytest.approx(np.mean(own) - measured)
 
 
 def test_parts_are_averaged_and_only_held_out_rows_count():
     first, second = Predictor(seed=0), Predictor(seed=5)
     rows = np.arange(N_SIDE**2 // 2)
-    both = HeldOutTissue([(first, rows), (second, rows)])
+    both = held_out((first, rows), (second, rows))
     states, gaps = both.states(), []
     for part, predictor in zip(states, (first, second), strict=True):
         gaps.append(score_of(predictor, rows).order_gap([part], first.truth))
@@ -168,6 +206,6 @@ def test_parts_that_say_nothing_are_left_out():
     few, flat, good = Predictor(), Predictor(), Predictor(seed=5)
     flat.section.target[:40] = 1.0
     rows = np.arange(40)
-    score = HeldOutTissue([(few, rows[:9]), (flat, rows), (good, rows)])
+    score = HeldOutTissue([(few, rows[:9]), (flat, rows), (good, rows)], {})
     assert [(predictor, len(own)) for predictor, own in score.parts] == [(good, 40)]
 

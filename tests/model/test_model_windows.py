@@ -36,7 +36,7 @@ def sections():
 
 def _data(sections):
     values = [np.full((len(s), 2), 7 * i, np.float32) for i, s in enumerate(sections)]
-    return TrainingData(mean=values, state=values, expression=values, order=values)
+    return TrainingData(mean=values, state=values, expression=values, order=[None] * len(sections))
 
 
 def _split(sections, folds):
@@ -120,7 +120,7 @@ def test_every_spot_is_held_out_once_and_drawn_by_the_network_of_its_fold(sectio
     predictors = []
     for section in sections[:n_sections]:
         predictor = object.__new__(SectionPredictor)
-        predictor.section, predictor.networks = section, None
+        predictor.section, predictor.networks, predictor.order = section, None, None
         predictors.append(predictor)
     counts = [np.zeros(len(fold), int) for fold in folds]
     for predictor, rows in held_out_parts(predictors, folds):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flagst.data.graph import knn
-from flagst.regression import match_draw_order, neighbour_moran
+from flagst.regression import draw_order, match_draw_order, neighbour_moran
 from flagst.regression.draw_order import BOUNDS, MATCHED_AT
 
 N_SIDE, G = 20, 12
@@ -93,6 +93,47 @@ def test_constant_genes_stay_constant_and_finite(parts):
     flat = mean * (np.arange(G) > 0), residual * (np.arange(G) > 1)
     values = match_draw_order(*flat, restore, near, np.full(G, 0.3))
     assert np.isfinite(values).all() and (values[:, :2] == 0).all() and (values[:, 2:].std(axis=0) > 0.2).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("n_genes", [1, 2, 3, 10])
+def test_the_mean_factor_is_one_for_few_genes_and_for_rough_means(n_genes, seed):
+    """A residual that takes no order away leaves a gene as it is; curves with plateaus do not break the mean."""
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(np.arange(8), np.arange(5)), -1).reshape(-1, 2).astype(float)
+    near = knn(grid, 4)[0]
+    mean, residual = rng.normal(size=(2, 40, n_genes))
+    ratio = (match_draw_order(mean, residual, restore, near, np.full(n_genes, 0.2)) / residual)[0]
+    assert ratio.mean() == pytest.approx(1, abs=1e-3) or (ratio >= 1).all()
+    if n_genes == 1:
+        assert ratio[0] == 1
+
+
+def test_an_unknown_order_is_the_draw_s_own(parts):
+    own = factors(parts, own_order(parts))
+    unknown = np.where(np.arange(G) < 6, np.nan, own_order(parts))
+    np.testing.assert_allclose(factors(parts, unknown), own)
+
+
+def test_large_sections_are_looked_at_in_part(parts, monkeypatch):
+    order = own_order(parts) + np.random.default_rng(1).uniform(-0.08, 0.08, G)
+    full = factors(parts, order)
+    monkeypatch.setattr(draw_order, "MAX_SPOTS", 300)
+    part = factors(parts, order)
+    assert not np.array_equal(full, part)
+    assert np.corrcoef(full, part)[0, 1] > 0.9 and np.abs(full - part).mean() < 0.15
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_constant_columns_have_no_order(kind):
+    near = knn(np.random.default_rng(0).uniform(size=(5000, 2)), 4)[0]
+    values = np.full((5000, 4), [0.1, 0.7, 3.3, 0.0], dtype=kind)
+    np.testing.assert_array_equal(neighbour_moran(values, near), 0)
+
+
+def test_small_variation_on_a_large_value_still_counts(parts):
+    near = parts[2]
+    np.testing.assert_allclose(neighbour_moran(1000 + parts[0], near), neighbour_moran(parts[0], near), atol=1e-6)
 
 
 def test_order_is_morans_i(parts):

@@ -8,7 +8,7 @@ from anndata import AnnData
 from torch import Tensor
 
 from flagst._checks import require_key
-from flagst.data.graph import MORAN_NEIGHBOURS
+from flagst.data.graph import MORAN_NEIGHBOURS, knn
 from flagst.data.inputs import N_EDGES, section_inputs
 from flagst.data.section import Section, stack_targets
 from flagst.gfm import coexpression
@@ -17,6 +17,8 @@ from flagst.model.presets import Settings
 from flagst.regression import RegressionStage, ResidualModel, neighbour_moran
 from flagst.regression.context import NEIGHBOURHOODS
 
+#: Smaller sections have no spatial order to speak of.
+MIN_SPOTS = 10
 GFM_HINT = "Pass gfm='coexpression', a key of adata.varm, or None."
 
 
@@ -33,29 +35,24 @@ class Fitted:
     train_pcc
         ``(n_genes,)`` Pearson correlation of the cross-fitted mean on the training spots.
     order
-        ``(n_genes,)`` Moran's I of the measured target, mean over the training sections.
-    layouts
-        Layouts of the training sections: Moran's I of one layout says nothing about another.
+        Per spot layout ``(n_genes,)`` Moran's I of the measured target, mean over the training sections of that
+        layout: that of one layout says nothing about another. NaN for genes that vary in none of them.
     """
 
     stage: RegressionStage
     residual: ResidualModel | None
     train_pcc: np.ndarray
-    order: np.ndarray
-    layouts: tuple[str, ...]
+    order: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Per training section: the cross-fitted mean, the clean state and the standardised expression.
-
-    ``order`` is the Moran's I ``(n_genes,)`` of the *other* sections; with one section, of itself.
-    """
+    """Per training section: the cross-fitted mean, clean state, standardised expression, and spatial order."""
 
     mean: list[np.ndarray]
     state: list[np.ndarray]
     expression: list[np.ndarray]
-    order: list[np.ndarray]
+    order: list[np.ndarray | None]
 
 
 def fit_before_diffusion(sections: list[Section], settings: Settings) -> tuple[Fitted, TrainingData]:
@@ -102,11 +99,39 @@ def fit_before_diffusion(sections: list[Section], settings: Settings) -> tuple[F
         names = np.repeat(np.arange(len(sections)), [len(s) for s in sections])
         residual, state = ResidualModel.fit(expression - mean, names, n_latent=n_latent)
         state = pad_columns(state, n_latent)
-    order = np.array([neighbour_moran(s.target, s.nearest(MORAN_NEIGHBOURS[s.layout])) for s in sections])
-    others = (order.sum(axis=0) - order) / (len(order) - 1) if len(order) > 1 else order
-    data = TrainingData(*(np.split(values, split) for values in (mean, state, expression)), list(others))
+    orders = [section_order(section) for section in sections]
+    data = TrainingData(*(np.split(values, split) for values in (mean, state, expression)), orders)
     train_pcc = np.nan_to_num(per_gene_pcc(mean, expression))
-    return Fitted(stage, residual, train_pcc, order.mean(axis=0), tuple({s.layout for s in sections})), data
+    return Fitted(stage, residual, train_pcc, mean_order(sections, orders)), data
+
+
+def section_order(section: Section, rows: np.ndarray | None = None) -> np.ndarray | None:
+    """Moran's I of every gene's measured target, ``(n_genes,)``, NaN for genes that do not vary.
+
+    Parameters
+    ----------
+    section
+        With a target.
+    rows
+        The spots that count; ``None`` for all. Fewer than 10 have no order: ``None``.
+    """
+    kept = np.arange(len(section)) if rows is None else rows
+    if len(kept) < MIN_SPOTS:
+        return None
+    target, k = section.target[kept], MORAN_NEIGHBOURS[section.layout]
+    near = section.nearest(k) if rows is None else knn(section.coords[kept], k)[0]
+    return np.where(target.max(axis=0) > target.min(axis=0), neighbour_moran(target, near), np.nan)
+
+
+def mean_order(sections: list[Section], orders: list[np.ndarray | None]) -> dict[str, np.ndarray]:
+    """Per layout, the mean over its sections in which a gene varies, ``(n_genes,)``; NaN where there is none."""
+    found: dict[str, list[np.ndarray]] = {}
+    for section, order in zip(sections, orders, strict=True):
+        if order is not None:
+            found.setdefault(section.layout, []).append(order)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        return {layout: np.nanmean(of_layout, axis=0) for layout, of_layout in found.items()}
 
 
 def stage_neighbourhoods(settings: Settings) -> tuple[int, ...]:

@@ -4,7 +4,8 @@ import numpy as np
 
 from flagst import metrics
 from flagst.data.graph import moran_graph
-from flagst.model.predicting import MIN_SPOTS, SectionPredictor
+from flagst.model.fitting import MIN_SPOTS, section_order
+from flagst.model.predicting import SectionPredictor
 from flagst.regression import ResidualModel
 
 N_DRAWS = 4
@@ -16,7 +17,12 @@ def held_out_parts(
     """For every section and fold, the predictor that has not seen the fold, and its rows."""
     parts = []
     for predictor, fold in zip(predictors, folds, strict=True):
-        parts += [(predictor.without(int(k)), np.flatnonzero(fold == k)) for k in np.unique(fold)]
+        for k in np.unique(fold):
+            own = predictor.without(int(k))
+            if len(predictors) == 1 and own.order is not None:
+                # no other section to know the order of genes from: the rest of this one
+                own.order = section_order(predictor.section, np.flatnonzero(fold != k))
+            parts.append((own, np.flatnonzero(fold == k)))
     return parts
 
 
@@ -27,9 +33,12 @@ class HeldOutTissue:
     ----------
     parts
         From :func:`held_out_parts`, with the cross-fitted means.
+    clean
+        Per section name its clean states ``(n_spots, n_latent)``, for what their variance is over held-out rows.
     """
 
-    def __init__(self, parts: list[tuple[SectionPredictor, np.ndarray]]):
+    def __init__(self, parts: list[tuple[SectionPredictor, np.ndarray]], clean: dict[str, np.ndarray]):
+        self.clean = clean
         self.parts = [(p, r) for p, r in parts if len(r) >= MIN_SPOTS and np.ptp(p.section.target[r], axis=0).any()]
         self.graphs = [moran_graph(p.section.coords[r], p.section.layout) for p, r in self.parts]
 
@@ -37,21 +46,23 @@ class HeldOutTissue:
         """Draws of every held-out part, see :meth:`SectionPredictor.states`."""
         return [predictor.states(N_DRAWS, seed=0) for predictor, _ in self.parts]
 
-    def variance(self, states: list) -> np.ndarray:
-        """``(n_latent,)`` mean over draws of the variance of states over held-out rows."""
-        per_part = [
-            np.mean([z[rows].var(axis=0) for z, *_ in drawn], axis=0)
-            for drawn, (_, rows) in zip(states, self.parts, strict=True)
-        ]
-        return np.average(per_part, axis=0, weights=[len(rows) for _, rows in self.parts])
+    def missing_variance(self, states: list) -> np.ndarray:
+        """``(n_latent,)`` what drawn states lack of the clean states' variance over held-out rows, 0 or more."""
+        per_part = []
+        for drawn, (predictor, rows) in zip(states, self.parts, strict=True):
+            found = np.mean([z[rows].var(axis=0) for z, *_ in drawn], axis=0)
+            per_part.append(self.clean[predictor.section.name][rows, : len(found)].var(axis=0) - found)
+        return np.clip(np.average(per_part, axis=0, weights=[len(rows) for _, rows in self.parts]), 0, None)
 
     def order_gap(self, states: list, residual: ResidualModel) -> float:
-        """Mean Moran's I of draws as they come minus that of the measurement."""
+        """Mean Moran's I of draws as they come minus that of the measurement, over genes that vary in it."""
         gaps = []
         for (predictor, rows), graph, drawn in zip(self.parts, self.graphs, states, strict=True):
-            measured = metrics.morans_i(predictor.section.target[rows], graph).mean()
+            target = predictor.section.target[rows]
+            varies = np.ptp(target, axis=0) > 0
+            measured = metrics.morans_i(target[:, varies], graph).mean()
             for values in drawn:
                 moved = predictor.mean[rows] + residual.decode(*(part[rows] for part in values))
                 restored = predictor.fitted.stage.scaler.restore(moved)
-                gaps.append(metrics.morans_i(restored, graph).mean() - measured)
+                gaps.append(metrics.morans_i(restored[:, varies], graph).mean() - measured)
         return float(np.mean(gaps))

@@ -8,7 +8,8 @@ import numpy as np
 from flagst import metrics
 from flagst.data.graph import moran_graph
 from flagst.data.section import Section
-from flagst.model.predicting import MIN_SPOTS, SectionPredictor
+from flagst.model.fitting import MIN_SPOTS
+from flagst.model.predicting import SectionPredictor
 
 logger = logging.getLogger(__name__)
 

@@ -11,15 +11,12 @@ from flagst._keys import quantile_part
 from flagst.data.graph import MORAN_NEIGHBOURS
 from flagst.data.noise import spot_noise
 from flagst.data.section import Section
-from flagst.model.fitting import Fitted, network_inputs
+from flagst.model.fitting import MIN_SPOTS, Fitted, network_inputs
 from flagst.model.intervals import IntervalCalibration, draw_quantiles
 from flagst.model.presets import Settings
 from flagst.model.threads import threads_for
 from flagst.module import FlagModule
 from flagst.regression import match_draw_order
-
-#: Smaller sections have no spatial order to speak of.
-MIN_SPOTS = 10
 
 
 class SectionPredictor:
@@ -35,7 +32,8 @@ class SectionPredictor:
         ``(n_spots, n_genes)`` standardised mean; ``None`` predicts it. In training it is the
         cross-fitted one.
     order
-        ``(n_genes,)`` Moran's I that genes should have in draws; ``None`` for that of the training sections.
+        Per layout ``(n_genes,)`` Moran's I that genes should have in draws; ``None`` for that of the training
+        sections. A layout without any leaves draws as they come.
     trust
         How far ``order`` holds for this section, see :func:`flagst.regression.draw_order.match_draw_order`.
     networks
@@ -50,14 +48,14 @@ class SectionPredictor:
         module: FlagModule,
         *,
         mean: np.ndarray | None = None,
-        order: np.ndarray | None = None,
+        order: dict[str, np.ndarray] | None = None,
         trust: float = 1.0,
         networks: tuple[int, ...] | None = None,
     ):
         self.section, self.fitted, self.settings, self.module = section, fitted, settings, module
         self.networks, self.trust = networks, trust
         matched = settings.match_order and settings.edges and len(section) >= MIN_SPOTS
-        self.order = (fitted.order if order is None else order) if matched else None
+        self.order = (fitted.order if order is None else order).get(section.layout) if matched else None
         self.mean = fitted.stage.predict(section.image, section.neighbours) if mean is None else mean
         self.inputs = network_inputs(section, fitted, self.mean, settings, module.d_image)
         self.d_state = settings.n_latent if settings.denoiser == "latent" else self.mean.shape[1]

@@ -1,5 +1,6 @@
 """What a trained model does with a query: predictions, draws, context, the front."""
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,6 @@ from flagst._keys import LAYERS, PARAM, TABLE
 from flagst.data import query as queries
 from flagst.data.measured import section_rows
 from flagst.data.record import check_request, table_of, write_prediction
-from flagst.data.section import Section
 from flagst.model.front import front
 from flagst.model.intervals import calibration_record
 from flagst.model.order import AUTO
@@ -20,6 +20,9 @@ from flagst.model.unlike import unlike_scores
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
+
+
+logger = logging.getLogger(__name__)
 
 
 class Prediction:
@@ -46,8 +49,10 @@ class Prediction:
             Spots with positions and image features, expression not needed; ``None`` for the
             registered data. Every section must be whole.
         structure
-            0 gives the fitted mean, most accurate spot by spot; 1 a full draw, with the variation
-            and the correlations of measured expression; values between trade one for the other.
+            0 gives the fitted mean, most accurate spot by spot; 1 a full draw, which varies over the tissue
+            as measured expression does; values between trade one for the other. Each gene of a draw is
+            scaled so that genes are ordered in space as in the training sections, as far as the tissue looks
+            like theirs: see :func:`flagst.regression.draw_order.match_draw_order`.
             ``"auto"`` takes the smallest value at which the prediction is no smoother over the tissue, and
             its genes no more alike, than in the training sections; one value for the whole query, from the
             prediction alone: see :meth:`flagst.model.order.TrainingOrder.choose`.
@@ -60,7 +65,7 @@ class Prediction:
         layer
             Name of the layer.
         return_std
-            Write the standard deviation over ``n_samples`` (at least 2) full draws.
+            Write the standard deviation over ``n_samples`` (at least 2) full draws, not calibrated.
         quantiles
             Levels in (0, 1) to write, such as ``(0.05, 0.95)`` for 90 % intervals, from ``n_samples`` (at
             least 20) full draws, calibrated per gene on the tissue held out of the diffusion's training:
@@ -210,10 +215,12 @@ class Prediction:
         self._check_features(query, width)
         rows = section_rows(query, self.setup_["section_key"]).values()
         self.module.eval()
-        return [(r, self._predictor(s, trust=self._trust(s))) for r, s in zip(rows, sections, strict=True)]
-
-    def _trust(self, section: Section) -> float:
-        """How far the spatial order of the training sections holds for a section: the share of familiar spots."""
-        if section.layout not in self.fitted_.layouts:
-            return 0.0
-        return float((self.familiar_.score(section.image) <= 1).mean())
+        foreign = sorted({s.layout for s in sections} - set(self.fitted_.order))
+        if foreign and self.fitted_.residual is not None and self.settings_.match_order:
+            logger.warning(
+                "Spot layout %s was not among the training sections' (%s): draws keep their own spatial order.",
+                ", ".join(foreign), ", ".join(sorted(self.fitted_.order)),
+            )  # fmt: skip
+        # the spatial order of the training sections holds as far as spots are familiar
+        familiar = [float((self.familiar_.score(s.image) <= 1).mean()) for s in sections]
+        return [(r, self._predictor(s, trust=f)) for r, s, f in zip(rows, sections, familiar, strict=True)]

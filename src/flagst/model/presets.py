@@ -25,7 +25,8 @@ class Settings:
     n_average
         Draws averaged into a prediction; 1 leaves the draw as it is.
     edges
-        Use the spatial graph. ``False``: positions have no part in anything.
+        Use the spatial graph. ``False``: mean, network and draws use no positions, so that ``match_order`` has no
+        effect; folds, the spread of draws and ``structure="auto"`` still do.
     joint
         Denoise neighbouring spots jointly.
     diffusion

@@ -12,6 +12,8 @@ SHARE = 0.5
 #: The noise of all genes together may change by this factor at most, up or down.
 MAX_FACTOR = 1.4
 N_HALVINGS = 6
+#: Smaller noise, in units of the residual's standard deviation, is rounding.
+MIN_NOISE = 1e-3
 
 
 def calibrate_spread(held_out: HeldOutTissue, residual: ResidualModel) -> ResidualModel:
@@ -20,8 +22,9 @@ def calibrate_spread(held_out: HeldOutTissue, residual: ResidualModel) -> Residu
     A network trained on a few hundred spots is surer of a new section than it should be: the
     variance of its states there is well below one. Half of what is missing comes back as noise on the
     components, independent between spots: the rest of it would cost more spatial order than it gains in
-    correlation between genes. Then the noise of all genes gets the factor at which the mean Moran's I of
-    draws equals the measured one.
+    correlation between genes. Then the noise of all genes gets the factor, 1.4 at most, at which the mean
+    Moran's I of draws equals the measured one, before :func:`flagst.regression.match_draw_order`. Where the
+    components hold everything there is no noise to share with, and nothing is changed.
 
     Parameters
     ----------
@@ -34,11 +37,10 @@ def calibrate_spread(held_out: HeldOutTissue, residual: ResidualModel) -> Residu
     -------
     The model with ``jitter`` and another ``noise``; as it came when there is no held-out tissue.
     """
-    if not held_out.parts:
+    if not held_out.parts or residual.noise.max() < MIN_NOISE:
         return residual
     states = held_out.states()
-    missing = np.clip(1 - held_out.variance(states), 0, 1)
-    residual = replace(residual, jitter=np.sqrt(SHARE * missing))
+    residual = replace(residual, jitter=np.sqrt(SHARE * held_out.missing_variance(states)))
     low, high = -np.log(MAX_FACTOR), np.log(MAX_FACTOR)
     for _ in range(N_HALVINGS):
         middle = (low + high) / 2
