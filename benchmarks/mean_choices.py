@@ -91,7 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
                     table, options.rotate, aside, target, options.n_genes, **({} if name in FEATURES else changes)
                 )
     for target in ("log2", "lognorm"):
-        print(f"\ntarget {target}\n{'choice':20s}" + "".join(f"{c:>8s}" for c in COLUMNS) + "   PCC, by section put aside")
+        heads = "".join(f"{column:>8s}" for column in COLUMNS)
+        print(f"\ntarget {target}\n{'choice':20s}{heads}   PCC, by section put aside")
         for name in (*FEATURES, *REGRESSIONS):
             each = np.array([found[target, name, aside] for aside in options.rotate])
             by_section = "  ".join(f"{s} {v:.3f}" for s, v in zip(options.rotate, each[:, 0], strict=True))

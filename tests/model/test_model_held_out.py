@@ -11,7 +11,7 @@ from flagst.data.graph import moran_graph
 from flagst.model import spread
 from flagst.model.held_out import HeldOutTissue
 from flagst.model.spread import calibrate_spread
-from flagst.regression import ResidualModel
+from flagst.regression import ResidualModel, match_draw_order
 
 N_SIDE, N_LATENT, NOISE, SMOOTHNESS = 14, 3, 0.6, 6.0
 
@@ -41,7 +41,7 @@ class Predictor:
         self.section = SimpleNamespace(name=str(seed), coords=grid, layout="square", target=measured)
         scaler = SimpleNamespace(restore=lambda values: values)
         self.fitted = SimpleNamespace(stage=SimpleNamespace(scaler=scaler), residual=self.truth)
-        self.gain = 1.0
+        self.gain, self.order = 1.0, None
 
     def fields(self, n, rng):
         """Smooth fields of unit variance, ``(n_spots, n)``."""
@@ -209,3 +209,18 @@ def test_parts_that_say_nothing_are_left_out():
     score = HeldOutTissue([(few, rows[:9]), (flat, rows), (good, rows)], {})
     assert [(predictor, len(own)) for predictor, own in score.parts] == [(good, 40)]
 
+
+
+def test_the_order_gap_is_that_of_the_draws_that_are_predicted(toy):
+    """Genes are given the order of other tissue first."""
+    predictor, near = toy.predictor, toy.predictor.graph.indices.reshape(N_SIDE**2, -1)
+    states, free = toy.score.states(), toy.score.order_gap(toy.score.states(), toy.truth)
+    predictor.order = np.linspace(0.9, -0.2, predictor.mean.shape[1])
+    gaps = []
+    for drawn in states[0]:
+        residual = toy.truth.decode(*drawn)
+        matched = match_draw_order(predictor.mean, residual, lambda values: values, near, predictor.order)
+        gaps.append(metrics.morans_i(predictor.mean + matched, predictor.graph).mean())
+    gap = toy.score.order_gap(states, toy.truth)
+    assert gap == pytest.approx(np.mean(gaps) - metrics.morans_i(predictor.section.target, predictor.graph).mean())
+    assert abs(gap - free) > 0.005

@@ -6,7 +6,7 @@ from flagst import metrics
 from flagst.data.graph import moran_graph
 from flagst.model.fitting import MIN_SPOTS, section_order
 from flagst.model.predicting import SectionPredictor
-from flagst.regression import ResidualModel
+from flagst.regression import ResidualModel, match_draw_order
 
 N_DRAWS = 4
 
@@ -55,14 +55,18 @@ class HeldOutTissue:
         return np.clip(np.average(per_part, axis=0, weights=[len(rows) for _, rows in self.parts]), 0, None)
 
     def order_gap(self, states: list, residual: ResidualModel) -> float:
-        """Mean Moran's I of draws as they come minus that of the measurement, over genes that vary in it."""
+        """Mean Moran's I of full draws minus that of the measurement, over genes that vary in it."""
         gaps = []
         for (predictor, rows), graph, drawn in zip(self.parts, self.graphs, states, strict=True):
             target = predictor.section.target[rows]
             varies = np.ptp(target, axis=0) > 0
             measured = metrics.morans_i(target[:, varies], graph).mean()
+            mean, restore = predictor.mean[rows], predictor.fitted.stage.scaler.restore
+            neighbours = graph.indices.reshape(len(rows), -1)  # every row has as many
             for values in drawn:
-                moved = predictor.mean[rows] + residual.decode(*(part[rows] for part in values))
-                restored = predictor.fitted.stage.scaler.restore(moved)
-                gaps.append(metrics.morans_i(restored[:, varies], graph).mean() - measured)
+                moved = residual.decode(*(part[rows] for part in values))
+                if predictor.order is not None:
+                    moved = match_draw_order(mean, moved, restore, neighbours, predictor.order)
+                found = restore(mean + moved)[:, varies]
+                gaps.append(metrics.morans_i(found, graph).mean() - measured)
         return float(np.mean(gaps))

@@ -23,8 +23,8 @@ def calibrate_spread(held_out: HeldOutTissue, residual: ResidualModel) -> Residu
     variance of its states there is well below one. Half of what is missing comes back as noise on the
     components, independent between spots: the rest of it would cost more spatial order than it gains in
     correlation between genes. Then the noise of all genes gets the factor, 1.4 at most, at which the mean
-    Moran's I of draws equals the measured one, before :func:`flagst.regression.match_draw_order`. Where the
-    components hold everything there is no noise to share with, and nothing is changed.
+    Moran's I of draws equals the measured one. Where the components hold everything there is no noise to
+    scale, and nothing is changed.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from flagst.regression.spatial_order import neighbour_moran
 #: Share of the training sections in the order that is aimed at; the rest is the draw's own.
 TRUST = 0.75
 #: Structure at which genes have the order, with all the same excess over it.
-MATCHED_AT = 0.7
+MATCHED_AT = 0.85
 #: A gene's residual changes by these factors at most.
 BOUNDS = 0.3, 2.0
 #: Parts of the residual at which Moran's I is looked at.
@@ -35,8 +35,8 @@ def match_draw_order(
 ) -> np.ndarray:
     """Scale every gene of one drawn residual, the mean of the factors being 1.
 
-    ``I(mean + 0.7 f_g residual_g) = aim_g + c`` for the factors ``f_g`` from 0.3 to 2 of all genes and one ``c``,
-    which is what a mean factor of 1 leaves: halfway, a prediction is smoother than tissue.
+    ``I(mean + 0.85 f_g residual_g) = aim_g + c`` for the factors ``f_g`` from 0.3 to 2 of all genes and one ``c``,
+    which is what a mean factor of 1 leaves: on the way to the draw, a prediction is smoother than tissue.
 
     Parameters
     ----------
