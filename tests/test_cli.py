@@ -144,6 +144,21 @@ def test_predict_and_evaluate_h5ad(files, capsys):
     assert f"{table.loc['mean', 'pcc']:.3f}" in capsys.readouterr().out
 
 
+def test_predict_with_a_spread_and_the_structure_of_the_training_sections(files):
+    out = files.folder / "spread.h5ad"
+    arguments = ["predict", files.h5ad, "--model", files.model, "--out", str(out), "--structure", "auto"]
+    assert main([*arguments, "--std", "--quantiles", "0.05", "0.95", "--n-samples", "20"]) == 0
+    predicted = anndata.read_h5ad(out)
+    expected = flagst.FLAG.load(files.model).predict(
+        anndata.read_h5ad(files.h5ad), structure="auto", n_samples=20, return_std=True, quantiles=(0.05, 0.95)
+    )
+    for name in ("flagst", "flagst_std", "flagst_q05", "flagst_q95"):
+        np.testing.assert_allclose(predicted.layers[name], expected.layers[name], atol=1e-5)
+    assert predicted.uns["flagst"]["params"]["structure"] == expected.uns["flagst"]["params"]["structure"]
+    with pytest.raises(SystemExit):
+        main([*arguments[:-1], "much"])
+
+
 def test_predict_zarr_extracts_features(files):
     """A SpatialData without features comes out with features and prediction, scored like the h5ad."""
     out = files.folder / "predicted.zarr"

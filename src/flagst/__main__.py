@@ -75,13 +75,28 @@ def _add_predict(commands) -> None:
         "--out", type=Path, required=True, help="file to write: .h5ad, or .zarr if DATA is a zarr"
     )
     parser.add_argument(
-        "--structure", type=float, default=0.5, help="0: the mean, 1: a full draw; default: 0.5"
+        "--structure",
+        type=_structure,
+        default=0.5,
+        help="0: the mean, 1: a full draw, auto: as rough as the training sections; default: 0.5",
+    )
+    parser.add_argument(
+        "--n-samples", type=int, help="draws behind --std and --quantiles; default: 50 where one of them is given"
+    )
+    parser.add_argument("--std", action="store_true", help="write the standard deviation over draws too")
+    parser.add_argument(
+        "--quantiles", type=float, nargs="+", default=[], metavar="Q", help="calibrated quantiles, such as 0.05 0.95"
     )
     parser.add_argument(
         "--allow-missing", action="store_true", help="predict genes that DATA does not have too"
     )
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def _structure(text: str) -> float | str:
+    """A number, or ``auto``."""
+    return text if text == "auto" else float(text)
 
 
 def _add_evaluate(commands) -> None:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+#: Draws behind standard deviation and quantiles.
+N_SAMPLES = 50
+
 
 def train(arguments: argparse.Namespace) -> None:
     """``flagst train``."""
@@ -56,10 +59,14 @@ def predict(arguments: argparse.Namespace) -> None:
     data = with_features(read(arguments.data), model.setup_["section_key"])
     if arguments.out.suffix == ".zarr" and not hasattr(data, "tables"):
         raise ValueError(f"{arguments.data} is an h5ad: --out must end in .h5ad too; got {arguments.out}.")
+    spread = arguments.std or bool(arguments.quantiles)
     options = {
         "structure": arguments.structure,
         "seed": arguments.seed,
         "allow_missing": arguments.allow_missing,
+        "n_samples": arguments.n_samples or (N_SAMPLES if spread else 1),
+        "return_std": arguments.std,
+        "quantiles": tuple(arguments.quantiles),
     }
     prediction = model.predict(data, **options)
     if arguments.out.suffix == ".zarr":
