@@ -55,6 +55,11 @@ class Predictor:
         state, gene_noise = gain * self.fields(n_latent, rng), rng.normal(size=self.mean.shape)
         return state, gene_noise, rng.normal(size=(len(self.mean), n_latent))
 
+    def matched(self, mean, residual, neighbours):
+        if self.order is None:
+            return residual
+        return match_draw_order(mean, residual, lambda values: values, neighbours, self.order)
+
     def states(self, n_draws, seed):
         rng = np.random.default_rng([seed, 1])
         return [self.drawn(rng, self.gain) for _ in range(n_draws)]

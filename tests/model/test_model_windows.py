@@ -123,7 +123,7 @@ def test_every_spot_is_held_out_once_and_drawn_by_the_network_of_its_fold(sectio
         predictor.section, predictor.networks, predictor.order = section, None, None
         predictors.append(predictor)
     counts = [np.zeros(len(fold), int) for fold in folds]
-    for predictor, rows in held_out_parts(predictors, folds):
+    for predictor, rows in held_out_parts(predictors, folds, [None] * n_sections):
         number = [s.name for s in sections].index(predictor.section.name)
         (network,) = predictor.networks
         assert (folds[number][rows] == network).all()

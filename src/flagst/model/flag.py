@@ -18,7 +18,7 @@ from flagst.data.from_anndata import sections_from_anndata
 from flagst.data.measured import section_rows
 from flagst.data.record import table_of
 from flagst.data.section import Section
-from flagst.model.fitting import GFM_HINT, fit_before_diffusion, gene_embeddings, mean_order
+from flagst.model.fitting import GFM_HINT, fit_before_diffusion, gene_embeddings
 from flagst.model.held_out import HeldOutTissue, held_out_parts
 from flagst.model.intervals import calibrate_intervals
 from flagst.model.loading import Loading
@@ -179,11 +179,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         folds = None
         if self.settings_.cross_fit:
             folds = network_folds([s.coords for s in sections], len(self.module.networks))
-        predictors = []
-        for number, (section, mean) in enumerate(zip(sections, data.mean, strict=True)):
-            others = [None if i == number else order for i, order in enumerate(data.order)]
-            order = mean_order(sections, others) if len(sections) > 1 else None
-            predictors.append(self._predictor(section, mean=mean, order=order))
+        predictors = [self._predictor(s, mean=mean) for s, mean in zip(sections, data.mean, strict=True)]
         if self.settings_.diffusion:
             gfm = self.settings_.gfm
             training, validation = split_windows(predictors, data, folds)
@@ -202,7 +198,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         self.module.eval()
         if folds is not None and self.fitted_.residual is not None:
             clean = {s.name: state for s, state in zip(sections, data.state, strict=True)}
-            held_out = HeldOutTissue(held_out_parts(predictors, folds), clean)
+            held_out = HeldOutTissue(held_out_parts(predictors, folds, data.order), clean)
             self.fitted_ = replace(self.fitted_, residual=calibrate_spread(held_out, self.fitted_.residual))
             self.intervals_ = calibrate_intervals(held_out.parts, self.fitted_)
         self.is_trained_ = True

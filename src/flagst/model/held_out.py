@@ -4,24 +4,29 @@ import numpy as np
 
 from flagst import metrics
 from flagst.data.graph import moran_graph
-from flagst.model.fitting import MIN_SPOTS, section_order
+from flagst.model.fitting import MIN_SPOTS, mean_order, section_order
 from flagst.model.predicting import SectionPredictor
-from flagst.regression import ResidualModel, match_draw_order
+from flagst.regression import ResidualModel
 
 N_DRAWS = 4
 
 
 def held_out_parts(
-    predictors: list[SectionPredictor], folds: list[np.ndarray]
+    predictors: list[SectionPredictor], folds: list[np.ndarray], orders: list[np.ndarray | None]
 ) -> list[tuple[SectionPredictor, np.ndarray]]:
-    """For every section and fold, the predictor that has not seen the fold, and its rows."""
-    parts = []
-    for predictor, fold in zip(predictors, folds, strict=True):
+    """For every section and fold, the predictor that has not seen the fold, and its rows.
+
+    ``orders``, per section from :func:`flagst.model.fitting.section_order`: a predictor's own is that of all tissue
+    but the fold.
+    """
+    parts, sections = [], [predictor.section for predictor in predictors]
+    for number, (predictor, fold) in enumerate(zip(predictors, folds, strict=True)):
         for k in np.unique(fold):
             own = predictor.without(int(k))
-            if len(predictors) == 1 and own.order is not None:
-                # no other section to know the order of genes from: the rest of this one
-                own.order = section_order(predictor.section, np.flatnonzero(fold != k))
+            if own.order is not None:
+                rest = section_order(own.section, np.flatnonzero(fold != k))
+                outside = [rest if i == number else order for i, order in enumerate(orders)]
+                own.order = mean_order(sections, outside).get(own.section.layout)
             parts.append((own, np.flatnonzero(fold == k)))
     return parts
 
@@ -65,8 +70,6 @@ class HeldOutTissue:
             neighbours = graph.indices.reshape(len(rows), -1)  # every row has as many
             for values in drawn:
                 moved = residual.decode(*(part[rows] for part in values))
-                if predictor.order is not None:
-                    moved = match_draw_order(mean, moved, restore, neighbours, predictor.order)
-                found = restore(mean + moved)[:, varies]
+                found = restore(mean + predictor.matched(mean, moved, neighbours))[:, varies]
                 gaps.append(metrics.morans_i(found, graph).mean() - measured)
         return float(np.mean(gaps))

@@ -31,11 +31,9 @@ class SectionPredictor:
     mean
         ``(n_spots, n_genes)`` standardised mean; ``None`` predicts it. In training it is the
         cross-fitted one.
-    order
-        Per layout ``(n_genes,)`` Moran's I that genes should have in draws; ``None`` for that of the training
-        sections. A layout without any leaves draws as they come.
     trust
-        How far ``order`` holds for this section, see :func:`flagst.regression.draw_order.match_draw_order`.
+        How far the spatial order of the training sections holds for this one, see
+        :func:`flagst.regression.draw_order.match_draw_order`. Another layout leaves draws as they come.
     networks
         Networks that draw, see :meth:`flagst.module.FlagModule.draw`; ``None`` for all.
     """
@@ -48,14 +46,13 @@ class SectionPredictor:
         module: FlagModule,
         *,
         mean: np.ndarray | None = None,
-        order: dict[str, np.ndarray] | None = None,
         trust: float = 1.0,
         networks: tuple[int, ...] | None = None,
     ):
         self.section, self.fitted, self.settings, self.module = section, fitted, settings, module
         self.networks, self.trust = networks, trust
         matched = settings.match_order and settings.edges and len(section) >= MIN_SPOTS
-        self.order = (fitted.order if order is None else order).get(section.layout) if matched else None
+        self.order = fitted.order.get(section.layout) if matched else None
         self.mean = fitted.stage.predict(section.image, section.neighbours) if mean is None else mean
         self.inputs = network_inputs(section, fitted, self.mean, settings, module.d_image)
         self.d_state = settings.n_latent if settings.denoiser == "latent" else self.mean.shape[1]
@@ -107,12 +104,15 @@ class SectionPredictor:
 
     def residual(self, *drawn: np.ndarray) -> np.ndarray:
         """Drawn state and noise to the residual of a draw, ``(n_spots, n_genes)`` standardised."""
-        residual = self.fitted.residual.decode(*drawn)
+        neighbours = self.section.nearest(MORAN_NEIGHBOURS[self.section.layout])
+        return self.matched(self.mean, self.fitted.residual.decode(*drawn), neighbours)
+
+    def matched(self, mean: np.ndarray, residual: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+        """The residual of some spots with the spatial order that is asked for, if any."""
         if self.order is None:
             return residual
-        neighbours = self.section.nearest(MORAN_NEIGHBOURS[self.section.layout])
         restore = self.fitted.stage.scaler.restore
-        return match_draw_order(self.mean, residual, restore, neighbours, self.order, trust=self.trust)
+        return match_draw_order(mean, residual, restore, neighbours, self.order, trust=self.trust)
 
     def _move(self, structure: float, residuals: list[np.ndarray]) -> np.ndarray:
         restore = self.fitted.stage.scaler.restore
