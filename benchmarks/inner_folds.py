@@ -29,7 +29,9 @@ CHOICES = {
     "ridge mean": {"regression": "ridge"},
     "8 latents": {"n_latent": 8},
     "32 latents": {"n_latent": 32},
+    "300 steps": {"max_steps": 300},
     "600 steps": {"max_steps": 600},
+    "2,400 steps": {"max_steps": 2400},
     "no alignment": {"gfm": None},
 }
 BASELINES = ("Ridge", "CorrelatedGaussian")
