@@ -29,3 +29,13 @@ def her2st_dir() -> Path:
     if found is None:
         pytest.skip("HER2ST is not on this machine; set FLAGST_DATA_DIR to run this test")
     return found
+
+
+@pytest.fixture(scope="session")
+def gene_models_dir() -> Path:
+    """Published dictionaries of gene models; skips the test when they are not on this machine."""
+    her2st = _her2st_dir()
+    found = None if her2st is None else her2st.parent / "gene_models"
+    if found is None or not found.is_dir():
+        pytest.skip("There are no dictionaries of gene models on this machine, beside HER2ST")
+    return found

@@ -26,13 +26,14 @@ VAR = SimpleNamespace(
     panel="flagst_panel",
     train_pcc="flagst_train_pcc",
     measured="flagst_measured",
+    has_vector="flagst_has_vector",
     pcc="flagst_pcc",
     moran_pred="flagst_moran_pred",
     moran_true="flagst_moran_true",
 )
 
 #: ``adata.varm`` arrays.
-VARM = SimpleNamespace(program_loadings="program_loadings")
+VARM = SimpleNamespace(program_loadings="program_loadings", gene="X_gene")
 
 #: ``adata.layers``.
 LAYERS = SimpleNamespace(draw="flagst", mean="flagst_mean", std="flagst_std", true_rate="true_rate")
@@ -54,6 +55,7 @@ SLOT = SimpleNamespace(
     params="params",
     features="features",
     genes="genes",
+    gene_embeddings="gene_embeddings",  # {key in varm: provenance}
     metrics="metrics",
     calibration="calibration",
     history="history",

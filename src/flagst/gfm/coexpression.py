@@ -1,6 +1,104 @@
-"""Gene vectors from the co-expression of the training spots."""
+"""Gene vectors from co-expression: of the training spots, or of any other counts."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from flagst._checks import require_counts, require_key
+from flagst._keys import OBS
+from flagst.gfm.names import match_genes, require_overlap
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: Spots with fewer counts say little about which genes go together.
+MIN_COUNTS = 200
+#: Smaller sections have no correlation to speak of.
+MIN_SPOTS = 20
+#: Panels beyond this get their leading eigenvectors only, without the others.
+DENSE_GENES = 2000
+
+
+class CoExpression:
+    """Spectral embedding of the co-expression of reference counts: spots without images, or single cells.
+
+    Counts are scaled to 10,000 per spot and logged. Within each section the logarithm of the total count is
+    regressed out, so that genes do not go together only because some spots are deeper than others. Correlations
+    are pooled over sections, one section in memory at a time.
+
+    Parameters
+    ----------
+    reference
+        One AnnData of raw counts with all its genes, or an iterable of them (a generator is read once).
+    section_key
+        ``obs`` column of the section or batch; without it every AnnData is one.
+    n_components
+        Width of the vectors; at most the number of genes that are known.
+    layer
+        Layer with the counts; ``None`` for ``X``.
+
+    Examples
+    --------
+    >>> import flagst
+    >>> reference = flagst.datasets.simulated_sections(n_sections=2, seed=7)["table"]
+    >>> vectors, known = flagst.gfm.CoExpression(reference).encode(reference, list(reference.var_names[:20]))
+    >>> vectors.shape, bool(known.all())
+    ((20, 20), True)
+    """
+
+    name = "coexpression"
+
+    def __init__(
+        self,
+        reference: "AnnData | Iterable[AnnData]",
+        *,
+        section_key: str | None = OBS.section,
+        n_components: int = 64,
+        layer: str | None = None,
+    ):
+        self.reference = [reference] if hasattr(reference, "obs_names") else reference
+        self.section_key, self.n_components, self.layer = section_key, n_components, layer
+        self.sections_: list[str] = []
+
+    def encode(self, adata: "AnnData", genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`flagst.gfm.GeneEncoder.encode`.
+
+        Raises
+        ------
+        ValueError
+            Values that are no counts, a reference that knows less than a tenth of the genes, or none with
+            sections of 20 spots or more.
+        """
+        total, weight, self.sections_ = np.zeros((len(genes), len(genes)), dtype=np.float32), 0, []
+        seen = np.full(len(genes), -1)
+        names: list[str] = []
+        for table in self.reference:
+            names = [str(name) for name in table.var_names]
+            index = match_genes(genes, names)
+            seen = np.maximum(seen, index)
+            for section, rows in self._sections(table):
+                unit = _depth_free(table, rows, index, self.layer)
+                if unit is not None:
+                    total += unit.T @ unit
+                    weight += len(unit)
+                    self.sections_.append(section)
+        require_overlap(seen, genes, names, where="The reference")
+        if not weight:
+            raise ValueError(f"The reference has no section with {MIN_SPOTS} spots of {MIN_COUNTS} counts or more.")
+        vectors = spectral_vectors(total / weight, self.n_components)
+        return vectors, (vectors != 0).any(axis=1)
+
+    def provenance(self) -> dict[str, Any]:
+        """Sections that were used."""
+        return {"encoder": self.name, "sections": list(self.sections_), "n_components": self.n_components}
+
+    def _sections(self, table: "AnnData") -> list[tuple[str, np.ndarray]]:
+        if self.section_key is None:
+            return [("reference", np.arange(table.n_obs))]
+        require_key(table.obs, self.section_key, where="obs of the reference", hint="Pass section_key=, or None.")
+        names = table.obs[self.section_key].astype(str).to_numpy()
+        return [(str(name), np.flatnonzero(names == name)) for name in dict.fromkeys(names)]
 
 
 def coexpression(target: np.ndarray, section: np.ndarray, *, n_components: int = 16) -> np.ndarray:
@@ -28,12 +126,56 @@ def coexpression(target: np.ndarray, section: np.ndarray, *, n_components: int =
     names, code = np.unique(section, return_inverse=True)
     correlation = np.zeros((target.shape[1], target.shape[1]))
     for number in range(len(names)):
-        values = target[code == number].astype(np.float64)
-        sd = values.std(axis=0)
-        unit = (values - values.mean(axis=0)) / np.where(sd > 1e-8, sd, np.inf)
-        correlation += unit.T @ unit / len(values) / len(names)
-    eigenvalues, axes = np.linalg.eigh(correlation)
-    keep = np.argsort(-eigenvalues)[: min(n_components, len(eigenvalues))]
+        unit = _standardised(target[code == number].astype(np.float64))
+        correlation += unit.T @ unit / len(unit) / len(names)
+    return spectral_vectors(correlation, n_components)
+
+
+def spectral_vectors(correlation: np.ndarray, n_components: int) -> np.ndarray:
+    """Rows of the leading eigenvectors times the roots of their eigenvalues, of length 1 or all zero.
+
+    ``(n_genes, n_genes)`` -> ``(n_genes, min(n_components, n_genes))`` float32.
+    """
+    n = len(correlation)
+    if n > max(DENSE_GENES, 2 * n_components):
+        from scipy.sparse.linalg import eigsh
+
+        eigenvalues, axes = eigsh(correlation, k=n_components, v0=np.full(n, n**-0.5, dtype=correlation.dtype))
+    else:
+        eigenvalues, axes = np.linalg.eigh(correlation)
+    keep = np.argsort(-eigenvalues)[: min(n_components, n)]
     vectors = axes[:, keep] * np.sqrt(np.clip(eigenvalues[keep], 0, None))
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(length > 1e-8, length, np.inf)).astype(np.float32)
+
+
+def _depth_free(table: "AnnData", rows: np.ndarray, index: np.ndarray, layer: str | None) -> np.ndarray | None:
+    """Standardised log expression of a section's deep spots without what the total count explains; float32.
+
+    ``(n_deep, n_genes)``, zero for genes the table lacks; ``None`` for too few spots.
+    """
+    counts = table.X if layer is None else table.layers[layer]
+    section = counts[rows]
+    require_counts(section, where="The reference")
+    depth = np.asarray(section.sum(axis=1), dtype=np.float64).ravel()
+    deep = depth >= MIN_COUNTS
+    if deep.sum() < MIN_SPOTS:
+        return None
+    known = np.flatnonzero(index >= 0)
+    part = section[deep][:, index[known]]
+    dense = np.asarray(part.todense() if hasattr(part, "todense") else part, dtype=np.float64)
+    values = np.log1p(dense / depth[deep, None] * 1e4)
+    values -= values.mean(axis=0)
+    axis = np.log(depth[deep])
+    axis -= axis.mean()
+    spread = axis @ axis
+    if spread > 1e-12:
+        values -= np.outer(axis, axis @ values / spread)
+    out = np.zeros((len(values), len(index)), dtype=np.float32)
+    out[:, known] = _standardised(values)
+    return out
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    sd = values.std(axis=0)
+    return (values - values.mean(axis=0)) / np.where(sd > 1e-8, sd, np.inf)

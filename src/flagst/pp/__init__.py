@@ -1,6 +1,7 @@
-"""Preprocessing: image features of spots, and the gene panel."""
+"""Preprocessing: image features of spots, the gene panel, gene embeddings."""
 
 from flagst.pp._features import image_features
+from flagst.pp._gene_embeddings import gene_embeddings
 from flagst.pp._genes import select_genes
 
-__all__ = ["image_features", "select_genes"]
+__all__ = ["gene_embeddings", "image_features", "select_genes"]

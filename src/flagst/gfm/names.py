@@ -1,0 +1,104 @@
+"""Genes by their names: symbols, Ensembl identifiers, versions, case, other names."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+_ENSEMBL = re.compile(r"^(ENS[A-Z]*G\d+)(\.\d+)?$")
+#: Fewer genes than this share in common is a mix-up of names, not a small panel.
+LEAST_SHARE = 0.1
+
+
+def match_genes(genes: Sequence[str], known: Sequence[str], *, aliases: Mapping[str, str] | None = None) -> np.ndarray:
+    """Which of the known genes each gene is.
+
+    In this order, the first that is found counts: the name itself; its alias; either without the version of an
+    Ensembl identifier (``ENSG00000141510.17``); either in another case, as mouse symbols have it (``Actb``, ``ACTB``),
+    where no two known genes differ by case only.
+
+    Parameters
+    ----------
+    genes
+        Names to look for.
+    known
+        Names there are vectors for. Of repeated names the first counts.
+    aliases
+        Gene to another name of it, such as symbol to Ensembl identifier.
+
+    Returns
+    -------
+    ``(n_genes,)`` int64, position in ``known``; -1 where there is none.
+
+    Examples
+    --------
+    >>> from flagst.gfm.names import match_genes
+    >>> match_genes(["TP53", "Actb", "GNAS"], ["ACTB", "ENSG00000141510.17"], aliases={"TP53": "ENSG00000141510"})
+    array([ 1,  0, -1])
+    """
+    aliases = aliases or {}
+    exact = _first(known)
+    bare = _first([_bare(name) for name in known])
+    folded: dict[str, int] = {}
+    for name, position in bare.items():
+        same = name.casefold()
+        folded[same] = -1 if same in folded else position
+    index = np.full(len(genes), -1, dtype=np.int64)
+    for i, gene in enumerate(genes):
+        names = [gene, aliases[gene]] if gene in aliases else [gene]
+        for table, form in ((exact, str), (bare, _bare), (folded, lambda name: _bare(name).casefold())):
+            found = next((table[form(name)] for name in names if form(name) in table), -1)
+            if found >= 0:
+                index[i] = found
+                break
+    return index
+
+
+def require_overlap(index: np.ndarray, genes: Sequence[str], known: Sequence[str], *, where: str) -> None:
+    """Raise a ``ValueError`` that shows both styles of names when hardly any gene is known.
+
+    Parameters
+    ----------
+    index
+        From :func:`match_genes`.
+    genes, known
+        As there.
+    where
+        What the known genes are of, for the message.
+    """
+    found = int((index >= 0).sum())
+    if found < max(1, LEAST_SHARE * len(genes)):
+        raise ValueError(
+            f"{where} knows {found} of {len(genes)} genes. Names here look like {list(genes[:3])}, there like "
+            f"{list(known[:3])}. Pass names=, a dict from one to the other or a column of adata.var."
+        )
+
+
+def aliases_of(adata, names: "str | Mapping[str, str] | None") -> dict[str, str]:
+    """Other names of genes, from a mapping or from a column of ``adata.var``.
+
+    Raises
+    ------
+    KeyError
+        No such column.
+    """
+    if names is None:
+        return {}
+    if isinstance(names, str):
+        if names not in adata.var:
+            raise KeyError(f"adata.var has no column {names!r}; found {list(adata.var.columns)}.")
+        column = adata.var[names]
+        return {str(gene): str(name) for gene, name in column[column.notna()].items()}
+    return {str(gene): str(name) for gene, name in names.items()}
+
+
+def _bare(name: str) -> str:
+    found = _ENSEMBL.match(name)
+    return found[1] if found else name
+
+
+def _first(names: Sequence[str]) -> dict[str, int]:
+    positions: dict[str, int] = {}
+    for i, name in enumerate(names):
+        positions.setdefault(name, i)
+    return positions

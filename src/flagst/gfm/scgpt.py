@@ -1,0 +1,92 @@
+"""Gene vectors of a scGPT checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flagst.gfm._files import load_json, load_weights, sha256
+from flagst.gfm.names import aliases_of, match_genes, require_overlap
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_TABLE, _SCALE, _SHIFT = "encoder.embedding.weight", "encoder.enc_norm.weight", "encoder.enc_norm.bias"
+_EPSILON = 1e-5  # of torch.nn.LayerNorm
+
+
+class ScGPT:
+    """Gene vectors of a scGPT folder: the input embedding of each gene's token, layer-normalised as the model does.
+
+    Parameters
+    ----------
+    path
+        Folder with ``vocab.json`` and ``best_model.pt``; the weights are read without running anything they hold.
+        Fine-tuned and wrapped checkpoints (``module.`` before every name, or under ``model_state_dict``) are read too.
+    names
+        Dict from gene to symbol, or a column of ``adata.var`` that holds symbols.
+
+    Raises
+    ------
+    FileNotFoundError
+        A file is missing; it is named.
+    ValueError
+        A file is broken, of another kind, or vocabulary and weights do not go together; the file is named.
+
+    Source
+    ------
+    Cui et al., Nature Methods 2024; github.com/bowang-lab/scGPT.
+    """
+
+    name = "scgpt"
+    weights = "best_model.pt"
+
+    def __init__(self, path: str | Path, *, names: str | Mapping[str, str] | None = None):
+        self.path, self.names = Path(path), names
+        vocabulary = load_json(self.path / "vocab.json")
+        if not isinstance(vocabulary, dict) or not all(isinstance(i, int) for i in vocabulary.values()):
+            raise ValueError("vocab.json is no dict of symbol to token.")
+        # <pad>, <cls> and <eoc> are no genes
+        self.tokens = {symbol: i for symbol, i in vocabulary.items() if not symbol.startswith("<")}
+        self.vectors = self._vectors(load_weights(self.path / self.weights))
+        highest = max(self.tokens.values(), default=-1)
+        if highest >= len(self.vectors):
+            raise ValueError(
+                f"vocab.json goes up to token {highest}, {self.weights} has {len(self.vectors)}: "
+                "they are not of one model."
+            )
+
+    def encode(self, adata: "AnnData", genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`flagst.gfm.GeneEncoder.encode`. Symbols are looked for.
+
+        Raises
+        ------
+        ValueError
+            The vocabulary knows less than a tenth of the genes.
+        """
+        symbols = list(self.tokens)
+        index = match_genes(genes, symbols, aliases=aliases_of(adata, self.names))
+        require_overlap(index, genes, symbols, where="vocab.json")
+        known, tokens = index >= 0, np.array(list(self.tokens.values()))
+        return np.where(known[:, None], self.vectors[tokens[index]], 0).astype(np.float32), known
+
+    def provenance(self) -> dict[str, Any]:
+        """Folder, hash of the weights, licence."""
+        weights = self.path / self.weights
+        kind = "input embedding"
+        return {"encoder": self.name, "file": self.weights, "sha256": sha256(weights), "licence": "MIT", "kind": kind}
+
+    def _vectors(self, state: dict[str, Any]) -> np.ndarray:
+        state = state.get("model_state_dict", state)
+        state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+        if _TABLE not in state or state[_TABLE].ndim != 2:
+            raise ValueError(f"{self.weights} has no {_TABLE}; it is no scGPT checkpoint. Found {list(state)[:3]}.")
+        values = state[_TABLE].float().numpy().astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{self.weights} has values in {_TABLE} that are not finite.")
+        if _SCALE not in state:
+            return values
+        centred = values - values.mean(axis=1, keepdims=True)
+        unit = centred / np.sqrt(centred.var(axis=1, keepdims=True) + _EPSILON)
+        return unit * state[_SCALE].float().numpy() + state[_SHIFT].float().numpy()

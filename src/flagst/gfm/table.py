@@ -1,0 +1,148 @@
+"""Gene vectors from any file that holds one per gene."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flagst.gfm._files import guarded, load_pickle, sha256
+from flagst.gfm.names import aliases_of, match_genes, require_overlap
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class Table:
+    """Vectors of genes from a file: GenePT, CellPLM, UCE, scFoundation, or your own.
+
+    Parameters
+    ----------
+    path
+        - ``.csv``, ``.tsv`` (also ``.gz``), ``.parquet``: one row per gene, its name in the first column or the index;
+        - ``.npz``: ``genes`` ``(n,)`` and ``vectors`` ``(n, d)``;
+        - ``.h5ad``: ``varm[key]``;
+        - ``.pkl``, ``.pickle``: dict of gene to vector. Read without running anything the file holds: what is not
+          plain data is refused.
+    key
+        Array in ``varm``, for h5ad.
+    names
+        Dict from gene to the name it has in the file, or a column of ``adata.var`` that holds it.
+    licence
+        Kept with the vectors.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        The file is broken or of another kind, or vectors are not finite or differ in length; the file is named.
+
+    Examples
+    --------
+    >>> from flagst.gfm import Table
+    >>> Table("genept.pickle")  # doctest: +SKIP
+    """
+
+    name = "table"
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        key: str | None = None,
+        names: str | Mapping[str, str] | None = None,
+        licence: str | None = None,
+    ):
+        self.path, self.key, self.names, self.licence = Path(path), key, names, licence
+        kinds = [suffix for suffix in self.path.suffixes if suffix in _READERS]
+        if not kinds:
+            raise ValueError(f"{self.path.name}: gene vectors are read from {sorted(_READERS)}.")
+        genes, vectors = guarded(self.path, lambda: _READERS[kinds[-1]](self.path, key))
+        self.genes, self.vectors = [str(gene) for gene in genes], np.asarray(vectors)
+        self._check()
+
+    def encode(self, adata: "AnnData", genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`flagst.gfm.GeneEncoder.encode`.
+
+        Raises
+        ------
+        ValueError
+            The file knows less than a tenth of the genes.
+        """
+        index = match_genes(genes, self.genes, aliases=aliases_of(adata, self.names))
+        require_overlap(index, genes, self.genes, where=self.path.name)
+        known = index >= 0
+        return np.where(known[:, None], self.vectors[index], 0).astype(np.float32), known
+
+    def provenance(self) -> dict[str, Any]:
+        """File, its hash, and the licence if known."""
+        known = {"key": self.key, "licence": self.licence}
+        given = {name: value for name, value in known.items() if value is not None}
+        return {"encoder": self.name, "file": self.path.name, "sha256": sha256(self.path)} | given
+
+    def _check(self) -> None:
+        shape = self.vectors.shape
+        if self.vectors.dtype.kind not in "fiu" or len(shape) != 2 or len(self.genes) != shape[0] or not all(shape):
+            raise ValueError(
+                f"{self.path.name} holds {len(self.genes)} genes and values of shape {shape} and type "
+                f"{self.vectors.dtype}; one numeric vector per gene is needed, all of one length."
+            )
+        bad = np.flatnonzero(~np.isfinite(self.vectors).all(axis=1))
+        if len(bad):
+            raise ValueError(f"{self.path.name} has values that are not finite, first for gene {self.genes[bad[0]]!r}.")
+
+
+def _text(path: Path, key: str | None):
+    import pandas as pd
+
+    separator = "\t" if ".tsv" in path.suffixes else ","
+    frame = pd.read_csv(path, sep=separator, index_col=0)
+    return frame.index, frame.to_numpy()
+
+
+def _parquet(path: Path, key: str | None):
+    import pandas as pd
+
+    frame = pd.read_parquet(path)
+    if isinstance(frame.index, pd.RangeIndex):
+        frame = frame.set_index(frame.columns[0])
+    return frame.index, frame.to_numpy()
+
+
+def _npz(path: Path, key: str | None):
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["genes"], arrays["vectors"]
+
+
+def _h5ad(path: Path, key: str | None):
+    import anndata
+
+    adata = anndata.read_h5ad(path, backed="r")
+    try:
+        if key is None or key not in adata.varm:
+            raise ValueError(f"varm has {sorted(adata.varm)}; name one with key=, not {key!r}")
+        return list(adata.var_names), np.asarray(adata.varm[key])
+    finally:
+        adata.file.close()
+
+
+def _pickle(path: Path, key: str | None):
+    held = load_pickle(path)
+    if not isinstance(held, dict) or not held:
+        raise ValueError("it is no dict of gene to vector")
+    lengths = {np.size(vector) for vector in held.values()}
+    if len(lengths) > 1:
+        raise ValueError(f"vectors differ in length: {sorted(lengths)[:5]}")
+    return list(held), np.stack([np.ravel(vector) for vector in held.values()])
+
+
+_READERS: dict[str, Callable] = {
+    ".csv": _text,
+    ".tsv": _text,
+    ".parquet": _parquet,
+    ".npz": _npz,
+    ".h5ad": _h5ad,
+    ".pkl": _pickle,
+    ".pickle": _pickle,
+}
