@@ -27,6 +27,7 @@ VAR = SimpleNamespace(
     train_pcc="flagst_train_pcc",
     measured="flagst_measured",
     has_vector="flagst_has_vector",
+    trained="flagst_trained",
     pcc="flagst_pcc",
     moran_pred="flagst_moran_pred",
     moran_true="flagst_moran_true",

@@ -74,6 +74,7 @@ def write_prediction(
     genes: list[str],
     history: dict[str, list[float]] | None = None,
     unlike: np.ndarray | None = None,
+    trained: np.ndarray | None = None,
     quantiles: tuple[float, ...] = (),
     calibration: dict | None = None,
 ) -> AnnData:
@@ -93,6 +94,8 @@ def write_prediction(
         As in :func:`record_prediction`; the layer is added to ``params``.
     unlike
         ``(n_spots,)`` for ``obs["flagst_ood"]``.
+    trained
+        ``(n_genes,)`` bool for ``var["flagst_trained"]``, in the order of ``genes``.
     quantiles
         Those in ``predicted``.
     calibration
@@ -109,6 +112,9 @@ def write_prediction(
         del table.layers[name]
     params = params | {PARAM.layer: layer}
     record_prediction(table, layers, params=params, train_pcc=train_pcc, genes=genes, history=history)
+    table.var.drop(columns=VAR.trained, errors="ignore", inplace=True)
+    if trained is not None:
+        table.var[VAR.trained] = trained[pd.Index(genes).get_indexer(table.var_names)]
     if unlike is not None:
         table.obs[OBS.ood] = unlike
     elif OBS.ood in table.obs:

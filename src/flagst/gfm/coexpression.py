@@ -44,7 +44,7 @@ class CoExpression:
     >>> reference = flagst.datasets.simulated_sections(n_sections=2, seed=7)["table"]
     >>> vectors, known = flagst.gfm.CoExpression(reference).encode(reference, list(reference.var_names[:20]))
     >>> vectors.shape, bool(known.all())
-    ((20, 20), True)
+    ((20, 16), True)
     """
 
     name = "coexpression"
@@ -54,7 +54,7 @@ class CoExpression:
         reference: "AnnData | Iterable[AnnData]",
         *,
         section_key: str | None = OBS.section,
-        n_components: int = 64,
+        n_components: int = 16,
         layer: str | None = None,
     ):
         self.reference = [reference] if hasattr(reference, "obs_names") else reference

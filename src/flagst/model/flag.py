@@ -30,6 +30,7 @@ from flagst.model.setup import IMAGE_FIELD, Registration
 from flagst.model.spread import calibrate_spread
 from flagst.model.training import train_diffusion
 from flagst.model.unlike import FamiliarTissue
+from flagst.model.unmeasured import fit_unmeasured
 from flagst.model.windows import split_windows
 from flagst.module import FlagModule
 from flagst.regression import count_networks, network_folds
@@ -115,7 +116,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         self.genes_ = [str(gene) for gene in self.setup_["genes"]]
         self.d_features_ = int(self.summary_stats[f"n_{IMAGE_FIELD}"])
         self.fitted_, self.seed_, self.features_ = None, seed, {}
-        self.intervals_ = self.familiar_ = self.order_ = None
+        self.intervals_ = self.familiar_ = self.order_ = self.unmeasured_ = None
         self.sections_ = [] if adata is None else list(section_rows(self.adata, self.setup_["section_key"]))
         self._reset_module()
         self._model_summary_string = (
@@ -155,8 +156,9 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         Writes
         ------
         ``history_`` (losses per epoch), ``fitted_``, ``familiar_`` and ``order_`` (what training images and
-        training expression look like), ``intervals_`` (calibration of quantiles, from the held-out tissue),
-        and the module's weights: their exponential moving average.
+        training expression look like), ``unmeasured_`` (genes that have a vector beside the panel's),
+        ``intervals_`` (calibration of quantiles, from the held-out tissue), and the module's weights: their
+        exponential moving average.
 
         Raises
         ------
@@ -170,11 +172,12 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         """
         if trainer_kwargs.get("early_stopping") and not (self.settings_.cross_fit and self.settings_.diffusion):
             raise ValueError("early_stopping=True needs networks with tissue that they do not see. Use cross_fit=True.")
-        self.is_trained_, self.history_, self.intervals_ = False, {}, None
+        self.is_trained_, self.history_, self.intervals_, self.unmeasured_ = False, {}, None, None
         sections = self._sections(self._registered(), measured=True)
         self.features_ = deepcopy(dict(self.adata.uns.get(UNS.flagst, {}).get(SLOT.features, {})))
         self.fitted_, data = fit_before_diffusion(sections, self.settings_)
         self.familiar_, self.order_ = FamiliarTissue.fit(sections), TrainingOrder.fit(sections)
+        self.unmeasured_ = fit_unmeasured(self.adata, self.genes_, self.fitted_, data, self.settings_)
         self._reset_module()
         folds = None
         if self.settings_.cross_fit:

@@ -82,7 +82,7 @@ class SectionPredictor:
 
     def moved(self, structure: float, n_draws: int, seed: int | str) -> np.ndarray:
         """``m + structure * (d - m)`` for several draws, ``(n_draws, n_spots, n_genes)`` float32."""
-        return self._move(structure, self._residuals(n_draws, seed))
+        return self._move(structure, self.residuals(n_draws, seed))
 
     def along(
         self, structures: Iterable[float], n_draws: int, seed: int | str
@@ -95,11 +95,12 @@ class SectionPredictor:
         if self.fitted.residual is None:
             yield np.nan, self.predict(1.0, seed)[0][None]
             return
-        residuals = self._residuals(n_draws, seed)
+        residuals = self.residuals(n_draws, seed)
         for structure in structures:
             yield structure, self._move(structure, residuals if structure > 0 else residuals[:1])
 
-    def _residuals(self, n_draws: int, seed: int | str) -> list[np.ndarray]:
+    def residuals(self, n_draws: int, seed: int | str) -> list[np.ndarray]:
+        """Residuals of several draws, each ``(n_spots, n_genes)`` standardised."""
         return [self.residual(*drawn) for drawn in self.states(n_draws, seed)]
 
     def residual(self, *drawn: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from anndata import AnnData
 
+from flagst._checks import require_unique
 from flagst._keys import LAYERS, PARAM, TABLE
 from flagst.data import query as queries
 from flagst.data.measured import section_rows
@@ -17,6 +18,7 @@ from flagst.model.order import AUTO
 from flagst.model.predicting import SectionPredictor, predict_layers
 from flagst.model.training import plain_history
 from flagst.model.unlike import unlike_scores
+from flagst.model.unmeasured import GenePredictor
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -38,6 +40,7 @@ class Prediction:
         layer: str = LAYERS.draw,
         return_std: bool = False,
         quantiles: Sequence[float] = (),
+        genes: Sequence[str] | None = None,
         allow_missing: bool = False,
         table_key: str = TABLE,
     ) -> AnnData:
@@ -72,6 +75,11 @@ class Prediction:
             see :class:`flagst.model.intervals.IntervalCalibration`. The calibration is empirical. Three or
             four sections give no finite-sample guarantee for a new section, and none at all for another
             patient.
+        genes
+            Genes to predict; by default the panel. Also genes **that were not in training**, where the model was
+            made with ``gfm=`` a key of ``adata.varm`` in which they have a vector: from the panel's prediction and
+            how like their vectors are, see :class:`flagst.regression.GeneTransfer`. They are marked ``False`` in
+            ``var["flagst_trained"]``. Their level is a guess: compare spots, not genes. They have no quantiles.
         allow_missing
             Predict genes the query lacks; they are marked ``False`` in ``var["flagst_measured"]``.
         table_key
@@ -79,7 +87,7 @@ class Prediction:
 
         Returns
         -------
-        The query itself when it holds exactly the model's genes, else a new AnnData of them.
+        The query itself when it holds exactly the predicted genes, else a new AnnData of them.
 
         Writes
         ------
@@ -91,7 +99,8 @@ class Prediction:
         than 95 % of the spots of left-out training sections, see
         :class:`flagst.model.unlike.FamiliarTissue`.
 
-        ``var["flagst_train_pcc"]``, ``uns["flagst"]["params"]`` and, with quantiles,
+        ``var["flagst_train_pcc"]`` (NaN for genes that were not in training), ``var["flagst_trained"]``,
+        ``uns["flagst"]["params"]`` and, with quantiles,
         ``uns["flagst"]["calibration"][layer]``: which share of the held-out tissue lay below them, before and
         after calibration.
 
@@ -114,11 +123,16 @@ class Prediction:
         drawn = {"n_samples": n_samples, "return_std": return_std, "quantiles": tuple(quantiles)}
         check_request(structure=1.0 if structure == AUTO else structure, layer=layer, **drawn)
         query = self._registered() if adata is None else table_of(adata, table_key)
+        wanted = self.genes_ if genes is None else self._wanted(genes, quantiles=drawn["quantiles"])
         predictors = self._predictors(query)
-        table = queries.prediction_table(query, self.genes_, allow_missing=allow_missing)
+        table = queries.prediction_table(query, wanted, allow_missing=allow_missing)
         if structure == AUTO:
             structure = self._structure(predictors, seed)
-        predicted = predict_layers(predictors, structure=structure, seed=seed, intervals=self.intervals_, **drawn)
+        of_genes = predictors
+        if wanted != self.genes_:
+            of_genes = [(r, GenePredictor(p, self.genes_, wanted, self.unmeasured_)) for r, p in predictors]
+        predicted = predict_layers(of_genes, structure=structure, seed=seed, intervals=self.intervals_, **drawn)
+        train_pcc = dict(zip(self.genes_, self.fitted_.train_pcc, strict=True))
         params = {
             PARAM.target: self.settings_.target,
             PARAM.section_key: self.setup_["section_key"],
@@ -133,8 +147,9 @@ class Prediction:
             predicted,
             layer=layer,
             params=params,
-            train_pcc=self.fitted_.train_pcc,
-            genes=self.genes_,
+            train_pcc=np.array([train_pcc.get(gene, np.nan) for gene in wanted]),
+            genes=wanted,
+            trained=np.array([gene in train_pcc for gene in wanted]),
             history=plain_history(self.history_),
             unlike=unlike_scores(self.familiar_, predictors),
             quantiles=drawn["quantiles"],
@@ -199,6 +214,27 @@ class Prediction:
         return queries.empty_query(table_of(adata, table_key), self.genes_)
 
     front = front
+
+    def _wanted(self, genes: Sequence[str], *, quantiles: tuple[float, ...]) -> list[str]:
+        """Genes asked for, when they can be predicted."""
+        wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
+        require_unique(wanted, where="genes=", hint="Name each gene once.")
+        if not wanted:
+            raise ValueError("genes= is empty. Leave it out for the panel.")
+        new = [gene for gene in wanted if gene not in set(self.genes_)]
+        known = [] if self.unmeasured_ is None else self.unmeasured_.names
+        unknown = [gene for gene in new if gene not in set(known)]
+        if unknown:
+            raise ValueError(
+                f"The model was not trained on {unknown[:5]} ({len(unknown)} genes), and has no vectors for them; it "
+                f"knows vectors of {len(known)} genes beside its panel. Train with gfm= a key of adata.varm that holds "
+                "vectors of these genes too: flagst.pp.gene_embeddings(adata, source, genes=...)."
+            )
+        if quantiles and wanted != self.genes_:
+            raise ValueError("Quantiles are calibrated for the panel as a whole. Leave out quantiles= or genes=.")
+        if self.fitted_.residual is None:
+            raise ValueError("Without a regression mean (preset='paper') only the panel can be predicted.")
+        return wanted
 
     def _structure(self, predictors: list[tuple[np.ndarray, SectionPredictor]], seed: int) -> float:
         """What ``structure="auto"`` means for a query."""

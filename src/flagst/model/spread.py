@@ -22,9 +22,9 @@ def calibrate_spread(held_out: HeldOutTissue, residual: ResidualModel) -> Residu
     A network trained on a few hundred spots is surer of a new section than it should be: the
     variance of its states there is well below one. Half of what is missing comes back as noise on the
     components, independent between spots: inside the training sections of HER2ST all of it gained
-    correlation between genes with one target and lost some with the other. Then the noise of all genes gets the factor, 1.4 at most, at which the mean
-    Moran's I of draws equals the measured one. Where the components hold everything there is no noise to
-    scale, and nothing is changed.
+    correlation between genes with one target and lost some with the other. Then the noise of all genes
+    gets the factor, 1.4 at most, at which the mean Moran's I of draws equals the measured one. Where the
+    components hold everything there is no noise to scale, and nothing is changed.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from flagst.regression.context import ContextFeatures
 from flagst.regression.draw_order import match_draw_order
 from flagst.regression.folds import count_networks, cross_fitting_folds, network_folds
+from flagst.regression.gene_transfer import GeneTransfer
 from flagst.regression.mean import RegressionMean
 from flagst.regression.residual import ResidualModel
 from flagst.regression.ridge import RidgeRegression
@@ -12,6 +13,7 @@ from flagst.regression.stage import RegressionStage
 
 __all__ = [
     "ContextFeatures",
+    "GeneTransfer",
     "RegressionMean",
     "RegressionStage",
     "ResidualModel",
