@@ -70,8 +70,10 @@ def run(table, reference: dict, target: str, seed: int, test: str, n_hidden: int
     train = table[(table.obs[OBS.section] != test).to_numpy()].copy()
     query = table[(table.obs[OBS.section] == test).to_numpy()].copy()
     pp.select_genes(train, n_genes)
-    everywhere = [set(map(str, part.var_names)) for part in reference["other patients"]]
-    panel = [g for g in map(str, train.var_names[train.var[VAR.panel]]) if any(g in names for names in everywhere)]
+    panel = [str(gene) for gene in train.var_names[train.var[VAR.panel]]]
+    for tables in reference.values():  # a gene that varies in none of the references has no vector to go by
+        known = gfm.CoExpression(tables).encode(train, panel)[1]
+        panel = [gene for gene, has_vector in zip(panel, known, strict=True) if has_vector]
     hidden = list(np.random.default_rng(seed).permutation(panel)[:n_hidden])
     seen = [gene for gene in panel if gene not in hidden]
     depth = np.asarray(query.X.sum(axis=1), dtype=float).ravel()

@@ -136,6 +136,15 @@ def test_the_whole_transcriptome_counts_and_twice_named_genes_are_summed():
         tokeniser(np.ones((1, 2)), ["x", None])
 
 
+def test_only_counts_are_ranked(tmp_path):
+    geneformer(tmp_path / "m")
+    logged = anndata.AnnData(np.array([[0.5, 1.5]]), var=pd.DataFrame(index=["TP53", "ERBB2"]))
+    with pytest.raises(ValueError, match="adata.X has non-integer"):
+        Geneformer(tmp_path / "m").tokenise(logged)
+    with pytest.raises(KeyError, match="counts"):
+        Geneformer(tmp_path / "m").tokenise(logged, layer="counts")
+
+
 def test_geneformer_tokenises_a_table_of_symbols(tmp_path):
     geneformer(tmp_path / "m", v2=True)
     adata = anndata.AnnData(
@@ -167,10 +176,13 @@ class Shout:
             "best_model.pt",
         ),
         (lambda f: torch.save({"other": torch.zeros(2, 2)}, f / "best_model.pt"), ValueError, "no scGPT checkpoint"),
-        (lambda f: scgpt(f, size=5), ValueError, "token 5, best_model.pt has 5"),
+        (lambda f: scgpt(f, size=5), ValueError, "token 8, best_model.pt has 5"),
+        (lambda f: scgpt(f, size=12), ValueError, "token 8, best_model.pt has 12"),
+        (lambda f: torch.save(torch.zeros(2), f / "best_model.pt"), ValueError, "best_model.pt.*no dict of tensors"),
+        (lambda f: (f / "vocab.json").write_text('{"TP53": -1, "GNAS": 8}'), ValueError, "vocab.json.*not numbers"),
         (lambda f: (f / "best_model.pt").unlink(), FileNotFoundError, "best_model.pt"),
         (lambda f: (f / "vocab.json").write_text("{"), ValueError, "vocab.json cannot be read"),
-        (lambda f: (f / "vocab.json").write_text('{"TP53": "1"}'), ValueError, "vocab.json is no dict"),
+        (lambda f: (f / "vocab.json").write_text('{"TP53": "1"}'), ValueError, "vocab.json has tokens that are not"),
         (lambda f: (f / "vocab.json").write_text('{"TP53": 20}'), ValueError, "token 20, best_model.pt has 9"),
     ],
 )
@@ -194,7 +206,8 @@ def test_spoilt_scgpt_folders_are_refused(tmp_path, capfd, spoil, error, reason)
         (lambda f: (f / "config.json").write_text('{"model_type": "gpt2"}'), ValueError, "not that of a BERT"),
         (lambda f: (f / "pytorch_model.bin").unlink(), FileNotFoundError, "neither model.safetensors"),
         (lambda f: torch.save({"x": torch.zeros(1)}, f / "pytorch_model.bin"), ValueError, "no Geneformer checkpoint"),
-        (lambda f: geneformer(f, size=5), ValueError, "goes up to 7, pytorch_model.bin has 5"),
+        (lambda f: geneformer(f, size=5), ValueError, "up to token 7, pytorch_model.bin has 5"),
+        (lambda f: geneformer(f, size=25), ValueError, "up to token 7, pytorch_model.bin has 25"),
         (
             lambda f: torch.save({EMBEDDING: torch.full((8, 4), torch.nan)}, f / "pytorch_model.bin"),
             ValueError,

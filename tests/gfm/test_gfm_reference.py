@@ -69,6 +69,27 @@ def test_genes_the_reference_lacks_have_no_vector_and_order_does_not_matter():
     np.testing.assert_allclose(turned[::-1] @ turned[::-1].T, vectors @ vectors.T, atol=1e-4)
 
 
+def test_a_gene_that_some_sections_lack_keeps_its_correlations():
+    """The pair counts where both are there, not in all sections."""
+    parts = [table(seed=i, section=s) for i, s in enumerate("abcd")]
+    lacking = [parts[0], *(part[:, GENES[:-1]].copy() for part in parts[1:])]
+    whole, partly = (CoExpression(p, n_components=12).encode(parts[0], GENES)[0] for p in (parts, lacking))
+    assert whole[10] @ whole[11] > 0.7 and abs(partly[10] @ partly[11] - whole[10] @ whole[11]) < 0.1
+
+
+def test_names_may_be_of_another_kind_and_a_generator_is_read_once():
+    reference = table()
+    reference.var_names = [f"ENSG{i:011d}.3" for i in range(12)]
+    names = {gene: f"ENSG{i:011d}" for i, gene in enumerate(GENES)}
+    assert CoExpression(reference, names=names).encode(reference, GENES)[1].all()
+    with pytest.raises(ValueError, match="names="):
+        CoExpression(reference).encode(reference, GENES)
+    once = CoExpression(part for part in [table()])
+    once.encode(reference, GENES)
+    with pytest.raises(ValueError, match="read before"):
+        once.encode(reference, GENES)
+
+
 def test_large_panels_take_another_solver_and_agree():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 2100)) + 0.1 * rng.normal(size=(300, 2100))

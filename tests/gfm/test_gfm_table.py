@@ -75,6 +75,48 @@ def test_a_pickle_with_code_is_refused_and_nothing_runs(tmp_path, capfd):
     assert "never" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
+class Forged:
+    """An array of object pointers of the file's choice: in numpy's own hands, a crash."""
+
+    def __init__(self, direct):
+        self.direct = direct
+
+    def __reduce__(self):
+        if self.direct:
+            return np.ndarray, ((2,), np.dtype("O"), b"A" * 16)
+        kind = np.dtype("O")
+        return np.ndarray, ((0,), np.dtype("f8")), (1, (2,), kind, False, b"A" * 16)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_forged_arrays_are_refused(tmp_path, direct):
+    path = tmp_path / "forged.pkl"
+    path.write_bytes(pickle.dumps({"A": Forged(direct)}))
+    with pytest.raises(ValueError, match="forged.pkl cannot be read"):
+        Table(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize(
+    "values", [VECTORS, VECTORS.astype(">f8"), VECTORS.astype("int16"), np.asfortranarray(VECTORS)]
+)
+def test_arrays_of_any_kind_and_protocol_come_back(tmp_path, protocol, values):
+    from flagst.gfm._files import load_pickle
+
+    path = tmp_path / "p.pkl"
+    path.write_bytes(pickle.dumps({"whole": values, "one": values[0, 1], "text": np.array(["a", "bc"])}, protocol))
+    held = load_pickle(path)
+    np.testing.assert_array_equal(held["whole"], values)
+    assert held["whole"].dtype == values.dtype and held["one"] == values[0, 1]
+    assert held["text"].tolist() == ["a", "bc"]
+
+
+def test_a_row_of_zeros_is_no_vector_and_a_gene_may_be_called_na(tmp_path, adata):
+    (tmp_path / "z.csv").write_text("gene,x,y\nA,0,0\nNA,1,2\nnan,3,4\n")
+    vectors, known = Table(tmp_path / "z.csv").encode(adata, ["A", "NA", "nan"])
+    assert known.tolist() == [False, True, True] and vectors[1:].tolist() == [[1, 2], [3, 4]]
+
+
 @pytest.mark.parametrize(
     ("name", "held", "reason"),
     [

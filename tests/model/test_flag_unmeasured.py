@@ -9,7 +9,7 @@ from flagst import FLAG
 
 @pytest.fixture(scope="module")
 def aligned(make):
-    """Trained on six genes of eight; vectors are the genes' loadings, one gene has none."""
+    """Trained on five genes of eight; vectors are the genes' loadings, one gene has none."""
     adata = make.table()
     counts = np.log1p(adata.X.toarray())
     vectors = np.linalg.svd(counts - counts.mean(axis=0), full_matrices=False)[2][:3].T
@@ -71,10 +71,14 @@ def test_a_saved_model_predicts_them_alike(aligned, tmp_path):
 def test_a_query_that_lacks_them(aligned):
     model, query = aligned
     query = query[:, [f"g{i}" for i in range(5)]].copy()
-    with pytest.raises(ValueError, match="lacks 1 of the model's 2 genes.*g6"):
+    with pytest.raises(ValueError, match=r"lacks 1 of the requested 2 genes.*g6.*prepare_query\(query, genes="):
         model.predict(query, genes=["g6", "g0"])
     out = model.predict(query, genes=["g6", "g0"], allow_missing=True)
     assert out.var["flagst_measured"].tolist() == [False, True]
+    empty = model.prepare_query(query, genes=["g6", "g0"])
+    assert empty.X is None and list(empty.var_names) == ["g6", "g0"]
+    again = model.predict(empty, genes=["g6", "g0"])
+    np.testing.assert_array_equal(again.layers["flagst"], out.layers["flagst"])
 
 
 @pytest.mark.parametrize(
@@ -101,3 +105,21 @@ def test_without_vectors_only_the_panel(trained, make):
     assert isinstance(model.predict(query.copy(), genes=model.genes_[:2]), anndata.AnnData)
     with pytest.raises(ValueError, match="knows vectors of 0 genes"):
         model.predict(query, genes=["other"])
+
+
+def test_without_a_mean_only_the_whole_panel(aligned, make):
+    """``preset="paper"``: the panel by name is fine, anything else is refused for the right reason."""
+    adata = aligned[0].adata.copy()
+    FLAG.setup_anndata(adata, genes=["g0", "g1", "g2"])
+    model = FLAG(
+        adata,
+        gfm="X_gene",
+        preset="paper",
+        network={"d_context": 16, "denoiser_kwargs": {"n_blocks": 2, "align_block": 1}},
+    )
+    model.train(**{**make.QUICK, "max_epochs": 1})
+    query = make.table(names=("Q",), seed=3)
+    assert list(model.predict(query.copy(), genes=["g0", "g1", "g2"]).var_names) == ["g0", "g1", "g2"]
+    for genes in (["g0"], ["g5"]):
+        with pytest.raises(ValueError, match="Without a regression mean"):
+            model.predict(query.copy(), genes=genes)

@@ -71,6 +71,8 @@ def test_a_path_is_opened(adata, tmp_path):
     ("source", "genes", "error", "reason"),
     [
         (Fixed(), ["a", "x"], KeyError, "no 'x'"),
+        (Fixed(), ["a", "a"], ValueError, "genes= are not unique"),
+        (Fixed(), [], ValueError, "no genes"),
         (Fixed(vectors=np.ones((2, 2))), None, ValueError, r"fixed returned vectors \(2, 2\).*3 genes"),
         (Fixed(vectors=np.full((3, 2), np.nan)), None, ValueError, "vectors of fixed has NaN"),
         (gfm.CoExpression, None, TypeError, "made already; got"),

@@ -40,6 +40,13 @@ def test_new_genes_are_predicted_from_their_vectors(genes):
     np.testing.assert_allclose(total, 1, atol=0.02)
 
 
+def test_no_gene_varies_more_than_it_should(genes):
+    """Vectors beyond all others', where weights alone would overshoot."""
+    transfer = fit(genes)
+    weights = transfer.weights(genes[0][:N_GENES])[0]
+    assert (genes[2][:, :N_GENES] @ weights.T).var(axis=0).max() < 1 + 1e-6
+
+
 def test_weights_are_those_of_kernel_ridge(genes):
     transfer = fit(genes)
     vectors, new = genes[0][:N_GENES], genes[0][N_GENES:]

@@ -33,7 +33,7 @@ def empty_query(adata: AnnData, genes: list[str]) -> AnnData:
     )
 
 
-def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool) -> AnnData:
+def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool, panel: bool = True) -> AnnData:
     """Where to write: ``adata`` itself when it holds exactly the model's genes, else a new table.
 
     Parameters
@@ -44,6 +44,8 @@ def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool) -
         The model's genes.
     allow_missing
         Predict genes the query does not have, marked in ``var["flagst_measured"]``.
+    panel
+        Whether ``genes`` is the model's panel or was asked for, for the message.
 
     Raises
     ------
@@ -55,10 +57,11 @@ def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool) -
     )
     missing = [gene for gene in genes if gene not in adata.var_names]
     if missing and not allow_missing:
+        whose, call = ("model's", "query") if panel else ("requested", "query, genes=...")
         raise ValueError(
-            f"The query lacks {len(missing)} of the model's {len(genes)} genes: {missing[:10]}; it has "
+            f"The query lacks {len(missing)} of the {whose} {len(genes)} genes: {missing[:10]}; it has "
             f"{[str(g) for g in adata.var_names[:5]]}. Pass allow_missing=True to predict them all the same, "
-            "or model.prepare_query(query) for a table without expression."
+            f"or model.prepare_query({call}) for a table without expression."
         )
     if not missing and adata.n_vars == len(genes):
         return adata

@@ -1,38 +1,106 @@
 """Files of other people: hashed, and read without running what is in them."""
 
+import builtins
+import codecs
 import hashlib
 import json
 import pickle
-from collections.abc import Callable
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-# What plain containers, numbers and numpy arrays are pickled with; nothing here runs code of a file.
-_ALLOWED = {
-    ("builtins", name) for name in ("dict", "list", "tuple", "set", "frozenset", "str", "int", "float", "bool", "bytes")
-} | {
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+import numpy as np
+
+# Plain containers and numbers, which cannot do anything.
+_PLAIN = {
+    ("builtins", name): getattr(builtins, name)
+    for name in ("dict", "list", "tuple", "set", "frozenset", "str", "int", "float", "bool", "bytes")
+} | {("collections", "OrderedDict"): OrderedDict, ("_codecs", "encode"): codecs.encode}
+
+
+class _DType:
+    """What a pickle says of a numpy type, kept and checked, never handed to numpy's own constructors."""
+
+    def __init__(self, kind: str, *_):
+        self.kind, self.order = kind, "="
+
+    def __setstate__(self, state: tuple):
+        self.order = state[1]
+
+    def checked(self) -> np.dtype:
+        if not re.fullmatch(r"[fiubSU]\d+", self.kind) or self.order not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError(f"it has an array of type {self.kind!r}, which is not numbers or text")
+        return np.dtype(self.order.replace("|", "=") + self.kind)
+
+
+class _Array:
+    """What a pickle says of a numpy array, until it is checked."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def __setstate__(self, state: tuple):
+        self.parts = state[1:]
+
+    def checked(self) -> np.ndarray:
+        shape, dtype, fortran, raw = self.parts
+        if isinstance(raw, str):  # as Python 2 wrote bytes
+            raw = raw.encode("latin1")
+        if not isinstance(dtype, _DType) or not isinstance(raw, bytes | bytearray):
+            raise pickle.UnpicklingError("it has an array that is not plain numbers")
+        return np.frombuffer(bytes(raw), dtype.checked()).reshape(shape, order="F" if fortran else "C")
+
+
+class _Scalar(_Array):
+    """One number."""
+
+    def checked(self) -> Any:
+        return super().checked()[0].item()
+
+
+_NUMPY = {
+    "ndarray": _Array,
+    "dtype": _DType,
+    "_reconstruct": lambda kind, shape, letter: _Array(),
+    "scalar": lambda dtype, raw: _Scalar((1,), dtype, False, raw),
+    "_frombuffer": lambda raw, dtype, shape, order: _Array(shape, dtype, order == "F", bytes(raw)),
 }
+_NUMPY_MODULES = {"numpy", *(f"numpy.{c}.{part}" for c in ("core", "_core") for part in ("multiarray", "numeric"))}
 
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
+        if module in _NUMPY_MODULES and name in _NUMPY:
+            return _NUMPY[name]
+        if (module, name) not in _PLAIN:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not plain data")
-        return super().find_class(module, name)
+        return _PLAIN[module, name]
+
+
+def _arrays(held: Any) -> Any:
+    """The stand-ins of a loaded pickle as arrays."""
+    if isinstance(held, _Array):
+        return held.checked()
+    if isinstance(held, dict):
+        return {_arrays(key): _arrays(value) for key, value in held.items()}
+    if isinstance(held, list | tuple):
+        return [_arrays(value) for value in held]
+    if isinstance(held, _DType):
+        raise pickle.UnpicklingError("it has a bare numpy type")
+    return held
 
 
 def load_pickle(path: Path) -> Any:
-    """Containers, numbers, text and numpy arrays of a pickle; anything else is refused before it is made."""
+    """Containers, numbers, text and numpy arrays of a pickle; anything else is refused before it is made.
+
+    Nothing a file says reaches a constructor of numpy: with a type of its own choice it could make that read memory.
+    """
 
     def read() -> Any:
         with path.open("rb") as file:
-            return _PlainUnpickler(file).load()
+            return _arrays(_PlainUnpickler(file).load())
 
     return guarded(path, read)
 
@@ -43,7 +111,7 @@ def load_json(path: Path) -> Any:
 
 
 def load_weights(path: Path) -> dict[str, Any]:
-    """Tensors of a checkpoint: safetensors, or a torch file read with ``weights_only``."""
+    """Tensors of a checkpoint by name: safetensors, or a torch file read with ``weights_only``."""
 
     def read() -> dict[str, Any]:
         if path.suffix == ".safetensors":
@@ -52,7 +120,11 @@ def load_weights(path: Path) -> dict[str, Any]:
             return load_file(path)
         import torch
 
-        return torch.load(path, map_location="cpu", weights_only=True)
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        held = held.get("model_state_dict", held) if isinstance(held, dict) else held
+        if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
+            raise ValueError("it is no dict of tensors")
+        return held
 
     return guarded(path, read)
 
@@ -78,6 +150,18 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
     except Exception as error:  # parsers of broken files raise anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path.name} cannot be read: {reason}") from error
+
+
+def require_one_version(tokens: Iterable[Any], vectors: np.ndarray, dictionary: str, weights: str) -> None:
+    """Raise a ``ValueError`` unless tokens number the vectors: those of another version are of other genes."""
+    tokens = list(tokens)
+    if not all(isinstance(token, int) and token >= 0 for token in tokens):
+        raise ValueError(f"{dictionary} has tokens that are not numbers from 0.")
+    if max(tokens) + 1 != len(vectors):
+        raise ValueError(
+            f"{dictionary} goes up to token {max(tokens)}, {weights} has {len(vectors)} vectors: they are not of one "
+            "version of the model."
+        )
 
 
 def sha256(path: Path) -> str:

@@ -1,13 +1,13 @@
 """Gene vectors from co-expression: of the training spots, or of any other counts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flagst._checks import require_counts, require_key
 from flagst._keys import OBS
-from flagst.gfm.names import match_genes, require_overlap
+from flagst.gfm.names import aliases_of, match_genes, require_overlap
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,7 +25,7 @@ class CoExpression:
 
     Counts are scaled to 10,000 per spot and logged. Within each section the logarithm of the total count is
     regressed out, so that genes do not go together only because some spots are deeper than others. Correlations
-    are pooled over sections, one section in memory at a time.
+    are pooled over the sections in which both genes vary, one section in memory at a time.
 
     Parameters
     ----------
@@ -37,6 +37,8 @@ class CoExpression:
         Width of the vectors; at most the number of genes that are known.
     layer
         Layer with the counts; ``None`` for ``X``.
+    names
+        Dict from gene to the name it has in the reference, or a column of ``adata.var`` that holds it.
 
     Examples
     --------
@@ -56,9 +58,10 @@ class CoExpression:
         section_key: str | None = OBS.section,
         n_components: int = 16,
         layer: str | None = None,
+        names: str | Mapping[str, str] | None = None,
     ):
         self.reference = [reference] if hasattr(reference, "obs_names") else reference
-        self.section_key, self.n_components, self.layer = section_key, n_components, layer
+        self.section_key, self.n_components, self.layer, self.names = section_key, n_components, layer, names
         self.sections_: list[str] = []
 
     def encode(self, adata: "AnnData", genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -70,23 +73,26 @@ class CoExpression:
             Values that are no counts, a reference that knows less than a tenth of the genes, or none with
             sections of 20 spots or more.
         """
-        total, weight, self.sections_ = np.zeros((len(genes), len(genes)), dtype=np.float32), 0, []
-        seen = np.full(len(genes), -1)
-        names: list[str] = []
+        n, self.sections_ = len(genes), []
+        total, spots = np.zeros((n, n), dtype=np.float32), np.zeros((n, n), dtype=np.float32)
+        seen, names, aliases = np.full(n, -1), [], aliases_of(adata, self.names)
         for table in self.reference:
             names = [str(name) for name in table.var_names]
-            index = match_genes(genes, names)
+            index = match_genes(genes, names, aliases=aliases)
             seen = np.maximum(seen, index)
             for section, rows in self._sections(table):
                 unit = _depth_free(table, rows, index, self.layer)
                 if unit is not None:
+                    varies = (unit != 0).any(axis=0).astype(np.float32)
                     total += unit.T @ unit
-                    weight += len(unit)
+                    spots += len(unit) * np.outer(varies, varies)
                     self.sections_.append(section)
+        if not names:
+            raise ValueError("The reference holds no table: an iterator that has been read before, or an empty list.")
         require_overlap(seen, genes, names, where="The reference")
-        if not weight:
+        if not spots.any():
             raise ValueError(f"The reference has no section with {MIN_SPOTS} spots of {MIN_COUNTS} counts or more.")
-        vectors = spectral_vectors(total / weight, self.n_components)
+        vectors = spectral_vectors(total / np.maximum(spots, 1), self.n_components)
         return vectors, (vectors != 0).any(axis=1)
 
     def provenance(self) -> dict[str, Any]:

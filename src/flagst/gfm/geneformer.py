@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flagst.gfm._files import load_json, load_pickle, load_weights, sha256
+from flagst._checks import require_counts, require_key
+from flagst.gfm._files import load_json, load_pickle, load_weights, require_one_version, sha256
 from flagst.gfm.names import aliases_of, match_genes, require_overlap
 from flagst.gfm.tokens import RankTokeniser
 
@@ -94,7 +95,10 @@ class Geneformer:
         genes = [str(gene) for gene in adata.var_names]
         index = match_genes(genes, ensembl, aliases=self._aliases(adata, genes))
         require_overlap(index, genes, ensembl, where=f"The token dictionary of {self.path.name}")
+        if layer is not None:
+            require_key(adata.layers, layer, where="adata.layers", hint="Name the layer of the raw counts.")
         counts = adata.X if layer is None else adata.layers[layer]
+        require_counts(counts, where="adata.X" if layer is None else f"layer {layer!r}")
         return self.tokeniser(counts, [ensembl[i] if i >= 0 else None for i in index])
 
     def provenance(self) -> dict[str, Any]:
@@ -121,12 +125,7 @@ class Geneformer:
         if name is None:
             raise ValueError(f"{self.weights} has no {_EMBEDDING}; it is no Geneformer checkpoint.")
         values = state[name].float().numpy()
-        highest = max(self.tokeniser.tokens.values())
-        if highest >= len(values):
-            raise ValueError(
-                f"The token dictionary goes up to {highest}, {self.weights} has {len(values)} tokens: they are not of "
-                "one version (V2 dictionaries have _gc104M in their names)."
-            )
+        require_one_version(self.tokeniser.tokens.values(), values, "The token dictionary", self.weights)
         if not np.isfinite(values).all():
             raise ValueError(f"{self.weights} has gene embeddings that are not finite.")
         return values

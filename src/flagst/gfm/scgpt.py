@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flagst.gfm._files import load_json, load_weights, sha256
+from flagst.gfm._files import load_json, load_weights, require_one_version, sha256
 from flagst.gfm.names import aliases_of, match_genes, require_overlap
 
 if TYPE_CHECKING:
@@ -45,17 +45,12 @@ class ScGPT:
     def __init__(self, path: str | Path, *, names: str | Mapping[str, str] | None = None):
         self.path, self.names = Path(path), names
         vocabulary = load_json(self.path / "vocab.json")
-        if not isinstance(vocabulary, dict) or not all(isinstance(i, int) for i in vocabulary.values()):
+        if not isinstance(vocabulary, dict) or not vocabulary:
             raise ValueError("vocab.json is no dict of symbol to token.")
         # <pad>, <cls> and <eoc> are no genes
         self.tokens = {symbol: i for symbol, i in vocabulary.items() if not symbol.startswith("<")}
         self.vectors = self._vectors(load_weights(self.path / self.weights))
-        highest = max(self.tokens.values(), default=-1)
-        if highest >= len(self.vectors):
-            raise ValueError(
-                f"vocab.json goes up to token {highest}, {self.weights} has {len(self.vectors)}: "
-                "they are not of one model."
-            )
+        require_one_version(vocabulary.values(), self.vectors, "vocab.json", self.weights)
 
     def encode(self, adata: "AnnData", genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`flagst.gfm.GeneEncoder.encode`. Symbols are looked for.
@@ -78,14 +73,13 @@ class ScGPT:
         return {"encoder": self.name, "file": self.weights, "sha256": sha256(weights), "licence": "MIT", "kind": kind}
 
     def _vectors(self, state: dict[str, Any]) -> np.ndarray:
-        state = state.get("model_state_dict", state)
         state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
         if _TABLE not in state or state[_TABLE].ndim != 2:
             raise ValueError(f"{self.weights} has no {_TABLE}; it is no scGPT checkpoint. Found {list(state)[:3]}.")
         values = state[_TABLE].float().numpy().astype(np.float64)
         if not np.isfinite(values).all():
             raise ValueError(f"{self.weights} has values in {_TABLE} that are not finite.")
-        if _SCALE not in state:
+        if _SCALE not in state or _SHIFT not in state:
             return values
         centred = values - values.mean(axis=1, keepdims=True)
         unit = centred / np.sqrt(centred.var(axis=1, keepdims=True) + _EPSILON)

@@ -72,7 +72,7 @@ class Table:
         """
         index = match_genes(genes, self.genes, aliases=aliases_of(adata, self.names))
         require_overlap(index, genes, self.genes, where=self.path.name)
-        known = index >= 0
+        known = (index >= 0) & (self.vectors[index] != 0).any(axis=1)
         return np.where(known[:, None], self.vectors[index], 0).astype(np.float32), known
 
     def provenance(self) -> dict[str, Any]:
@@ -97,8 +97,8 @@ def _text(path: Path, key: str | None):
     import pandas as pd
 
     separator = "\t" if ".tsv" in path.suffixes else ","
-    frame = pd.read_csv(path, sep=separator, index_col=0)
-    return frame.index, frame.to_numpy()
+    frame = pd.read_csv(path, sep=separator, index_col=False, keep_default_na=False, na_values=[""])
+    return frame.iloc[:, 0].astype(str), frame.iloc[:, 1:].to_numpy()
 
 
 def _parquet(path: Path, key: str | None):

@@ -125,7 +125,7 @@ class Prediction:
         query = self._registered() if adata is None else table_of(adata, table_key)
         wanted = self.genes_ if genes is None else self._wanted(genes, quantiles=drawn["quantiles"])
         predictors = self._predictors(query)
-        table = queries.prediction_table(query, wanted, allow_missing=allow_missing)
+        table = queries.prediction_table(query, wanted, allow_missing=allow_missing, panel=genes is None)
         if structure == AUTO:
             structure = self._structure(predictors, seed)
         of_genes = predictors
@@ -199,19 +199,24 @@ class Prediction:
             out[rows] = context
         return out
 
-    def prepare_query(self, adata: "AnnData | SpatialData", *, table_key: str = TABLE) -> AnnData:
-        """A table with the model's genes and no expression, for slides that have none.
+    def prepare_query(
+        self, adata: "AnnData | SpatialData", *, genes: Sequence[str] | None = None, table_key: str = TABLE
+    ) -> AnnData:
+        """A table with the genes to predict and no expression, for slides that have none.
 
         Parameters
         ----------
         adata
             Spots with positions, sections and image features; its genes, if any, are left behind.
+        genes
+            As in :meth:`predict`; by default the panel.
 
         Returns
         -------
         AnnData ``(n_spots, n_genes)`` with X ``None``; :meth:`predict` fills its layers.
         """
-        return queries.empty_query(table_of(adata, table_key), self.genes_)
+        wanted = self.genes_ if genes is None else self._wanted(genes, quantiles=())
+        return queries.empty_query(table_of(adata, table_key), wanted)
 
     front = front
 
@@ -221,19 +226,20 @@ class Prediction:
         require_unique(wanted, where="genes=", hint="Name each gene once.")
         if not wanted:
             raise ValueError("genes= is empty. Leave it out for the panel.")
-        new = [gene for gene in wanted if gene not in set(self.genes_)]
-        known = [] if self.unmeasured_ is None else self.unmeasured_.names
-        unknown = [gene for gene in new if gene not in set(known)]
+        if wanted == self.genes_:
+            return wanted
+        if self.fitted_.residual is None:
+            raise ValueError("Without a regression mean (preset='paper') only the whole panel can be predicted.")
+        panel, known = set(self.genes_), set() if self.unmeasured_ is None else set(self.unmeasured_.names)
+        unknown = [gene for gene in wanted if gene not in panel and gene not in known]
         if unknown:
             raise ValueError(
                 f"The model was not trained on {unknown[:5]} ({len(unknown)} genes), and has no vectors for them; it "
                 f"knows vectors of {len(known)} genes beside its panel. Train with gfm= a key of adata.varm that holds "
                 "vectors of these genes too: flagst.pp.gene_embeddings(adata, source, genes=...)."
             )
-        if quantiles and wanted != self.genes_:
+        if quantiles:
             raise ValueError("Quantiles are calibrated for the panel as a whole. Leave out quantiles= or genes=.")
-        if self.fitted_.residual is None:
-            raise ValueError("Without a regression mean (preset='paper') only the panel can be predicted.")
         return wanted
 
     def _structure(self, predictors: list[tuple[np.ndarray, SectionPredictor]], seed: int) -> float:

@@ -1,7 +1,8 @@
-"""Preprocessing: image features of spots, the gene panel, gene embeddings."""
+"""Preprocessing: spots, image features of spots, the gene panel, gene embeddings."""
 
 from flagst.pp._features import image_features
 from flagst.pp._gene_embeddings import gene_embeddings
 from flagst.pp._genes import select_genes
+from flagst.pp._tissue_spots import tissue_spots
 
-__all__ = ["gene_embeddings", "image_features", "select_genes"]
+__all__ = ["gene_embeddings", "image_features", "select_genes", "tissue_spots"]

@@ -43,7 +43,7 @@ def gene_embeddings(
     ``varm[key_added]``
         (n_genes, d) float32, zero for genes without a vector.
     ``var["flagst_has_vector"]``
-        bool, those that have one.
+        bool, those that have one in the array written last.
     ``uns["flagst"]["gene_embeddings"][key_added]``
         Encoder, file and its SHA-256 or sections, licence if known, number of genes asked for and found.
 
@@ -76,7 +76,10 @@ def gene_embeddings(
     if genes is None:
         panel = adata.var[VAR.panel].to_numpy(bool) if VAR.panel in adata.var else np.ones(adata.n_vars, bool)
         genes = adata.var_names[panel]
-    genes = [str(gene) for gene in genes]
+    genes = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
+    require_unique(genes, where="genes=", hint="Name each gene once.")
+    if not genes:
+        raise ValueError("There are no genes to give vectors to.")
     for gene in genes:
         require_key(adata.var.index, gene, where="adata.var_names", hint="Leave it out of genes=.")
     vectors, known = source.encode(adata, genes)

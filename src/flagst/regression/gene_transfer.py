@@ -34,7 +34,8 @@ class GeneTransfer:
     level, log_spread
         ``(n_known,)`` mean and logarithm of the standard deviation, in the unit of the target.
     pcc
-        Mean correlation with measured expression when each known gene is left out and predicted from the others.
+        Mean correlation with measured expression when a known gene is left out and predicted from the others, over
+        1,000 of them at most.
     """
 
     vectors: np.ndarray
@@ -107,6 +108,7 @@ class GeneTransfer:
         kernel = _kernel(_unit(vectors), self.vectors, self.width)
         weights = kernel @ self.solve
         explained = np.einsum("gi,ij,gj->g", weights, self.correlation, weights, optimize=True)
+        weights /= np.sqrt(np.maximum(explained, 1))[:, None]  # no gene varies more than the standardised ones
         shares = kernel / np.maximum(kernel.sum(axis=1, keepdims=True), 1e-300)
         noise = np.sqrt(np.clip(1 - explained, 0, None))
         return weights, noise, shares @ self.level, np.exp(shares @ self.log_spread)
