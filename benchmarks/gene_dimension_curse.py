@@ -10,6 +10,7 @@ every method, since weaker genes come in. FLAG is scored at the given structure,
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -158,7 +159,8 @@ def draw(records: list[dict], path: Path) -> None:
                 means = [np.mean([r[score] for r in own if r["size"] == size]) for size in sizes]
                 axis.plot(sizes, means, style, marker="o", ms=3, color=f"C{number}", label=f"{method}, {genes}")
         axis.set(xscale="log", xlabel="genes in the panel", ylabel=score.upper())
-    axes[-1].legend(fontsize="x-small", frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize="small", frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -199,8 +201,14 @@ def main(arguments: list[str] | None = None) -> None:
             for method in options.methods
             for seed in options.seeds
         ]
+
+        def finished(job: dict) -> dict:
+            answer = run_job(job, Path(folder))
+            print(f"  {job['method']} {job['size']} genes: {answer['result'][0]['seconds']:.0f} s", file=sys.stderr)
+            return answer
+
         with ThreadPoolExecutor(options.jobs) as pool:
-            done = list(pool.map(lambda job: run_job(job, Path(folder)), jobs))
+            done = list(pool.map(finished, jobs))
     records = [record | {"peak_mb": answer["peak_mb"]} for answer in done for record in answer["result"]]
     seeds = " ".join(map(str, options.seeds))
     print(f"train {' '.join(options.train)}, test {options.test}, target {options.target}, seeds {seeds}")

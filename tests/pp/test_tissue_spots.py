@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flagst import pp
+from flagst import io, pp
 from flagst.data.graph import knn
 
 UM_PER_PX = 2.0
@@ -38,6 +38,7 @@ def test_spots_lie_on_tissue_one_pitch_apart(slides, layout):
         circles = slides.shapes[f"{name}_spots"]
         assert (circles.radius == 10).all()
         np.testing.assert_allclose(np.column_stack([circles.geometry.x, circles.geometry.y]), coords)
+    io.check(slides, require_images=True)
     params = table.uns["flagst"]["params"]
     assert params["um_per_px"] == {"A": 2.0, "B": 2.0} and params["layout"] == {"A": layout, "B": layout}
 

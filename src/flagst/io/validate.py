@@ -70,7 +70,8 @@ def check(
 
 
 def _check_names(adata: "AnnData", section_key: str) -> None:
-    for key in (section_key, OBS.total_counts, OBS.region, OBS.spot_id):
+    counted = () if adata.X is None else (OBS.total_counts,)
+    for key in (section_key, *counted, OBS.region, OBS.spot_id):
         require_key(adata.obs, key, where="adata.obs", hint=_BUILD)
     require_key(adata.obsm, OBSM.spatial, where="adata.obsm", hint="Store x, y in pixels there.")
     require_unique(adata.obs_names, where="adata.obs_names", hint="Prefix them with the section name.")
@@ -102,10 +103,10 @@ def _check_names(adata: "AnnData", section_key: str) -> None:
 
 
 def _check_counts(adata: "AnnData") -> None:
-    totals = adata.obs[OBS.total_counts].to_numpy(dtype=float)
-    where = f"adata.obs[{OBS.total_counts!r}]"
     if adata.X is None:
         return
+    totals = adata.obs[OBS.total_counts].to_numpy(dtype=float)
+    where = f"adata.obs[{OBS.total_counts!r}]"
     require_counts(adata.X, where="adata.X")
     require_finite(totals, where=where, hint="Store counts over all genes there, before any subsetting.")
     sums = np.asarray(adata.X.sum(axis=1), dtype=np.float64).ravel()
