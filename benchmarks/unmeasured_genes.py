@@ -2,8 +2,8 @@
 
     python benchmarks/unmeasured_genes.py --data-dir DIR --rotate C2 C3 C4 C5
 
-50 genes of each 200-gene panel are hidden from training. Gene vectors are co-expression in the sections without an
-image: those of other patients, or also those of the training patient. Scores are those of the mean (structure 0) of
+50 genes of each 200-gene panel are hidden from training. Gene vectors are co-expression in the sections outside the
+rotation: those of other patients, or also those of the training patient. Scores are those of the mean (structure 0) of
 the hidden genes on the test section, as they are and after regressing the total counts (constant, logarithm and its
 square) out of prediction and measurement. ``measured in training`` is a model that has seen the hidden genes.
 """
