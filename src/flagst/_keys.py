@@ -115,6 +115,20 @@ GENES = SimpleNamespace(
     sha256="sha256",  # of the sorted names, one per line
 )
 
+#: Keys inside ``adata.uns["flagst"]["gene_embeddings"][key_added]``; of an encoder, those that apply.
+EMBEDDINGS = SimpleNamespace(
+    encoder="encoder",
+    file="file",
+    sha256="sha256",
+    kind="kind",
+    licence="licence",
+    key="key",
+    sections="sections",
+    n_components="n_components",
+    n_genes="n_genes",
+    n_found="n_found",
+)
+
 #: Keys inside ``adata.uns["flagst_truth"]``, the truth of simulated sections.
 TRUTH = SimpleNamespace(
     program_names="program_names",

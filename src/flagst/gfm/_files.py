@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from flagst._keys import EMBEDDINGS
+
 # Plain containers and numbers, which cannot do anything.
 _PLAIN = {
     ("builtins", name): getattr(builtins, name)
@@ -164,7 +166,8 @@ def require_one_version(tokens: Iterable[Any], vectors: np.ndarray, dictionary: 
         )
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
+def file_record(encoder: str, path: Path) -> dict[str, Any]:
+    """What :meth:`flagst.gfm.GeneEncoder.provenance` says of a file: encoder, name, SHA-256."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {EMBEDDINGS.encoder: encoder, EMBEDDINGS.file: path.name, EMBEDDINGS.sha256: digest}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flagst._checks import require_counts, require_key
-from flagst._keys import OBS
+from flagst._keys import EMBEDDINGS, OBS
 from flagst.gfm.names import aliases_of, match_genes, require_overlap
 
 if TYPE_CHECKING:
@@ -97,7 +97,11 @@ class CoExpression:
 
     def provenance(self) -> dict[str, Any]:
         """Sections that were used."""
-        return {"encoder": self.name, "sections": list(self.sections_), "n_components": self.n_components}
+        return {
+            EMBEDDINGS.encoder: self.name,
+            EMBEDDINGS.sections: list(self.sections_),
+            EMBEDDINGS.n_components: self.n_components,
+        }
 
     def _sections(self, table: "AnnData") -> list[tuple[str, np.ndarray]]:
         if self.section_key is None:

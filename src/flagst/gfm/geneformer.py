@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flagst._checks import require_counts, require_key
-from flagst.gfm._files import load_json, load_pickle, load_weights, require_one_version, sha256
-from flagst.gfm.names import aliases_of, match_genes, require_overlap
+from flagst._keys import EMBEDDINGS
+from flagst.gfm._files import file_record, load_json, load_pickle, load_weights, require_one_version
+from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
 from flagst.gfm.tokens import RankTokeniser
 
 if TYPE_CHECKING:
@@ -82,19 +83,12 @@ class Geneformer:
         ValueError
             The dictionary knows less than a tenth of the genes.
         """
-        ensembl = [name for name in self.tokeniser.tokens if not name.startswith("<")]
-        index = match_genes(genes, ensembl, aliases=self._aliases(adata, genes))
-        require_overlap(index, genes, ensembl, where=f"The token dictionary of {self.path.name}")
-        tokens = np.array([self.tokeniser.tokens[name] for name in ensembl])
-        known = index >= 0
-        return np.where(known[:, None], self.vectors[tokens[index]], 0).astype(np.float32), known
+        ensembl, index = self._match(adata, genes)
+        return rows_of(index, self.vectors[[self.tokeniser.tokens[name] for name in ensembl]])
 
     def tokenise(self, adata: "AnnData", *, layer: str | None = None) -> list[np.ndarray]:
         """Tokens of every spot, of its whole transcriptome: see :class:`flagst.gfm.RankTokeniser`."""
-        ensembl = [name for name in self.tokeniser.tokens if not name.startswith("<")]
-        genes = [str(gene) for gene in adata.var_names]
-        index = match_genes(genes, ensembl, aliases=self._aliases(adata, genes))
-        require_overlap(index, genes, ensembl, where=f"The token dictionary of {self.path.name}")
+        ensembl, index = self._match(adata, [str(gene) for gene in adata.var_names])
         if layer is not None:
             require_key(adata.layers, layer, where="adata.layers", hint="Name the layer of the raw counts.")
         counts = adata.X if layer is None else adata.layers[layer]
@@ -103,15 +97,15 @@ class Geneformer:
 
     def provenance(self) -> dict[str, Any]:
         """Folder, hash of the weights, licence."""
-        digest = sha256(self.path / self.weights)
-        kind = "input embedding"
-        return {
-            "encoder": self.name,
-            "file": self.weights,
-            "sha256": digest,
-            "licence": "Apache-2.0",
-            "kind": kind,
-        }
+        record = file_record(self.name, self.path / self.weights)
+        return record | {EMBEDDINGS.licence: "Apache-2.0", EMBEDDINGS.kind: "input embedding"}
+
+    def _match(self, adata: "AnnData", genes: Sequence[str]) -> tuple[list[str], np.ndarray]:
+        """Ensembl identifiers that have a token, and which of them each gene is."""
+        ensembl = [name for name in self.tokeniser.tokens if not name.startswith("<")]
+        index = match_genes(genes, ensembl, aliases=self._aliases(adata, genes))
+        require_overlap(index, genes, ensembl, where=f"The token dictionary of {self.path.name}")
+        return ensembl, index
 
     def _aliases(self, adata: "AnnData", genes: Sequence[str]) -> dict[str, str]:
         """Ensembl identifiers of genes: as given, else by symbol in any case."""

@@ -74,6 +74,12 @@ def require_overlap(index: np.ndarray, genes: Sequence[str], known: Sequence[str
         )
 
 
+def rows_of(index: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of matched genes, ``(n_genes, d)`` float32, and which have one; a row of zeros is none."""
+    known = (index >= 0) & (vectors[index] != 0).any(axis=1)
+    return np.where(known[:, None], vectors[index], 0).astype(np.float32), known
+
+
 def aliases_of(adata, names: "str | Mapping[str, str] | None") -> dict[str, str]:
     """Other names of genes, from a mapping or from a column of ``adata.var``.
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flagst.gfm._files import load_json, load_weights, require_one_version, sha256
-from flagst.gfm.names import aliases_of, match_genes, require_overlap
+from flagst._keys import EMBEDDINGS
+from flagst.gfm._files import file_record, load_json, load_weights, require_one_version
+from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,14 +64,12 @@ class ScGPT:
         symbols = list(self.tokens)
         index = match_genes(genes, symbols, aliases=aliases_of(adata, self.names))
         require_overlap(index, genes, symbols, where="vocab.json")
-        known, tokens = index >= 0, np.array(list(self.tokens.values()))
-        return np.where(known[:, None], self.vectors[tokens[index]], 0).astype(np.float32), known
+        return rows_of(index, self.vectors[list(self.tokens.values())])
 
     def provenance(self) -> dict[str, Any]:
         """Folder, hash of the weights, licence."""
-        weights = self.path / self.weights
-        kind = "input embedding"
-        return {"encoder": self.name, "file": self.weights, "sha256": sha256(weights), "licence": "MIT", "kind": kind}
+        record = file_record(self.name, self.path / self.weights)
+        return record | {EMBEDDINGS.licence: "MIT", EMBEDDINGS.kind: "input embedding"}
 
     def _vectors(self, state: dict[str, Any]) -> np.ndarray:
         state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}

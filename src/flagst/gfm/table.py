@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flagst.gfm._files import guarded, load_pickle, sha256
-from flagst.gfm.names import aliases_of, match_genes, require_overlap
+from flagst._keys import EMBEDDINGS
+from flagst.gfm._files import file_record, guarded, load_pickle
+from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -72,14 +73,13 @@ class Table:
         """
         index = match_genes(genes, self.genes, aliases=aliases_of(adata, self.names))
         require_overlap(index, genes, self.genes, where=self.path.name)
-        known = (index >= 0) & (self.vectors[index] != 0).any(axis=1)
-        return np.where(known[:, None], self.vectors[index], 0).astype(np.float32), known
+        return rows_of(index, self.vectors)
 
     def provenance(self) -> dict[str, Any]:
         """File, its hash, and the licence if known."""
-        known = {"key": self.key, "licence": self.licence}
+        known = {EMBEDDINGS.key: self.key, EMBEDDINGS.licence: self.licence}
         given = {name: value for name, value in known.items() if value is not None}
-        return {"encoder": self.name, "file": self.path.name, "sha256": sha256(self.path)} | given
+        return file_record(self.name, self.path) | given
 
     def _check(self) -> None:
         shape = self.vectors.shape

@@ -185,8 +185,14 @@ def gene_embeddings(
     else:
         require_key(adata.varm, gfm, where="adata.varm", hint=GFM_HINT)
         vectors = np.asarray(adata.varm[gfm], dtype=np.float32)[adata.var_names.get_indexer(genes)]
-    length = np.linalg.norm(np.nan_to_num(vectors), axis=1)
-    known = np.isfinite(vectors).all(axis=1) & (length > 0)
+    unit, known = unit_vectors(vectors)
     if not known.any():
         raise ValueError(f"adata.varm[{gfm!r}] has no vector for any gene of the panel. {GFM_HINT}")
+    return unit, known
+
+
+def unit_vectors(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gene vectors scaled to length 1, ``(n_genes, d)`` float32, and which genes have one: finite and not zero."""
+    length = np.linalg.norm(np.nan_to_num(vectors), axis=1)
+    known = np.isfinite(vectors).all(axis=1) & (length > 0)
     return np.where(known[:, None], vectors / np.where(known, length, 1)[:, None], 0).astype(np.float32), known

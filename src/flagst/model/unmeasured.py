@@ -7,7 +7,7 @@ import numpy as np
 from anndata import AnnData
 
 from flagst.data.noise import spot_noise
-from flagst.model.fitting import Fitted, TrainingData
+from flagst.model.fitting import Fitted, TrainingData, unit_vectors
 from flagst.model.predicting import SectionPredictor
 from flagst.model.presets import Settings
 from flagst.regression import GeneTransfer
@@ -25,7 +25,7 @@ class UnmeasuredGenes:
     names
         Their names.
     vectors
-        ``(n_names, d)`` float32.
+        ``(n_names, d)`` float32, of length 1.
     transfer
         From the panel to them.
     """
@@ -44,15 +44,14 @@ def fit_unmeasured(
     """
     if settings.gfm in (None, "coexpression") or settings.regression is None:
         return None
-    vectors = np.asarray(adata.varm[settings.gfm], dtype=np.float32)
-    usable = np.isfinite(vectors).all(axis=1) & (np.abs(vectors).max(axis=1, initial=0) > 0)
+    vectors, usable = unit_vectors(np.asarray(adata.varm[settings.gfm], dtype=np.float32))
     others = usable & ~adata.var_names.isin(panel)
     rows = adata.var_names.get_indexer(panel)
     if not others.any() or usable[rows].sum() < MIN_KNOWN:
         return None
     scaler = fitted.stage.scaler
-    own = np.where(usable[rows, None], vectors[rows], 0)
-    transfer = GeneTransfer.fit(own, np.concatenate(data.mean), np.concatenate(data.expression), scaler.mean, scaler.sd)
+    mean, expression = np.concatenate(data.mean), np.concatenate(data.expression)
+    transfer = GeneTransfer.fit(vectors[rows], mean, expression, scaler.mean, scaler.sd)
     return UnmeasuredGenes([str(gene) for gene in adata.var_names[others]], vectors[others], transfer)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flagst._checks import require_finite, require_key, require_unique
-from flagst._keys import SLOT, UNS, VAR, VARM
+from flagst._keys import EMBEDDINGS, SLOT, UNS, VAR, VARM
 from flagst.gfm import GeneEncoder, open_gene_model
 
 if TYPE_CHECKING:
@@ -94,6 +94,6 @@ def gene_embeddings(
     written, has_vector = np.zeros((adata.n_vars, vectors.shape[1]), np.float32), np.zeros(adata.n_vars, bool)
     written[rows], has_vector[rows] = np.where(known[:, None], vectors, 0), known
     adata.varm[key_added], adata.var[VAR.has_vector] = written, has_vector
-    record = {**source.provenance(), "n_genes": len(genes), "n_found": int(known.sum())}
+    record = source.provenance() | {EMBEDDINGS.n_genes: len(genes), EMBEDDINGS.n_found: int(known.sum())}
     adata.uns.setdefault(UNS.flagst, {}).setdefault(SLOT.gene_embeddings, {})[key_added] = record
     logger.info("%d of %d genes have a vector of %s in varm[%r].", known.sum(), len(genes), source.name, key_added)
