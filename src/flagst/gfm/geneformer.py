@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flagst._checks import require_counts, require_key
+from flagst._files import load_json, load_weights
 from flagst._keys import EMBEDDINGS
-from flagst.gfm._files import file_record, load_json, load_pickle, load_weights, require_one_version
+from flagst.gfm._files import file_record, load_pickle, require_one_version
 from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
 from flagst.gfm.tokens import RankTokeniser
 
