@@ -30,7 +30,7 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
     except ImportError as error:
         raise ImportError(f"{path.name} needs {error.name}: pip install 'flagst[encoders]'.") from error
     except Exception as error:  # parsers of broken files raise anything
-        raise ValueError(f"{path.name} cannot be read: {_reason(error)}") from error
+        raise ValueError(f"{path.name} cannot be read: {reason_of(error)}") from error
 
 
 def load_json(path: Path) -> Any:
@@ -64,7 +64,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """First line of an error; of torch's refusal to unpickle, what was refused, not its advice to do it all the same."""
     text = str(error).strip()
     asked = re.search(r"GLOBAL (\S+)", text)

@@ -106,6 +106,17 @@ FEATURES = SimpleNamespace(
     names="feature_names",  # [str], one per column
 )
 
+#: Keys inside ``encoder_params`` of the features of a network; those that apply.
+NETWORK = SimpleNamespace(
+    sha256="sha256",  # of the file of the weights, or of the weights themselves
+    licence="licence",
+    architecture="architecture",
+    settings="settings",  # of the architecture, as JSON
+    pooling="pooling",
+    mean="mean",  # [red, green, blue], of colours from 0 to 1
+    std="std",
+)
+
 #: Keys inside ``adata.uns["flagst"]["genes"]``.
 GENES = SimpleNamespace(
     flavor="flavor",

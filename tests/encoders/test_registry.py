@@ -28,9 +28,9 @@ def test_any_object_of_the_right_shape_is_an_encoder():
 
 
 def test_registered_encoders_are_found(monkeypatch):
-    from flagst.encoders import _base
+    from flagst.encoders import _registry
 
-    monkeypatch.setattr(_base, "_encoders", dict(_base._encoders))
+    monkeypatch.setattr(_registry, "_encoders", dict(_registry._encoders))
     register_encoder("mean", Mean)
     assert get_encoder("mean").name == "mean"
     register_encoder("mean", Mean)  # the same again is no harm
