@@ -86,9 +86,7 @@ def get_encoder(encoder: str | ImageEncoder | Callable, **kwargs) -> ImageEncode
 
         encoder = CallableEncoder(encoder, **kwargs)
     elif kwargs:
-        raise TypeError(
-            f"Settings {sorted(kwargs)} need an encoder name; got an encoder that is made already."
-        )
+        raise TypeError(f"Settings {sorted(kwargs)} need an encoder name; got an encoder that is made already.")
     if isinstance(encoder, type) or not isinstance(encoder, ImageEncoder):
         found = f"the class {encoder.__name__}" if isinstance(encoder, type) else type(encoder).__name__
         raise TypeError(f"encoder must be a name, a function or follow flagst.encoders.ImageEncoder; got {found}.")

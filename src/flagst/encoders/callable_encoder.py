@@ -81,7 +81,7 @@ class CallableEncoder(TorchEncoder):
             record[NETWORK.sha256] = sha256_of_weights(function)
             name = name or type(function).__name__
         else:
-            device = device or "cpu"
+            device = "cpu" if device is None else device
             name = name or getattr(function, "__name__", None)
         if name in (None, "<lambda>"):
             raise ValueError("A function without a name needs name=, which is written beside the features.")

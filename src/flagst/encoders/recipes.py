@@ -141,7 +141,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "prov-gigapath": Recipe(
             title="Prov-GigaPath",
             hub="prov-gigapath/prov-gigapath",
-            licence="Apache-2.0, research use only",
+            licence="Apache-2.0 with conditions",
             gated=True,
             n_features=1536,
             architecture="vit_giant_patch14_dinov2",

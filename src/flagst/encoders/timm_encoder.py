@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flagst._checks import require_one_of
-from flagst._files import sha256_of
+from flagst._files import reason_of, sha256_of
 from flagst._keys import NETWORK
 from flagst.encoders._checkpoint import WEIGHT_FILES, download, find_weights, load_into
 from flagst.encoders._pooling import TOKEN_POOLINGS, pool_tokens
@@ -125,13 +125,18 @@ def _create(architecture: str, settings: Mapping[str, Any]) -> "torch.nn.Module"
         import timm
     except ImportError as error:
         raise ImportError("TimmEncoder needs timm: pip install 'flagst[encoders]'.") from error
+    except RuntimeError as error:  # what torchvision raises beside a torch it was not built for
+        raise ImportError(
+            f"timm cannot be imported ({reason_of(error)}): torch and torchvision must be of one release, both for the "
+            "CPU or both for the GPU."
+        ) from error
     import torch
 
     places = {"mlp_layer": timm.layers, "act_layer": torch.nn}
     made = {key: getattr(places[key], value) if key in places else value for key, value in settings.items()}
     try:
         return timm.create_model(architecture, pretrained=False, **{"num_classes": 0} | made)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, AssertionError) as error:
         raise ValueError(f"timm cannot make {architecture!r} with {dict(settings)}: {error}") from error
 
 
