@@ -43,5 +43,7 @@ def test_errors_say_what_is_there():
         get_encoder("resnet")
     with pytest.raises(TypeError, match="ImageEncoder; got dict"):
         get_encoder({})
+    with pytest.raises(TypeError, match="got the class Mean"):
+        get_encoder(Mean)
     with pytest.raises(TypeError, match="nucleus_threshold"):
         get_encoder(Mean(), nucleus_threshold=1)

@@ -145,13 +145,25 @@ def test_architectures_that_timm_does_not_know(tmp_path):
         TimmEncoder(tmp_path, "vit_colossal")
     with pytest.raises(ValueError, match="timm cannot make 'resnet10t' with .*n_legs"):
         TimmEncoder(tmp_path, "resnet10t", model_kwargs={"n_legs": 4})
+    with pytest.raises(ValueError, match="timm cannot make .*NoSuchLayer"):
+        TimmEncoder(tmp_path, "vit_large_patch16_224", model_kwargs={"act_layer": "NoSuchLayer"})
+
+
+@needs_timm
+def test_layers_are_classes_or_their_names(tmp_path, patches):
+    network = made("vit_giant_patch14_224", UNI2)
+    saved(tmp_path / "pytorch_model.bin", network)
+    classes = UNI2 | {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": torch.nn.SiLU}
+    by_name, by_class = (TimmEncoder(tmp_path, "vit_giant_patch14_224", model_kwargs=k) for k in (UNI2, classes))
+    assert by_name.params() == by_class.params() and "SwiGLUPacked" in by_name.params()["settings"]
+    np.testing.assert_array_equal(by_name.encode(patches), by_class.encode(patches))
 
 
 def test_nothing_is_downloaded_unless_asked(tmp_path):
     torch.save({}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match="hub=True"):
         TimmEncoder(tmp_path, "hf-hub:lab/net")
-    with pytest.raises(FileNotFoundError, match="lab/net"):
+    with pytest.raises(FileNotFoundError, match="lab/net.*hub=True"):
         TimmEncoder("lab/net", "vit_large_patch16_224")
     with pytest.raises(ValueError, match="pooling"):
         TimmEncoder(tmp_path, "vit_large_patch16_224", pooling="max")

@@ -129,7 +129,7 @@ def test_missing_files_are_named(folder):
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="config.json"):
         TransformersEncoder(folder)
-    with pytest.raises(FileNotFoundError, match="owkin/phikon-v2. Expected model.safetensors"):
+    with pytest.raises(FileNotFoundError, match="owkin/phikon-v2. Expected model.safetensors.*hub=True"):
         TransformersEncoder("owkin/phikon-v2")
     with pytest.raises(ValueError, match="pooling"):
         TransformersEncoder(folder, pooling="model")
@@ -152,3 +152,20 @@ def test_networks_without_a_class_token_have_only_a_mean(tmp_path, patches):
     np.testing.assert_allclose(TransformersEncoder(tmp_path, pooling="mean").encode(patches), expected, atol=1e-5)
     with pytest.raises(ValueError, match="needs a class token"):
         TransformersEncoder(tmp_path)
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_the_hub_gives_what_the_folder_gives(folder, patches, monkeypatch, colours):
+    huggingface_hub = pytest.importorskip("huggingface_hub", reason="comes with transformers")
+    if colours:
+        (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1] * 3, "image_std": [0.2] * 3}))
+
+    def fetch(repository, name):
+        if not (folder / name).is_file():
+            raise OSError(f"404: {repository} has no {name}")
+        return str(folder / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    from_hub, from_disk = TransformersEncoder("lab/net", hub=True), TransformersEncoder(folder)
+    np.testing.assert_array_equal(from_hub.encode(patches), from_disk.encode(patches))
+    assert from_hub.params() == from_disk.params() and (from_hub.params()["mean"] == [0.1] * 3) == colours

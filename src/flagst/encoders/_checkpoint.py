@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 #: Names of weight files on the hub, the safer format first.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_HINT = "If that is a repository of Hugging Face, pass hub=True to download it."
 # What wrappers put before every name.
 _PREFIXES = ("module.", "backbone.", "model.")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flagst._checks import require_one_of
 from flagst._files import reason_of, sha256_of
 from flagst._keys import NETWORK
-from flagst.encoders._checkpoint import WEIGHT_FILES, download, find_weights, load_into
+from flagst.encoders._checkpoint import HUB_HINT, WEIGHT_FILES, download, find_weights, load_into
 from flagst.encoders._pooling import TOKEN_POOLINGS, pool_tokens
 from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
 
@@ -33,7 +33,7 @@ class TimmEncoder(TorchEncoder):
     architecture
         Name that ``timm.create_model`` knows.
     model_kwargs
-        Its further arguments. ``mlp_layer`` is the name of a class in ``timm.layers``, ``act_layer`` one in
+        Its further arguments. ``mlp_layer`` and ``act_layer`` are classes, or their names in ``timm.layers`` and
         ``torch.nn``.
     pooling
         ``"model"``: the network's own. Of vision transformers also ``"cls"`` (class token), ``"mean"`` (of the patch
@@ -83,7 +83,7 @@ class TimmEncoder(TorchEncoder):
     ):
         require_one_of(pooling, _POOLINGS, name="pooling")
         settings = dict(model_kwargs or {})
-        weights = download(str(path), files) if hub else find_weights(path, files)
+        weights = download(str(path), files) if hub else find_weights(path, files, hint=HUB_HINT)
         network = _create(architecture, settings)
         classifier = tuple(f"{part}." for part in _classifiers(network))
         load_into(network, weights, architecture=architecture, spare=classifier)
@@ -97,7 +97,7 @@ class TimmEncoder(TorchEncoder):
             std=std,
             record={
                 NETWORK.architecture: architecture,
-                NETWORK.settings: json.dumps(settings, sort_keys=True),
+                NETWORK.settings: json.dumps(settings, sort_keys=True, default=_name),
                 NETWORK.pooling: pooling,
                 NETWORK.sha256: sha256_of(weights),
                 NETWORK.licence: licence,
@@ -133,11 +133,21 @@ def _create(architecture: str, settings: Mapping[str, Any]) -> "torch.nn.Module"
     import torch
 
     places = {"mlp_layer": timm.layers, "act_layer": torch.nn}
-    made = {key: getattr(places[key], value) if key in places else value for key, value in settings.items()}
+    made = {"num_classes": 0} | dict(settings)
     try:
-        return timm.create_model(architecture, pretrained=False, **{"num_classes": 0} | made)
-    except (RuntimeError, TypeError, AssertionError) as error:
+        made |= {key: getattr(places[key], made[key]) for key in places if isinstance(made.get(key), str)}
+        return timm.create_model(architecture, pretrained=False, **made)
+    except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
         raise ValueError(f"timm cannot make {architecture!r} with {dict(settings)}: {error}") from error
+
+
+def _name(layer: Any) -> str:
+    """Name of a layer in timm or torch: some are partial functions that do not know it."""
+    import timm
+    import torch
+
+    known = [*vars(timm.layers).items(), *vars(torch.nn).items()]
+    return next((name for name, held in known if held is layer), repr(layer))
 
 
 def _classifiers(network: "torch.nn.Module") -> tuple[str, ...]:

@@ -1,13 +1,14 @@
 """Vision transformers of the transformers library from a local folder."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flagst._checks import require_one_of
 from flagst._files import guarded, load_json, load_weights, sha256_of
 from flagst._keys import NETWORK
-from flagst.encoders._checkpoint import WEIGHT_FILES, download, find_weights, require_fit
+from flagst.encoders._checkpoint import HUB_HINT, WEIGHT_FILES, download, find_weights, require_fit
 from flagst.encoders._pooling import TOKEN_POOLINGS, pool_tokens
 from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
 
@@ -77,8 +78,10 @@ class TransformersEncoder(TorchEncoder):
         require_one_of(pooling, TOKEN_POOLINGS, name="pooling")
         if hub:
             folder, weights = download(str(path), [_CONFIG]).parent, download(str(path), files)
+            with suppress(FileNotFoundError):  # not every repository has it
+                download(str(path), [_COLOURS])
         else:
-            weights = find_weights(path, files)
+            weights = find_weights(path, files, hint=HUB_HINT)
             folder = weights.parent
         config = _config(folder / _CONFIG)
         network = _network(config, weights)
