@@ -245,8 +245,10 @@ def open_recipe(name: str, *, path: str | Path | None = None, hub: bool = False,
         raise ValueError(f"flagst has no loader for {recipe.title}. {recipe.note}")
     hint = f"{recipe.whereabouts} With hub=True it is downloaded to the cache of huggingface_hub."
     if path is None and not hub:
+        files = " or ".join(recipe.files)
         raise FileNotFoundError(
-            f"Encoder {name!r} needs its weights: pass path=, the file {' or '.join(recipe.files)} or its folder. {hint}"
+            f"Encoder {name!r} needs its weights: flagst.encoders.get_encoder({name!r}, path=...) with the file {files} "
+            f"or its folder. {hint}"
         )
     settings = {
         "path": recipe.hub if path is None else find_weights(path, recipe.files, hint=hint),
