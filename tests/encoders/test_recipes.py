@@ -126,4 +126,6 @@ def test_phikon_opens_a_folder(monkeypatch, tmp_path, patches):
     for path in (tmp_path, tmp_path / "model.safetensors"):
         encoder = get_encoder("phikon-v2", path=path)
         np.testing.assert_allclose(encoder.encode(patches), expected, atol=1e-5, rtol=1e-4)
+    other = get_encoder("phikon-v2", path=tmp_path, pooling="cls_mean", patch_um=[50, 100])
+    assert other.n_features == 64 and other.patch_um == (50.0, 100.0)
     assert encoder.name == "phikon-v2" and encoder.params()["licence"] == "Owkin non-commercial"

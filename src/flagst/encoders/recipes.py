@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from flagst._keys import NETWORK
 from flagst.encoders._checkpoint import WEIGHT_FILES, find_weights
 from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
 
@@ -227,7 +228,7 @@ def open_recipe(name: str, *, path: str | Path | None = None, hub: bool = False,
     hub
         Without ``path``: let huggingface_hub download the weights.
     **settings
-        Of :class:`CallableEncoder`: device, precision, batch size; also ``patch_um``.
+        Of the encoder: device, precision, batch size, or instead of the recipe's ``patch_um``, ``pooling``, ...
 
     Returns
     -------
@@ -277,7 +278,8 @@ def _open(recipe: Recipe, settings: dict[str, Any]) -> TorchEncoder:
 
 def _require_width(encoder: TorchEncoder, recipe: Recipe) -> TorchEncoder:
     """Weights of a folder bring their own configuration: any network of the library would load."""
-    if encoder.n_features != recipe.n_features:
+    as_published = encoder.params()[NETWORK.pooling] == recipe.pooling
+    if as_published and encoder.n_features != recipe.n_features:
         raise ValueError(
             f"{recipe.title} has vectors of {recipe.n_features} numbers; these weights give {encoder.n_features}. Are "
             "they another model's?"
