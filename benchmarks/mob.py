@@ -55,7 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
         ready = prepare(options, Path(folder))
         records = collect(jobs_of(options, ready["files"]), Path(folder), n_processes=options.jobs)
     changed = f", {settings(options.set)}" if options.set else ""
-    print(f"{records[0]['n_genes']} genes, target {options.target}, seeds {' '.join(map(str, options.seeds))}{changed}\n")
+    print(
+        f"{records[0]['n_genes']} genes, target {options.target}, seeds {' '.join(map(str, options.seeds))}{changed}\n"
+    )
     print(_table.main_table(records), end="\n\n")
     print(_table.replicate_line(ready["replicates"]))
     if covered := _table.coverage_line(records):

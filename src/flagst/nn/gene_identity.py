@@ -22,7 +22,7 @@ class TiedIdentity(nn.Module):
     def __init__(self, vectors: Tensor, mask: Tensor, free: Tensor):
         super().__init__()
         self.map = nn.Linear(vectors.shape[1], free.shape[1], bias=False)
-        nn.init.normal_(self.map.weight, std=float(free.std()))
+        nn.init.normal_(self.map.weight, std=float(free.detach().std()))
         self.register_buffer("vectors", vectors)
         self.register_buffer("mask", mask)
 
