@@ -38,7 +38,7 @@ def gene_embeddings(
     half: bool = False,
     progress: bool = True,
 ) -> None:
-    """Give genes, genes in spots, or spots vectors, for alignment: ``FLAG(adata, gfm="X_gene")``.
+    """Give genes, genes in spots, or spots vectors. :class:`flagst.FLAG` can align to them: ``gfm="X_gene"``.
 
     Contextual vectors stay in a file and are read by rows. The same call again, also after the table was written and
     read, finds the file and computes nothing; another model, setting, gene or count makes another file. Until it is
@@ -125,6 +125,8 @@ def gene_embeddings(
         )
     if mode != "static" and not isinstance(source, SpotEncoder):
         raise TypeError(f"{source.name} gives a gene one vector, mode='static'; {mode!r} takes scGPT or Geneformer.")
+    if mode != "static" and not adata.n_obs:
+        raise ValueError("There are no spots to give vectors to.")
     require_unique(adata.var_names, where="gene names", hint="Run adata.var_names_make_unique().")
     key = KEYS[mode] if key_added is None else key_added
     if mode == "static":

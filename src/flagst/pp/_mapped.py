@@ -69,14 +69,15 @@ def array_path(folder: Path, record: dict[str, Any]) -> Path:
 
 def read_description(path: Path, record: dict[str, Any]) -> dict[str, Any] | None:
     """What the file beside a complete array says; ``None`` where array or description is not there or not whole."""
-    try:
-        said = json.loads(_description(path).read_text(encoding="utf-8"))
-        held = MappedArray(path)
-    except (OSError, ValueError):
+    if not _description(path).is_file():
         return None
-    # a description is written last, so one that does not fit is of files that were moved or cut since
-    fits = isinstance(said, dict) and {name: said.get(name) for name in record} == record
-    if not fits or said.get(EMBEDDINGS.shape) != list(held.shape) or held.dtype != _DTYPE:
+    try:
+        said, held = json.loads(_description(path).read_text(encoding="utf-8")), MappedArray(path)
+        whole = {name: said.get(name) for name in record} == record and held.dtype == _DTYPE
+        whole &= said.get(EMBEDDINGS.shape) == list(held.shape)
+    except (OSError, ValueError, AttributeError):  # cut, moved or edited since: a description is written last
+        whole = False
+    if not whole:
         logger.warning("%s is not what %s says; it is made again.", path, _description(path).name)
         return None
     return said
@@ -111,21 +112,22 @@ def write_array(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    array, found = None, np.zeros(len(record[EMBEDDINGS.genes]), dtype=bool)
+    shape, found = None, np.zeros(len(record[EMBEDDINGS.genes]), dtype=bool)
     try:
         for rows, vectors, mask in batches:
-            if array is None:
-                array = _open_new(part, (n_spots, *vectors.shape[1:]))
-            narrow = vectors.astype(_DTYPE)
+            if shape is None:
+                shape = (n_spots, *vectors.shape[1:])
+                _make_room(part, shape)
+            with np.errstate(over="ignore"):
+                narrow = vectors.astype(_DTYPE)
             if not np.isfinite(narrow).all():
                 raise ValueError(
                     f"The vectors of spots {rows[0]} to {rows[-1]} are not finite in float16. Try half=False."
                 )
-            array[rows] = narrow
+            # opened for each batch, so that what is written does not stay in memory
+            np.load(part, mmap_mode="r+")[rows] = narrow
             found |= mask.any(axis=0)
-        array.flush()
-        said = record | {EMBEDDINGS.shape: list(array.shape), EMBEDDINGS.n_found: int(found.sum())}
-        del array
+        said = record | {EMBEDDINGS.shape: list(shape), EMBEDDINGS.n_found: int(found.sum())}
         _sync(part)
         _description(path).unlink(missing_ok=True)
         part.replace(path)
@@ -138,14 +140,15 @@ def write_array(
     return said
 
 
-def _open_new(path: Path, shape: tuple[int, ...]) -> np.memmap:
+def _make_room(path: Path, shape: tuple[int, ...]) -> None:
+    """A file of zeros."""
     needed, free = math.prod(shape) * _DTYPE.itemsize, shutil.disk_usage(path.parent).free
     if needed > free:
         raise OSError(
             f"The vectors of {shape[0]} spots and {shape[1]} genes take {needed / 1e9:.1f} GB, and {path.parent} has "
             f"{free / 1e9:.1f} GB left. Name fewer genes, or another folder."
         )
-    return np.lib.format.open_memmap(path, mode="w+", dtype=_DTYPE, shape=shape)
+    np.lib.format.open_memmap(path, mode="w+", dtype=_DTYPE, shape=shape)
 
 
 def _description(path: Path) -> Path:
