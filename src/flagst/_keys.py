@@ -137,6 +137,7 @@ EMBEDDINGS = SimpleNamespace(
     hidden_layer="hidden_layer",
     pooling="pooling",
     max_length="max_length",
+    settings="settings_sha256",  # of what the model reads besides its weights
     half="half",
     counts_layer="counts_layer",
     inputs="inputs_sha256",  # of spots, genes, counts and the vectors that genes start from

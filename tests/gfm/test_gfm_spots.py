@@ -113,6 +113,26 @@ def test_scgpt_gives_what_torchs_encoder_gives(tmp_path, flash, style):
     assert 5 < mask.sum() < 20
 
 
+def test_wrapped_and_older_checkpoints_are_the_same(transformers, tmp_path):
+    adata = counts_table()
+    write_scgpt(tmp_path / "s")
+    plain, _ = collected(ScGPT(tmp_path / "s").encode_spots(adata, SYMBOLS))
+    state = torch.load(tmp_path / "s" / "best_model.pt", weights_only=True)
+    for old, new in (("in_proj_", "_impl.Wqkv."), ("out_proj", "_impl.out_proj")):
+        state = {name.replace(f"self_attn.{old}", f"self_attn.{new}"): tensor for name, tensor in state.items()}
+    state = {f"module.{name}": tensor for name, tensor in state.items()}
+    torch.save({"model_state_dict": state}, tmp_path / "s" / "best_model.pt")
+    wrapped, _ = collected(ScGPT(tmp_path / "s").encode_spots(adata, SYMBOLS))
+    np.testing.assert_array_equal(wrapped, plain)
+
+    write_geneformer(tmp_path / "g", safetensors=False)
+    plain, _ = collected(Geneformer(tmp_path / "g").encode_spots(adata, SYMBOLS))
+    numbers = {"bert.embeddings.position_ids": torch.arange(32)[None]}
+    spoil_weights(tmp_path / "g" / "pytorch_model.bin", lambda state: state.update(numbers))
+    older, _ = collected(Geneformer(tmp_path / "g").encode_spots(adata, SYMBOLS))
+    np.testing.assert_array_equal(older, plain)
+
+
 def test_scgpt_keeps_the_highest_counts_and_bins_all(tmp_path):
     model, tokens = write_scgpt(tmp_path / "m", max_seq_len=5)
     adata = counts_table()

@@ -128,6 +128,9 @@ def test_names_of_genes_that_are_read_otherwise_make_another_file(adata, tmp_pat
     add(adata, ScGPT(tmp_path / "m"), tmp_path / "v")
     add(adata, ScGPT(tmp_path / "m", names={"nobody0": "SYM3"}), tmp_path / "v")
     assert len(names(tmp_path / "v")) == 4
+    write_scgpt(tmp_path / "m", n_bins=9)  # the same weights, read otherwise
+    add(adata, tmp_path / "m", tmp_path / "v")
+    assert len(names(tmp_path / "v")) == 6
 
 
 def test_reading_rows_reads_those_rows(tmp_path, monkeypatch):

@@ -8,7 +8,14 @@ import numpy as np
 
 from flagst._checks import require_one_of
 from flagst._keys import EMBEDDINGS
-from flagst.gfm._files import file_record, load_json, load_pickle, load_weights, require_one_version
+from flagst.gfm._files import (
+    file_record,
+    load_json,
+    load_pickle,
+    load_weights,
+    require_one_version,
+    settings_digest,
+)
 from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
 from flagst.gfm.spots import MODES, POOLINGS, Sequences, count_batches, pad, spot_vectors
 from flagst.gfm.tokens import RankTokeniser
@@ -167,7 +174,11 @@ class Geneformer:
         record = file_record(self.name, self.path / self.weights) | {EMBEDDINGS.licence: "Apache-2.0"}
         if mode == "static":
             return record | {EMBEDDINGS.kind: "input embedding"}
-        record |= {EMBEDDINGS.kind: "hidden layer", EMBEDDINGS.hidden_layer: self._depth()}
+        record |= {
+            EMBEDDINGS.kind: "hidden layer",
+            EMBEDDINGS.hidden_layer: self._depth(),
+            EMBEDDINGS.settings: settings_digest(self.config, self.tokeniser.tokens, self.tokeniser.medians),
+        }
         return record | ({EMBEDDINGS.pooling: self.pooling} if mode == "cell" else {})
 
     def _depth(self) -> int:

@@ -1,6 +1,7 @@
 """Vectors of genes, of genes in spots, and of spots, by a scGPT checkpoint."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from flagst._checks import require_key, require_one_of
 from flagst._keys import EMBEDDINGS
-from flagst.gfm._files import file_record, load_json, load_weights, require_one_version
+from flagst.gfm._files import file_record, load_json, load_weights, require_one_version, settings_digest
 from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
 from flagst.gfm.spots import MODES, Sequences, count_batches, pad, spot_vectors
 from flagst.gfm.tokens import sum_by_token
@@ -92,8 +93,7 @@ class ScGPT:
         ValueError
             The vocabulary knows less than a tenth of the genes.
         """
-        tokens = self._tokens_of(adata, genes)
-        return rows_of(tokens, self.vectors)
+        return rows_of(self._tokens_of(adata, genes), self.vectors)
 
     def encode_spots(
         self,
@@ -149,8 +149,12 @@ class ScGPT:
             return record | {EMBEDDINGS.kind: "input embedding"}
         from flagst.gfm._scgpt_network import read_arguments
 
-        length = self.max_length or read_arguments(self.path / _ARGUMENTS).max_length
-        record |= {EMBEDDINGS.kind: "last layer", EMBEDDINGS.max_length: length}
+        arguments = read_arguments(self.path / _ARGUMENTS)
+        record |= {
+            EMBEDDINGS.kind: "last layer",
+            EMBEDDINGS.max_length: self.max_length or arguments.max_length,
+            EMBEDDINGS.settings: settings_digest(asdict(arguments), self.marks),
+        }
         return record | ({EMBEDDINGS.pooling: "cls"} if mode == "cell" else {})
 
     def _tokens_of(self, adata: "AnnData", genes: Sequence[str]) -> np.ndarray:

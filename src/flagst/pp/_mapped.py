@@ -157,5 +157,5 @@ def _description(path: Path) -> Path:
 
 def _sync(path: Path) -> None:
     """Have a file on the disk before it gets the name under which it is believed."""
-    with path.open("rb") as file:
+    with path.open("r+b") as file:
         os.fsync(file.fileno())
