@@ -216,9 +216,9 @@ def _spot_record(source: SpotEncoder, mode: str, how: dict) -> dict[str, Any]:
 def _inputs_digest(adata: "AnnData", source: SpotEncoder, layer: str | None) -> str:
     """SHA-256 of everything in the table that shapes the vectors; the counts are looked through once, in batches."""
     digest = sha256("\n".join([*adata.obs_names, "", *adata.var_names]).encode())
-    # the vectors that genes start from tell how names were matched
+    # the vectors that genes start from tell how names were matched; coarse, as processors differ in the last digit
     static, _ = source.encode(adata, [str(gene) for gene in adata.var_names])
-    digest.update(np.ascontiguousarray(static, dtype=np.float32))
+    digest.update(np.ascontiguousarray(static, dtype=np.float16))
     for _, counts in count_batches(adata, layer=layer, batch_size=_HASHED_AT_ONCE):
         counts = counts.copy()
         counts.sum_duplicates()
