@@ -166,6 +166,11 @@ def require_one_version(tokens: Iterable[Any], vectors: np.ndarray, dictionary: 
         )
 
 
+def settings_digest(*settings: Any) -> str:
+    """SHA-256 of plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
 def file_record(encoder: str, path: Path) -> dict[str, Any]:
     """What :meth:`flagst.gfm.GeneEncoder.provenance` says of a file: encoder, name, SHA-256."""
     with path.open("rb") as file:
