@@ -2,6 +2,8 @@
 
 import builtins
 import codecs
+import hashlib
+import json
 import pickle
 import re
 from collections import OrderedDict
@@ -116,6 +118,11 @@ def require_one_version(tokens: Iterable[Any], vectors: np.ndarray, dictionary: 
             f"{dictionary} goes up to token {max(tokens)}, {weights} has {len(vectors)} vectors: they are not of one "
             "version of the model."
         )
+
+
+def settings_digest(*settings: Any) -> str:
+    """SHA-256 of plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def file_record(encoder: str, path: Path) -> dict[str, Any]:
