@@ -55,6 +55,12 @@ def test_weights_of_another_network_are_refused(tmp_path, change, reason):
         fill(saved(tmp_path / "w.bin", change))
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    path = saved(tmp_path / "w.bin", lambda s: {**s, "stem.bias": s["stem.bias"] / 0})
+    with pytest.raises(ValueError, match="w.bin has values in stem.bias that are not finite"):
+        fill(path)
+
+
 def test_weights_are_found_in_a_folder(tmp_path):
     only = saved(tmp_path / "epoch_10.pth")
     (tmp_path / "README.md").touch()

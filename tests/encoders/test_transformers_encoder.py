@@ -91,8 +91,12 @@ def test_colours_come_from_the_folder_unless_given(folder, patches):
     ],
 )
 def test_weights_of_another_model_are_refused(folder, change, reason):
-    as_bin(folder, change(model().state_dict()))
+    path = as_bin(folder, change(model().state_dict()))
     with pytest.raises(ValueError, match=f"pytorch_model.bin does not fit Dinov2Model: .*{reason}"):
+        TransformersEncoder(folder)
+    state = model().state_dict()
+    torch.save({**state, "layernorm.bias": state["layernorm.bias"] * float("nan")}, path)
+    with pytest.raises(ValueError, match="pytorch_model.bin has values in layernorm.bias that are not finite"):
         TransformersEncoder(folder)
 
 

@@ -94,7 +94,7 @@ def load_into(network: "torch.nn.Module", path: Path, *, architecture: str, spar
         The file is broken, or names or shapes do not fit; some are named.
     """
     expected = network.state_dict()
-    state = bare_names(load_weights(path), expected)
+    state = bare_names(load_finite(path), expected)
     state = {name: value for name, value in state.items() if name in expected or not name.startswith(tuple(spare))}
     require_fit(
         path,
@@ -108,6 +108,15 @@ def load_into(network: "torch.nn.Module", path: Path, *, architecture: str, spar
         },
     )
     network.load_state_dict(state)
+
+
+def load_finite(path: Path) -> dict[str, "torch.Tensor"]:
+    """Weights of a file by name; a ``ValueError`` names the file and the first that has NaN or infinity."""
+    state = load_weights(path)
+    spoilt = next((name for name, value in state.items() if not value.isfinite().all()), None)
+    if spoilt is not None:
+        raise ValueError(f"{path.name} has values in {spoilt} that are not finite: the file is damaged.")
+    return state
 
 
 def bare_names(state: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:

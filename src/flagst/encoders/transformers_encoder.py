@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flagst._checks import require_one_of
-from flagst._files import guarded, load_json, load_weights, sha256_of
+from flagst._files import guarded, load_json, sha256_of
 from flagst._keys import NETWORK
-from flagst.encoders._checkpoint import HUB_HINT, WEIGHT_FILES, download, find_weights, require_fit
+from flagst.encoders._checkpoint import HUB_HINT, WEIGHT_FILES, download, find_weights, load_finite, require_fit
 from flagst.encoders._pooling import TOKEN_POOLINGS, pool_tokens
 from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
 
@@ -126,7 +126,7 @@ def _network(config: Any, weights: Path) -> "torch.nn.Module":
     import torch
     from transformers import AutoModel
 
-    state = load_weights(weights)
+    state = load_finite(weights)
     with torch.device("meta"):  # only to learn which class it is
         kind = type(guarded(weights.parent / _CONFIG, lambda: AutoModel.from_config(config, trust_remote_code=False)))
     fill = {"config": config, "state_dict": state, "ignore_mismatched_sizes": True, "output_loading_info": True}
