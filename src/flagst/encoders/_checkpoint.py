@@ -48,7 +48,7 @@ def find_weights(path: str | Path, files: Sequence[str] = WEIGHT_FILES, *, hint:
     return others[0]
 
 
-def download(hub_name: str, files: Sequence[str], *, hint: str = "") -> Path:
+def download(hub_name: str, files: Sequence[str]) -> Path:
     """The first of ``files`` that the Hugging Face repository has, in that library's cache.
 
     Raises
@@ -56,7 +56,7 @@ def download(hub_name: str, files: Sequence[str], *, hint: str = "") -> Path:
     ImportError
         huggingface_hub is missing.
     FileNotFoundError
-        None of them could be had: no network, no access, no such file. The message names them, then ``hint``.
+        None of them could be had: no network, no access, no such file. The message names them.
     """
     try:
         from huggingface_hub import hf_hub_download
@@ -70,7 +70,7 @@ def download(hub_name: str, files: Sequence[str], *, hint: str = "") -> Path:
             reasons.append(f"{name}: {reason_of(error)}")
     raise FileNotFoundError(
         f"{' or '.join(files)} of {hub_name} could not be downloaded ({'; '.join(reasons)}). "
-        f"Get the file by hand and pass path=. {hint}".strip()
+        "Get the file by hand and pass path= without hub=True."
     )
 
 
