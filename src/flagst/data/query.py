@@ -111,9 +111,9 @@ def check_features(
         if key not in expected or key not in given or expected[key] == given[key]:
             continue
         if key != FEATURES.source:
-            trained, found = _differing(expected[key], given[key])
+            trained, theirs = _differing(expected[key], given[key])
             raise ValueError(
-                f"The model was trained on image features with {key} {trained!r}; the query's have {found!r}. {hint}"
+                f"The model was trained on image features with {key} {trained!r}; the query's have {theirs!r}. {hint}"
             )
         logger.warning(
             "The model was trained on image features with %s %r; the query's have %r.",
