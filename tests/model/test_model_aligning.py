@@ -1,5 +1,7 @@
 """Alignment in training: every kind of vector, its controls, warm-up and block, and what it may not change."""
 
+from types import SimpleNamespace
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -100,8 +102,8 @@ def test_only_a_few_spots_are_read_at_a_time(make, table, monkeypatch):
     settings = resolve("default", target=None, gfm="X_gene_context")
     genes = [str(gene) for gene in table.var_names]
     rows = np.arange(table.n_obs)[::2]
-    monkeypatch.setitem(table.obsm._data, "X_gene_context", Lazy())
-    alignment = build_alignment(table, [], genes, rows, settings)
+    lazy = SimpleNamespace(varm={}, obsm={"X_gene_context": Lazy()})
+    alignment = build_alignment(lazy, [], genes, rows, settings)
     assert max(sizes) == 10 and sum(sizes) == len(rows)
     head = alignment.make_head(16)
     assert head.mask.tolist() == [i != 3 for i in range(table.n_vars)]
