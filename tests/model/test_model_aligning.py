@@ -102,7 +102,7 @@ def test_only_a_few_spots_are_read_at_a_time(make, table, monkeypatch):
     settings = resolve("default", target=None, gfm="X_gene_context")
     genes = [str(gene) for gene in table.var_names]
     rows = np.arange(table.n_obs)[::2]
-    lazy = SimpleNamespace(varm={}, obsm={"X_gene_context": Lazy()})
+    lazy = SimpleNamespace(varm={}, obsm={"X_gene_context": Lazy()}, uns={})
     alignment = build_alignment(lazy, [], genes, rows, settings)
     assert max(sizes) == 10 and sum(sizes) == len(rows)
     head = alignment.make_head(16)
@@ -114,6 +114,16 @@ def test_vectors_of_other_genes_than_the_panel_are_refused(make, table):
     table.obsm["X_gene_context"] = np.ones((table.n_obs, 3, D), np.float16)
     with pytest.raises(ValueError, match="vectors of 3 genes, the panel has 8.*mode='contextual'"):
         make.model(table, gfm="X_gene_context").train(**make.QUICK)
+
+
+def test_vectors_are_found_by_the_names_of_their_genes(make, table, monkeypatch):
+    genes = [*table.var_names[::-1], "other"]
+    held = np.random.default_rng(1).normal(size=(table.n_obs, len(genes), D)).astype(np.float16)
+    table.obsm["X_gene_context"] = da.from_array(held)
+    table.uns["flagst"]["gene_embeddings"] = {"X_gene_context": {"genes": genes}}
+    _, seen = _windows(make, table, monkeypatch, gfm="X_gene_context")
+    for rows, vectors, _ in seen:
+        np.testing.assert_array_equal(vectors, held[rows][:, -2::-1])
 
 
 def test_vectors_that_are_all_missing_are_refused(make, table):

@@ -9,7 +9,7 @@ from anndata import AnnData
 from torch import Tensor, nn
 
 from flagst._checks import require_key
-from flagst._keys import TENSOR
+from flagst._keys import EMBEDDINGS, SLOT, TENSOR, UNS
 from flagst.data.section import Section, stack_targets
 from flagst.gfm import coexpression
 from flagst.model.presets import Settings
@@ -104,22 +104,19 @@ def build_alignment(
         return None
     require_vectors(adata, settings)
     if gfm != COEXPRESSION and gfm not in adata.varm:
-        return _per_spot(adata.obsm[gfm], rows, genes, key=gfm, weight=weight)
+        return _per_spot(adata, rows, genes, key=gfm, weight=weight)
     vectors, mask = (torch.as_tensor(part) for part in gene_vectors(adata, sections, genes, gfm=gfm))
     head = STATIC_HEADS[settings.align_static]
     return Alignment(lambda width: head(width, vectors, mask, weight=weight), vectors, mask)
 
 
-def _per_spot(held, rows: np.ndarray, genes: list[str], *, key: str, weight: float) -> Alignment:
+def _per_spot(adata: AnnData, rows: np.ndarray, genes: list[str], *, key: str, weight: float) -> Alignment:
     """Alignment to vectors per spot and gene, or per spot; read a few spots at a time."""
-    if held.ndim == 3 and held.shape[1] != len(genes):
-        raise ValueError(
-            f"adata.obsm[{key!r}] has vectors of {held.shape[1]} genes, the panel has {len(genes)}. Run "
-            "flagst.pp.gene_embeddings(adata, source, mode='contextual', genes=...) with the panel's genes."
-        )
+    held = adata.obsm[key]
+    columns = _columns(adata, key, genes) if held.ndim == 3 else slice(None)
 
     def read(wanted: Tensor | np.ndarray) -> Tensor:
-        return torch.as_tensor(np.asarray(held[np.asarray(wanted)]))
+        return torch.as_tensor(np.asarray(held[np.asarray(wanted)])[:, columns])
 
     total, count = 0.0, 0
     for start in range(0, len(rows), SPOTS_AT_A_TIME):
@@ -132,6 +129,20 @@ def _per_spot(held, rows: np.ndarray, genes: list[str], *, key: str, weight: flo
     if held.ndim == 2:
         return Alignment(lambda width: CellHead(width, centre, weight=weight), per_spot=read)
     return Alignment(lambda width: ContextualHead(width, centre, mask, weight=weight), per_spot=read)
+
+
+def _columns(adata: AnnData, key: str, genes: list[str]) -> np.ndarray:
+    """Places of the panel's genes among those that ``adata.obsm[key]`` has vectors of."""
+    record = adata.uns.get(UNS.flagst, {}).get(SLOT.gene_embeddings, {}).get(key, {})
+    held = [str(gene) for gene in record.get(EMBEDDINGS.genes, genes)]
+    place = {gene: i for i, gene in enumerate(held)}
+    missing = [gene for gene in genes if gene not in place]
+    if missing or len(held) != adata.obsm[key].shape[1]:
+        raise ValueError(
+            f"adata.obsm[{key!r}] has vectors of {adata.obsm[key].shape[1]} genes, the panel has {len(genes)}, among them "
+            f"{missing[:5]}. Run flagst.pp.gene_embeddings(adata, source, mode='contextual', genes=...) with the panel's."
+        )
+    return np.array([place[gene] for gene in genes])
 
 
 def gene_vectors(
