@@ -73,7 +73,7 @@ def _windows(make, table, monkeypatch, **choices):
 
 @pytest.mark.parametrize("key", ["X_gene_context", "X_cell"])
 def test_windows_get_the_vectors_of_their_own_spots(make, table, monkeypatch, key):
-    model, seen = _windows(make, table, monkeypatch, gfm=key)
+    _, seen = _windows(make, table, monkeypatch, gfm=key)
     held, counts = (
         np.asarray(table.obsm[key]),
         np.log1p(1e4 * table.X.toarray() / table.obs["total_counts"].values[:, None]),

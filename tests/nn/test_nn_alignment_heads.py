@@ -66,7 +66,8 @@ def test_the_similarity_head_learns_the_vectors_and_its_control_does_not():
     losses = _fit(
         SimilarityHead(WIDTH, _unit(N_GENES, D_GENE), EVERYWHERE, weight=1.0), torch.randn(N_SPOTS, WIDTH), None
     )
-    assert losses["align_loss"] < 0.1 < 0.5 < losses["align_loss_shuffled_genes"]
+    assert losses["align_loss"] < 0.1
+    assert losses["align_loss_shuffled_genes"] > 0.5
     assert "align_loss_shuffled_spots" not in losses
 
 

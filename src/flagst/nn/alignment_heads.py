@@ -105,7 +105,7 @@ class SimilarityHead(_GeneHead):
         controls: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Losses of each spot; the control with a generator of its shuffle. Hidden state only."""
-        known, genes = self._genes()
+        _, genes = self._genes()
         readout = self.readout(hidden, genes)
         losses = {LOSS: similarity_loss(readout, self.vectors[genes])}
         if controls is not None:
