@@ -32,6 +32,18 @@ def her2st_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def mob_dir() -> Path:
+    """Folder of the mouse olfactory bulb; skips the test when it is not on this machine."""
+    here = os.environ.get("FLAGST_DATA_DIR")
+    shared = Path(__file__).resolve().parents[2] / "shared" / "data"
+    candidates = [*([Path(here), Path(here) / "mob"] if here else []), shared / "mob"]
+    found = next((c for c in candidates if any(c.glob("MOB*.tsv.gz"))), None)
+    if found is None:
+        pytest.skip("the mouse olfactory bulb is not on this machine; set FLAGST_DATA_DIR to run this test")
+    return found
+
+
+@pytest.fixture(scope="session")
 def gene_models_dir() -> Path:
     """Published dictionaries of gene models; skips the test when they are not on this machine."""
     her2st = _her2st_dir()
