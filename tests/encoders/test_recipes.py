@@ -44,8 +44,16 @@ def test_without_weights_the_message_says_which_file_from_where_under_which_term
 
 
 def test_a_model_without_a_loader_says_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match="no loader for CONCH.*CallableEncoder"):
+    with pytest.raises(ValueError, match="no loader for CONCH.*CallableEncoder") as refused:
         get_encoder("conch", path=tmp_path)
+    recipe = RECIPES["conch"]
+    assert recipe.mean == (0.48145466, 0.4578275, 0.40821073) and recipe.std == (0.26862954, 0.26130258, 0.27577711)
+    assert f"mean={recipe.mean}, std={recipe.std}" in str(refused.value)
+
+
+def test_a_file_and_the_hub_exclude_each_other(tmp_path):
+    with pytest.raises(ValueError, match="'uni' takes path= or hub=True, not both"):
+        get_encoder("uni", path=tmp_path, hub=True)
 
 
 def test_the_hub_is_asked_only_with_hub(monkeypatch, tmp_path):
@@ -103,7 +111,7 @@ def test_timm_recipes_open_a_file_and_give_its_vectors(monkeypatch, tmp_path, pa
         tokens = network.forward_features(pixels)
     expected = torch.cat([tokens[:, 0], tokens[:, network.num_prefix_tokens :].mean(1)], 1) if double else tokens[:, 0]
     np.testing.assert_allclose(encoder.encode(patches), expected.numpy(), atol=1e-5, rtol=1e-4)
-    assert encoder.name == name and encoder.patch_um == (112.0,) and encoder.params()["licence"] == recipe.licence
+    assert encoder.name == name and encoder.patch_um == (112.0,) and encoder.licence == recipe.licence
 
     wider = smaller(monkeypatch, name, 7, embed_dim=width * 2, depth=1, num_heads=2)
     with pytest.raises(ValueError, match="pytorch_model.bin does not fit"):
@@ -128,4 +136,4 @@ def test_phikon_opens_a_folder(monkeypatch, tmp_path, patches):
         np.testing.assert_allclose(encoder.encode(patches), expected, atol=1e-5, rtol=1e-4)
     other = get_encoder("phikon-v2", path=tmp_path, pooling="cls_mean", patch_um=[50, 100])
     assert other.n_features == 64 and other.patch_um == (50.0, 100.0)
-    assert encoder.name == "phikon-v2" and encoder.params()["licence"] == "Owkin non-commercial"
+    assert encoder.name == "phikon-v2" and encoder.licence == "Owkin non-commercial"

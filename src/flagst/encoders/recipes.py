@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flagst.encoders._base import ImageEncoder
 
 _H_OPTIMUS_MEAN, _H_OPTIMUS_STD = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _NO_DERIVATIVES = "CC-BY-NC-ND-4.0"
 
 
@@ -204,12 +205,14 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             n_features=512,
             library=None,
             files=("pytorch_model.bin",),
+            mean=_CLIP_MEAN,
+            std=_CLIP_STD,
             patch_px=448,
             source="Lu et al., Nature Medicine 2024",
             note=(
                 "Its image tower ends in an attention pooling that only the authors' package has. Install that, load "
                 "the model, and pass flagst.encoders.CallableEncoder(lambda x: model.encode_image(x, normalize=False, "
-                "proj_contrast=False), name='conch', patch_px=448, patch_um=224)."
+                f"proj_contrast=False), name='conch', patch_px=448, patch_um=224, mean={_CLIP_MEAN}, std={_CLIP_STD})."
             ),
         ),
     }
@@ -239,12 +242,14 @@ def open_recipe(name: str, *, path: str | Path | None = None, hub: bool = False,
     FileNotFoundError
         No weights; the message says which file, from where, under which terms.
     ValueError
-        flagst has no loader for the model, or the file is not that model's.
+        flagst has no loader for the model, the file is not that model's, or both ``path`` and ``hub`` are given.
     """
     recipe = RECIPES[name]
     if recipe.library is None:
         raise ValueError(f"flagst has no loader for {recipe.title}. {recipe.note}")
     hint = f"{recipe.whereabouts} With hub=True it is downloaded to the cache of huggingface_hub."
+    if path is not None and hub:
+        raise ValueError(f"Encoder {name!r} takes path= or hub=True, not both: hub=True downloads from {recipe.hub}.")
     if path is None and not hub:
         files = " or ".join(recipe.files)
         raise FileNotFoundError(
