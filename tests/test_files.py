@@ -2,11 +2,13 @@
 
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
 
-from flagst._files import load_weights, sha256_of
+from flagst._files import drafted, file_name, load_weights, sha256_of
 
 
 class Evil:
@@ -32,6 +34,48 @@ def test_what_is_no_dict_of_tensors_is_refused(tmp_path):
         load_weights(tmp_path / "w.bin")
     with pytest.raises(FileNotFoundError, match="gone.bin"):
         load_weights(tmp_path / "gone.bin")
+
+
+@pytest.mark.parametrize(
+    ("held", "reason"),
+    [
+        ({0: torch.zeros(2)}, "a tensor named 0"),
+        ({"a": torch.eye(2).to_sparse()}, "a is sparse"),
+        ({"a": torch.zeros(2, device="meta")}, "without values"),
+    ],
+)
+def test_tensors_that_no_network_has_are_refused(tmp_path, held, reason):
+    torch.save(held, tmp_path / "w.bin")
+    with pytest.raises(ValueError, match=f"w.bin cannot be read: .*{reason}"):
+        load_weights(tmp_path / "w.bin")
+
+
+def test_a_file_gets_its_name_when_it_is_whole(tmp_path):
+    path = tmp_path / "f.npy"
+    path.write_text("old")
+    with pytest.raises(OSError, match="disk"), drafted(path) as draft:
+        draft.write_text("half")
+        raise OSError("disk full")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_that_write_the_same_file_do_not_meet(tmp_path):
+    both = Barrier(2)
+
+    def write(text):
+        with drafted(tmp_path / "f") as draft:
+            both.wait(10)
+            draft.write_text(text)
+            both.wait(10)
+            return draft.read_text()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(write, ["a", "bb"])) == ["a", "bb"]
+    assert (tmp_path / "f").read_text() in ("a", "bb") and len(list(tmp_path.iterdir())) == 1
+
+
+def test_names_of_others_as_names_of_files():
+    assert file_name("a b/c\\d:e-1.2") == "a_b_c_d_e-1.2"
 
 
 def test_code_in_a_torch_file_is_not_run(tmp_path):

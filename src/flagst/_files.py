@@ -1,9 +1,12 @@
-"""Files of other people: read without running what is in them, named when they are no good, and hashed."""
+"""Files: other people's read without running what is in them, named when they are no good, hashed; ours written whole."""
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +56,42 @@ def load_weights(path: Path) -> dict[str, Any]:
         held = held if wrapping is None else held[wrapping]
         if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
             raise ValueError("it is no dict of tensors")
+        for name, value in held.items():
+            _require_plain(name, value)
         return held
 
     return guarded(path, read)
+
+
+def _require_plain(name: Any, value: Any) -> None:
+    """Refuse what no network has as a weight, before it fails in some operation that does not know it."""
+    import torch
+
+    if not isinstance(name, str):
+        raise ValueError(f"it has a tensor named {name!r}; names of weights are text")  # noqa: TRY004  the file's fault
+    if value.layout is not torch.strided or value.is_nested or value.is_quantized or value.is_meta:
+        raise ValueError(f"{name} is sparse, quantised, or without values; only plain dense tensors are read")
+
+
+@contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``path`` when all went well: what bears that name is whole, and on the disk.
+
+    Of its own to process and thread, so that several may write the same file; ends in ``.part``.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        yield draft
+        with draft.open("r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def file_name(text: str) -> str:
+    """A name that somebody gave, as part of a file's: without separators of folders and the like."""
+    return re.sub(r"[^\w.-]", "_", text)
 
 
 def sha256_of(path: Path) -> str:

@@ -102,6 +102,7 @@ FEATURES = SimpleNamespace(
     encoder="encoder",
     version="version",
     params="encoder_params",
+    licence="licence",  # of the encoder's weights; says nothing about the numbers, and is not compared
     patch_um="patch_um",  # [float], one per scale
     patch_px="patch_px",
     stain_normalise="stain_normalise",
@@ -115,7 +116,7 @@ FEATURES = SimpleNamespace(
 #: Keys inside ``encoder_params`` of the features of a network; those that apply.
 NETWORK = SimpleNamespace(
     sha256="sha256",  # of the file of the weights, or of the weights themselves
-    licence="licence",
+    structure="structure_sha256",  # of the layers of a module, as text
     architecture="architecture",
     settings="settings",  # of the architecture, as JSON
     pooling="pooling",

@@ -74,6 +74,34 @@ def test_other_weights_are_other_settings():
     assert "sha256" not in encoder_of(mean_colour).params()
 
 
+def test_other_layers_with_the_same_weights_are_other_settings():
+    def network(activation):
+        torch.manual_seed(0)
+        parts = torch.nn.Conv2d(3, 4, 5), activation, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        return encoder_of(torch.nn.Sequential(*parts)).params()
+
+    relu, tanh = network(torch.nn.ReLU()), network(torch.nn.Tanh())
+    assert {key for key in relu if relu[key] != tanh[key]} == {"structure_sha256"}
+    assert network(torch.nn.ReLU()) == relu
+
+
+def test_a_licence_is_no_setting():
+    first, second = (encoder_of(Network(), licence=licence) for licence in ("MIT", "unknown"))
+    assert (first.licence, second.licence) == ("MIT", "unknown") and first.params() == second.params()
+
+
+def test_half_precision_that_overflows_says_what_to_do():
+    def overflowing(pixels):
+        return pixels.flatten(1) @ torch.full((pixels[0].numel(), 2), 1e4)
+
+    settings = {"mean": (0, 0, 0), "std": (1, 1, 1), "name": "n"}
+    assert encoder_of(overflowing, precision="float32", **settings).dtypes == ["float32"]
+    with pytest.raises(ValueError, match="grey patch. Try precision='float32'"):
+        encoder_of(overflowing, precision="float16", **settings)
+    with pytest.raises(ValueError, match="grey patch. It does not compute in half precision"):
+        encoder_of(lambda x: x.mean((2, 3)) / 0, **settings)
+
+
 def test_threads_and_devices_give_the_same_and_never_share_a_network(patches):
     class Watched(Network):
         def __init__(self):
@@ -121,7 +149,7 @@ def test_half_precision_is_close_and_the_cpu_default_exact(patches):
 
 def test_get_encoder_takes_functions(patches):
     encoder = get_encoder(mean_colour, patch_px=SIDE, patch_um=[50, 100], version="7", licence="ours")
-    assert encoder.patch_um == (50.0, 100.0) and encoder.version == "7" and encoder.params()["licence"] == "ours"
+    assert encoder.patch_um == (50.0, 100.0) and encoder.version == "7" and encoder.licence == "ours"
     assert get_encoder(encoder) is encoder
     assert get_encoder(Network(), patch_px=SIDE).name == "Network"
 

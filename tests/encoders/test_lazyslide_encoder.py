@@ -65,7 +65,7 @@ def test_vectors_are_the_models_own(lazyslide, patches, name, licence):
     with torch.no_grad():
         expected = model.encode_image(torch.stack([model.get_transform()(patch) for patch in patches]))
     np.testing.assert_allclose(encoder.encode(patches), expected, atol=1e-6)
-    assert encoder.name == f"lazyslide-{name}" and encoder.params()["licence"] == licence
+    assert encoder.name == f"lazyslide-{name}" and encoder.licence == licence
     assert len(encoder.params()["sha256"]) == 64
 
 

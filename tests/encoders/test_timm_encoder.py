@@ -96,6 +96,20 @@ def test_virchow2s_class_token_and_mean_after_the_registers(tmp_path, patches):
 
 
 @needs_timm
+def test_registers_without_a_class_token_are_none(tmp_path, patches):
+    settings = UNI | {"class_token": False, "reg_tokens": 4, "global_pool": "avg"}
+    network = made("vit_large_patch16_224", settings)
+    saved(tmp_path / "pytorch_model.bin", network)
+    for pooling in ("cls", "cls_mean"):
+        with pytest.raises(ValueError, match="needs a class token"):
+            TimmEncoder(tmp_path, "vit_large_patch16_224", model_kwargs=settings, pooling=pooling)
+    encoder = TimmEncoder(tmp_path, "vit_large_patch16_224", model_kwargs=settings, pooling="mean")
+    with torch.no_grad():
+        expected = network.forward_features(normalised(patches))[:, 4:].mean(1)
+    np.testing.assert_allclose(encoder.encode(patches), expected.numpy(), atol=1e-5, rtol=1e-4)
+
+
+@needs_timm
 def test_colours_and_the_record(tmp_path, patches):
     network = made("vit_large_patch16_224", UNI)
     path = saved(tmp_path / "pytorch_model.bin", network)
@@ -105,7 +119,7 @@ def test_colours_and_the_record(tmp_path, patches):
         expected = network(normalised(patches, mean, std)).numpy()
     np.testing.assert_allclose(encoder.encode(patches), expected, atol=1e-5, rtol=1e-4)
     record = encoder.params()
-    assert record["licence"] == "ours" and record["architecture"] == "vit_large_patch16_224" and encoder.name == "x"
+    assert encoder.licence == "ours" and record["architecture"] == "vit_large_patch16_224" and encoder.name == "x"
     assert all(isinstance(value, str | list) for value in record.values())
     with torch.no_grad():
         network.norm.bias += 1
@@ -161,8 +175,12 @@ def test_layers_are_classes_or_their_names(tmp_path, patches):
 
 def test_nothing_is_downloaded_unless_asked(tmp_path):
     torch.save({}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="hub=True"):
-        TimmEncoder(tmp_path, "hf-hub:lab/net")
+    for name in ("hf-hub:lab/net", "HF-HUB:lab/net", "hf_hub:lab/net", "Local-Dir:net", "timm:resnet10t"):
+        with pytest.raises(ValueError, match="timm's own; got .*hub=True"):
+            TimmEncoder(tmp_path, name)
+    for setting in ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"):
+        with pytest.raises(ValueError, match=rf"model_kwargs has \['{setting}'\].*path= only"):
+            TimmEncoder(tmp_path, "resnet10t", model_kwargs={setting: "x"})
     with pytest.raises(FileNotFoundError, match="lab/net.*hub=True"):
         TimmEncoder("lab/net", "vit_large_patch16_224")
     with pytest.raises(ValueError, match="pooling"):

@@ -79,6 +79,35 @@ def test_colours_come_from_the_folder_unless_given(folder, patches):
     assert given["mean"] == [0, 0, 0] and given["std"] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("held", [None, [], [{"image_mean": 1}], 0.5, {"image_mean": None}, {"image_std": 0.5}])
+def test_colours_that_are_none_are_refused_by_name(folder, held):
+    (folder / "preprocessor_config.json").write_text(json.dumps(held))
+    with pytest.raises(ValueError, match=r"preprocessor_config.json (is no dict|has image_(mean|std) = ).*[Pp]ass mean="):
+        TransformersEncoder(folder)
+    TransformersEncoder(folder, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_weights_are_float32_whatever_the_configuration_says(folder, patches, key, capfd):
+    path = folder / "config.json"
+    config = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("dtype", "torch_dtype")}
+    path.write_text(json.dumps(config | {key: "float16"}))
+    transformers.utils.logging.enable_progress_bar()
+    encoder = TransformersEncoder(folder, precision="float32")
+    assert capfd.readouterr().err == "" and transformers.utils.logging.is_progress_bar_enabled()
+    np.testing.assert_allclose(encoder.encode(patches), tokens_of(model(), patches)[:, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_registers_without_a_class_token_are_none():
+    from flagst.encoders._pooling import pool_tokens
+
+    tokens = torch.arange(12.0).reshape(1, 6, 2)
+    for pooling in ("cls", "cls_mean"):
+        with pytest.raises(ValueError, match="needs a class token"):
+            pool_tokens(tokens, pooling, n_prefix=4, has_class=False)
+    np.testing.assert_array_equal(pool_tokens(tokens, "mean", n_prefix=4, has_class=False), [[9.0, 10.0]])
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -24,7 +24,8 @@ def test_features_of_other_weights_are_refused_at_prediction(make):
     first, second = encode(sdata, seed=0), encode(sdata, seed=1)
     train, query, other = first[first.obs["section"] == first.obs["section"].iloc[0]].copy(), first.copy(), second
     record = train.uns["flagst"]["features"]["X_image"]
-    assert record["encoder"] == "net" and record["encoder_params"]["licence"] == "ours"
+    assert record["encoder"] == "net" and record["licence"] == "ours"
+    query.uns["flagst"]["features"]["X_image"]["licence"] = "corrected"
     FLAG.setup_anndata(train)
     model = FLAG(train, n_latent=4, network=make.SMALL)
     model.train(**make.QUICK)

@@ -104,13 +104,14 @@ def test_damaged_and_half_written_blocks_are_encoded_again(table, folder, caplog
     expected = features(table, Counting(), cache=folder)
     for i, path in enumerate(blocks(folder)):
         whole = path.read_bytes()
-        spoilt = [whole[:-4], b"", b"no array", whole][min(i, 3)]
+        header = whole.replace(b"'descr'", b"'descr' ((", 1)  # what python's own parser stumbles over
+        spoilt = [whole[:-4], b"", b"no array", header, whole][min(i, 4)]
         path.write_bytes(spoilt)
-    np.save(blocks(folder)[3], np.full_like(np.load(blocks(folder)[3]), np.nan))
+    np.save(blocks(folder)[4], np.full_like(np.load(blocks(folder)[4]), np.nan))
     again = Counting()
     with caplog.at_level(logging.WARNING, logger="flagst"):
         np.testing.assert_array_equal(features(table, again, cache=folder), expected)
-    assert caplog.text.count("is damaged") == 4 and 0 < again.n_encoded < 60
+    assert caplog.text.count("is damaged") == 5 and 0 < again.n_encoded < 60
     assert all(np.isfinite(np.load(path)).all() for path in blocks(folder))
 
 
@@ -127,7 +128,7 @@ def test_a_block_that_cannot_be_finished_leaves_nothing_behind_that_counts(table
     with pytest.raises(OSError, match="killed"):
         features(table, Counting(), cache=folder)
     monkeypatch.undo()
-    assert not blocks(folder)
+    assert not blocks(folder) and not list(folder.glob("*/.*"))
     again = Counting()
     features(table, again, cache=folder)
     assert again.n_encoded == 60
@@ -152,3 +153,75 @@ def test_a_function_is_kept_by_its_name_and_version(table, folder):
     for version in ("1", "2", "1"):
         features(table, colour(version), cache=folder)
     assert len(list(folder.iterdir())) == 2 and all(p.name.startswith("a_b_c-") for p in folder.iterdir())
+
+
+def test_the_resolution_that_is_read_is_the_one_compared(table, folder):
+    """Two images with the same finest level, and other pixels below it."""
+    import dask.array as da
+    from xarray import DataArray, DataTree
+
+    from flagst.data.patches import image_levels, plan_blocks
+    from flagst.pp._cache import FeatureCache, fingerprint
+
+    fine = np.random.default_rng(0).integers(0, 255, (3, 400, 600), dtype=np.uint8)
+    coarse = fine[:, ::2, ::2].copy()
+    other = coarse.copy()
+    other[:, 100, 100] += 1
+
+    def levels(*arrays):
+        scales = {f"scale{i}": DataArray(a, dims=("c", "y", "x")).to_dataset(name="image") for i, a in enumerate(arrays)}
+        return image_levels(DataTree.from_dict(scales))
+
+    def key(arrays, side):
+        block = plan_blocks(levels(*arrays), np.array([[300.0, 200.0]]), side=side, out_px=20)[0]
+        return FeatureCache(folder, Counting()).key(fingerprint(block.level), block, None)
+
+    assert key((fine, coarse), 20) == key((fine, other), 20)  # cut from the finest
+    assert key((fine, coarse), 40) != key((fine, other), 40)
+    chunked = levels(da.from_array(fine, chunks=(3, 77, 100)), coarse)
+    assert [fingerprint(level) for level in chunked] == [fingerprint(level) for level in levels(fine, coarse)]
+
+
+def test_large_images_are_compared_by_some_pixels_whatever_their_chunks(monkeypatch):
+    import dask.array as da
+
+    from flagst.data.patches import Level
+    from flagst.pp import _cache
+
+    monkeypatch.setattr(_cache, "_FINGERPRINT_PX", 100)
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 310, 290), dtype=np.uint8)
+    whole = _cache.fingerprint(Level(pixels, 1.0, 1.0))
+    for chunk in (1, 3, 50, 310):
+        assert _cache.fingerprint(Level(da.from_array(pixels, chunks=(3, chunk, 64)), 1.0, 1.0)) == whole
+    for row, seen in ((100, True), (101, False)):  # every fourth
+        changed = pixels.copy()
+        changed[:, row, 100] += 1
+        assert (_cache.fingerprint(Level(changed, 1.0, 1.0)) != whole) == seen
+
+
+def test_another_way_of_cutting_and_another_precision_are_encoded_again(table, folder, monkeypatch):
+    from flagst.pp import _cache
+
+    class Half(Counting):
+        dtypes = ("float16",)
+
+    for encoder, encoded in ((Counting(), 60), (Half(), 60), (Half(), 0), (Counting(), 0)):
+        features(table, encoder, cache=folder)
+        assert encoder.n_encoded == encoded
+    monkeypatch.setattr(_cache, "FORMAT", _cache.FORMAT + 1)
+    again = Counting()
+    features(table, again, cache=folder)
+    assert again.n_encoded == 60
+
+
+def test_a_corrected_licence_is_written_and_nothing_encoded(table):
+    class Licensed(Counting):
+        licence = "MIT"
+
+    encoder, corrected = Licensed(), Licensed()
+    features(table, encoder)
+    record = table.uns["flagst"]["features"]["X_image"]
+    assert record["licence"] == "MIT"
+    corrected.licence = "CC0"
+    image_features(table, encoder=corrected, progress=False, n_jobs=1)
+    assert corrected.n_encoded == 0 and record["licence"] == "CC0"

@@ -32,7 +32,11 @@ class ImageEncoder(Protocol):
     feature_names: list[str]
 
     def params(self) -> dict[str, Any]:
-        """Settings that change the numbers: plain str, int, float, bool or flat lists of them."""
+        """Settings that change the numbers: plain str, int, float, bool or flat lists of them.
+
+        An encoder may also say under which ``licence`` its weights are; that is written beside the features, and not
+        compared.
+        """
         ...
 
     def encode(self, patches: np.ndarray) -> np.ndarray:
@@ -50,3 +54,10 @@ def require_patches(patches: np.ndarray, patch_px: int) -> None:
         raise ValueError(
             f"patches must be (n_patches, {', '.join(map(str, expected))}) uint8; got {patches.shape} {patches.dtype}."
         )
+
+
+def remedy_of_nan(encoder: ImageEncoder) -> str:
+    """What to do about vectors of an encoder that are not finite."""
+    if set(getattr(encoder, "dtypes", ())) - {"float32"}:
+        return "Try precision='float32'."
+    return "It does not compute in half precision: look at its weights, and at the colours it expects."

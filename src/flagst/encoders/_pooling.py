@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 TOKEN_POOLINGS = ("cls", "mean", "cls_mean")
 
 
-def pool_tokens(tokens: "torch.Tensor", pooling: str, *, n_prefix: int) -> "torch.Tensor":
+def pool_tokens(tokens: "torch.Tensor", pooling: str, *, n_prefix: int, has_class: bool) -> "torch.Tensor":
     """Pool tokens.
 
     Parameters
@@ -19,7 +19,9 @@ def pool_tokens(tokens: "torch.Tensor", pooling: str, *, n_prefix: int) -> "torc
     pooling
         One of ``TOKEN_POOLINGS``.
     n_prefix
-        Tokens before the patch tokens: the class token and the registers.
+        Tokens before the patch tokens: the class token, where there is one, and the registers.
+    has_class
+        Whether the first of these is a class token.
 
     Returns
     -------
@@ -34,7 +36,7 @@ def pool_tokens(tokens: "torch.Tensor", pooling: str, *, n_prefix: int) -> "torc
 
     if tokens.ndim != 3:
         raise ValueError(f"pooling {pooling!r} is for vision transformers; this network gives {tuple(tokens.shape)}.")
-    if pooling != "mean" and n_prefix == 0:
+    if pooling != "mean" and not has_class:
         raise ValueError(f"pooling {pooling!r} needs a class token, which this network has not; use 'mean'.")
     if pooling == "cls":
         return tokens[:, 0]

@@ -10,7 +10,7 @@ import numpy as np
 
 from flagst._checks import require_one_of
 from flagst._keys import NETWORK
-from flagst.encoders._base import require_patches
+from flagst.encoders._base import remedy_of_nan, require_patches
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ class TorchEncoder:
     network
         Called with (n_patches, 3, patch_px, patch_px) float32, normalised; gives (n_patches, n_features). Modules
         are set to evaluation and moved to the device; for further devices they are copied.
-    name, patch_px, patch_um, mean, std, device, precision, batch_size
+    name, patch_px, patch_um, mean, std, licence, device, precision, batch_size
         See :class:`flagst.encoders.CallableEncoder`.
     record
         What :meth:`params` says besides the normalisation.
@@ -47,6 +47,7 @@ class TorchEncoder:
         patch_um: float | Sequence[float],
         mean: Sequence[float],
         std: Sequence[float],
+        licence: str,
         record: dict[str, Any],
         device: str | Sequence[str] | None,
         precision: str,
@@ -55,7 +56,7 @@ class TorchEncoder:
         require_one_of(precision, PRECISIONS, name="precision")
         if patch_px < 1 or batch_size < 1:
             raise ValueError(f"patch_px and batch_size must be 1 or more; got {patch_px!r} and {batch_size!r}.")
-        self.name, self.precision = name, precision
+        self.name, self.precision, self.licence = name, precision, str(licence)
         self.patch_px, self.batch_size = int(patch_px), int(batch_size)
         self.patch_um = tuple(float(side) for side in np.atleast_1d(patch_um))
         self._mean, self._std = _three(mean, "mean"), _three(std, "std")
@@ -75,8 +76,13 @@ class TorchEncoder:
         return [f"{self.name}_{i}" for i in range(self.n_features)]
 
     def params(self) -> dict[str, Any]:
-        """What changes the numbers: weights, licence, pooling, normalisation. Not device and precision: they round."""
+        """What changes the numbers: weights, pooling, normalisation. Not device and precision: they round."""
         return self._record | {NETWORK.mean: list(self._mean), NETWORK.std: list(self._std)}
+
+    @property
+    def dtypes(self) -> list[str]:
+        """Types that the devices compute in, such as ``["float16"]``."""
+        return sorted({self._dtype(device) for device in self.devices})
 
     def encode(self, patches: np.ndarray) -> np.ndarray:
         """Encode patches; may be called from several threads at once.
@@ -128,13 +134,17 @@ class TorchEncoder:
     def _autocast(self, device: "torch.device") -> AbstractContextManager:
         import torch
 
-        precision = self.precision
-        if precision == "auto":
-            half = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float16"
-            precision = half if device.type == "cuda" else "float32"
-        if precision == "float32":
-            return nullcontext()
-        return torch.autocast(device.type, dtype=getattr(torch, precision))
+        dtype = self._dtype(device)
+        return nullcontext() if dtype == "float32" else torch.autocast(device.type, dtype=getattr(torch, dtype))
+
+    def _dtype(self, device: "torch.device") -> str:
+        import torch
+
+        if self.precision != "auto":
+            return self.precision
+        if device.type != "cuda":
+            return "float32"
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
 
     def _probe(self) -> int:
         """Length of a vector, from one grey patch; a network of another kind is found out here, not after hours."""
@@ -145,7 +155,9 @@ class TorchEncoder:
                 f"gave {vectors.shape}."
             )
         if not np.isfinite(vectors).all():
-            raise ValueError(f"Encoder {self.name!r} gives NaN or infinite values for a grey patch.")
+            raise ValueError(
+                f"Encoder {self.name!r} gives NaN or infinite values for a grey patch. {remedy_of_nan(self)}"
+            )
         return vectors.shape[1]
 
 

@@ -1,6 +1,7 @@
 """Any function or module of yours as an image encoder."""
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING
@@ -20,7 +21,8 @@ class CallableEncoder(TorchEncoder):
     function
         Called with (n_patches, 3, patch_px, patch_px) float32, normalised with ``mean`` and ``std``; gives
         (n_patches, n_features). A :class:`torch.nn.Module` is copied, set to evaluation and moved to the device, and
-        its weights are hashed; of any other function only ``name`` and ``version`` say which one it is.
+        its weights and layers are hashed (not the code of a ``forward`` of your own: change ``version`` with it); of
+        any other function only ``name`` and ``version`` say which one it is.
     name
         Written beside the features. By default the function's own.
     version
@@ -75,10 +77,11 @@ class CallableEncoder(TorchEncoder):
 
         if not callable(function) or isinstance(function, type):
             raise TypeError(f"function must be called with patches; got {function!r}.")
-        record = {NETWORK.licence: licence}
+        record = {}
         if isinstance(function, torch.nn.Module):
             function = deepcopy(function)
             record[NETWORK.sha256] = sha256_of_weights(function)
+            record[NETWORK.structure] = sha256_of_layers(function)
             name = name or type(function).__name__
         else:
             device = "cpu" if device is None else device
@@ -93,6 +96,7 @@ class CallableEncoder(TorchEncoder):
             patch_um=patch_um,
             mean=mean,
             std=std,
+            licence=licence,
             record=record,
             device=device,
             precision=precision,
@@ -110,3 +114,9 @@ def sha256_of_weights(network: "torch.nn.Module") -> str:
             raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode() + raw.numpy().tobytes())
     return digest.hexdigest()
+
+
+def sha256_of_layers(network: "torch.nn.Module") -> str:
+    """SHA-256 of a network's layers and their settings: activations, say, have no weights."""
+    text = f"{type(network).__qualname__}\n{network!r}"
+    return hashlib.sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", text).encode()).hexdigest()

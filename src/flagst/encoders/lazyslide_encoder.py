@@ -77,10 +77,8 @@ class LazySlideEncoder(TorchEncoder):
             patch_um=patch_um,
             mean=(0, 0, 0),  # its own transform normalises
             std=(1, 1, 1),
-            record={
-                NETWORK.sha256: sha256_of_weights(made.model),
-                NETWORK.licence: str(getattr(entry, "license", None) or "unknown"),
-            },
+            licence=str(getattr(entry, "license", None) or "unknown"),
+            record={NETWORK.sha256: sha256_of_weights(made.model)},
             device=[str(place) for place in places],
             precision=precision,
             batch_size=batch_size,

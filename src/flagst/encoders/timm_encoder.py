@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 _POOLINGS = ("model", *TOKEN_POOLINGS)
-_HUB = ("hf-hub:", "hf_hub:", "local-dir:")
+# Arguments by which timm would read weights itself, whatever they hold and from wherever.
+_READS_WEIGHTS = ("checkpoint_path", "pretrained")
 
 
 class TimmEncoder(TorchEncoder):
@@ -95,12 +96,12 @@ class TimmEncoder(TorchEncoder):
             patch_um=patch_um,
             mean=mean,
             std=std,
+            licence=licence,
             record={
                 NETWORK.architecture: architecture,
                 NETWORK.settings: json.dumps(settings, sort_keys=True, default=_name),
                 NETWORK.pooling: pooling,
                 NETWORK.sha256: sha256_of(weights),
-                NETWORK.licence: licence,
             },
             device=device,
             precision=precision,
@@ -110,17 +111,22 @@ class TimmEncoder(TorchEncoder):
     def _vectors(self, network, pixels: "torch.Tensor") -> "torch.Tensor":
         if self.pooling == "model":
             return network(pixels)
-        n_prefix = getattr(network, "num_prefix_tokens", 0)
-        return pool_tokens(network.forward_features(pixels), self.pooling, n_prefix=n_prefix)
+        tokens, n_prefix = network.forward_features(pixels), getattr(network, "num_prefix_tokens", 0)
+        # prefix tokens may all be registers
+        has_class = getattr(network, "cls_token", None) is not None
+        return pool_tokens(tokens, self.pooling, n_prefix=n_prefix, has_class=has_class)
 
 
 def _create(architecture: str, settings: Mapping[str, Any]) -> "torch.nn.Module":
     """An untrained network without a classifier."""
-    if architecture.startswith(_HUB):
+    if ":" in architecture:
         raise ValueError(
             f"architecture must be a name of timm's own; got {architecture!r}. To download weights pass the repository "
             "as path= together with hub=True."
         )
+    reading = [name for name in settings if name.startswith(_READS_WEIGHTS)]
+    if reading:
+        raise ValueError(f"model_kwargs has {reading}, but weights come from path= only. Leave them out.")
     try:
         import timm
     except ImportError as error:

@@ -1,7 +1,7 @@
 """Vision transformers of the transformers library from a local folder."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,20 +86,20 @@ class TransformersEncoder(TorchEncoder):
         config = _config(folder / _CONFIG)
         network = _network(config, weights)
         self.pooling = pooling
-        self._n_prefix = _count_prefix(network, config)
-        colours = load_json(folder / _COLOURS) if (folder / _COLOURS).is_file() else {}
+        self._has_class = any(name.endswith(("cls_token", "class_embedding")) for name in network.state_dict())
+        self._n_prefix = self._has_class + int(getattr(config, "num_register_tokens", 0))
         super().__init__(
             network,
             name=name or config.model_type,
             patch_px=patch_px,
             patch_um=patch_um,
-            mean=colours.get("image_mean", IMAGENET_MEAN) if mean is None else mean,
-            std=colours.get("image_std", IMAGENET_STD) if std is None else std,
+            mean=_colour(folder / _COLOURS, "image_mean", IMAGENET_MEAN) if mean is None else mean,
+            std=_colour(folder / _COLOURS, "image_std", IMAGENET_STD) if std is None else std,
+            licence=licence,
             record={
                 NETWORK.architecture: type(network).__name__,
                 NETWORK.pooling: pooling,
                 NETWORK.sha256: sha256_of(weights),
-                NETWORK.licence: licence,
             },
             device=device,
             precision=precision,
@@ -108,7 +108,7 @@ class TransformersEncoder(TorchEncoder):
 
     def _vectors(self, network, pixels: "torch.Tensor") -> "torch.Tensor":
         tokens = network(pixel_values=pixels).last_hidden_state
-        return pool_tokens(tokens, self.pooling, n_prefix=self._n_prefix)
+        return pool_tokens(tokens, self.pooling, n_prefix=self._n_prefix, has_class=self._has_class)
 
 
 def _config(path: Path) -> Any:
@@ -124,13 +124,16 @@ def _config(path: Path) -> Any:
 def _network(config: Any, weights: Path) -> "torch.nn.Module":
     """The model that a configuration stands for, with all weights of the file."""
     import torch
-    from transformers import AutoModel
+    from transformers import AutoModel, __version__
 
     state = load_finite(weights)
     with torch.device("meta"):  # only to learn which class it is
         kind = type(guarded(weights.parent / _CONFIG, lambda: AutoModel.from_config(config, trust_remote_code=False)))
     fill = {"config": config, "state_dict": state, "ignore_mismatched_sizes": True, "output_loading_info": True}
-    network, report = guarded(weights, lambda: kind.from_pretrained(None, **fill))
+    # else it is the type in config.json; half precision is for autocast
+    fill["torch_dtype" if __version__.startswith("4.") else "dtype"] = torch.float32
+    with _no_bar():
+        network, report = guarded(weights, lambda: kind.from_pretrained(None, **fill))
     require_fit(
         weights,
         kind.__name__,
@@ -141,7 +144,30 @@ def _network(config: Any, weights: Path) -> "torch.nn.Module":
     return network
 
 
-def _count_prefix(network: "torch.nn.Module", config: Any) -> int:
-    """Tokens before those of the patches: a class token, where there is one, and registers."""
-    has_class = any(name.endswith(("cls_token", "class_embedding")) for name in network.state_dict())
-    return has_class + int(getattr(config, "num_register_tokens", 0))
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Without the bar that transformers shows of the weights of one file."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _colour(path: Path, name: str, default: Sequence[float]) -> Sequence[float]:
+    """Three numbers of ``preprocessor_config.json``; the default where there is no such file or it does not say."""
+    held = load_json(path) if path.is_file() else {}
+    if not isinstance(held, dict):
+        raise ValueError(f"{path.name} is no dict of settings: pass mean= and std=.")  # noqa: TRY004  the file's fault
+    values = held.get(name, default)
+    numbers = isinstance(values, list | tuple) and all(type(value) in (int, float) for value in values)
+    if not numbers or len(values) != 3:
+        raise ValueError(
+            f"{path.name} has {name} = {values!r}; three numbers are needed, for red, green and blue. Pass mean= and "
+            "std=."
+        )
+    return values

@@ -4,21 +4,22 @@ import hashlib
 import json
 import logging
 import os
-import re
-import threading
 from pathlib import Path
 
 import numpy as np
 
+from flagst._files import drafted, file_name
 from flagst._keys import FEATURES
 from flagst.data.measured import plain
-from flagst.data.patches import Block, Level, thumbnail
+from flagst.data.patches import Block, Level
 from flagst.encoders import ImageEncoder
 from flagst.pp._stain import Stain
 
 logger = logging.getLogger("flagst")
 
-# Images up to this side are compared pixel by pixel, larger ones by every second, third, ... pixel.
+#: Raised when data/patches.py or pp/_stain.py give other pixels of the same image: what was kept is then not taken.
+FORMAT = 1
+# Levels up to this side are compared pixel by pixel, larger ones by every second, third, ... pixel of a row or column.
 _FINGERPRINT_PX = 4096
 
 
@@ -33,7 +34,7 @@ class FeatureCache:
     folder
         Made when it is missing; several encoders and any number of sections share one.
     encoder
-        Its name, version and parameters make the name of the encoder's own folder.
+        Its name, version, parameters and, of a network, the type it computes in make the name of its own folder.
     """
 
     def __init__(self, folder: str | os.PathLike, encoder: ImageEncoder):
@@ -41,20 +42,32 @@ class FeatureCache:
             FEATURES.encoder: encoder.name,
             FEATURES.version: encoder.version,
             FEATURES.params: plain(encoder.params()),
+            "dtypes": list(getattr(encoder, "dtypes", ())),
         }
         text = json.dumps(settings, sort_keys=True)
-        name = re.sub(r"[^\w.-]", "_", encoder.name)
-        self.folder = Path(folder).expanduser() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        self.folder = Path(folder).expanduser() / f"{file_name(encoder.name)}-{digest[:16]}"
         self.folder.mkdir(parents=True, exist_ok=True)
         about = self.folder / "settings.json"
         if not about.is_file():
-            self._write(about, lambda file: file.write(text.encode()))
+            with drafted(about) as draft:
+                draft.write_text(text, encoding="utf-8")
 
     def key(self, image: str, block: Block, stain: Stain | None) -> str:
-        """Name of a block: changes with the image, the places and size of the patches, and the colours applied."""
+        """Name of a block: changes with the image, the places and size of the patches, and the colours applied.
+
+        Parameters
+        ----------
+        image
+            :func:`fingerprint` of the level that the block is cut from.
+        block
+            Patches.
+        stain
+            Applied to them.
+        """
         level = (block.level.pixels.shape, block.level.factor_x, block.level.factor_y)
         colours = None if stain is None else (*map(float, stain.background), float(stain.strength))
-        parts = (image, tuple(map(str, level)), float(block.step), block.out_px, colours)
+        parts = (FORMAT, image, tuple(map(str, level)), float(block.step), block.out_px, colours)
         return hashlib.sha256(repr(parts).encode() + block.corners.astype("<i8").tobytes()).hexdigest()
 
     def load(self, key: str, shape: tuple[int, int]) -> np.ndarray | None:
@@ -64,7 +77,7 @@ class FeatureCache:
             return None
         try:
             values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+        except Exception:  # noqa: BLE001  what numpy makes of a damaged header raises anything
             values = None
         if values is None or values.shape != shape or values.dtype != np.float32 or not np.isfinite(values).all():
             logger.warning("%s is damaged; its patches are encoded again.", path)
@@ -73,20 +86,22 @@ class FeatureCache:
 
     def store(self, key: str, values: np.ndarray) -> None:
         """Keep the features of a block."""
-        self._write(self.folder / f"{key}.npy", lambda file: np.save(file, values, allow_pickle=False))
-
-    def _write(self, path: Path, write) -> None:
-        # of its own to process and thread: two runs may share the folder
-        draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-        with draft.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        with drafted(self.folder / f"{key}.npy") as draft, draft.open("wb") as file:
+            np.save(file, values, allow_pickle=False)
 
 
-def fingerprint(levels: list[Level]) -> str:
-    """Changes with an image's sizes and pixels; of images beyond 4,096 px some pixels are left out."""
-    digest = hashlib.sha256(repr([tuple(int(n) for n in level.pixels.shape) for level in levels]).encode())
-    digest.update(thumbnail(levels, longest=_FINGERPRINT_PX).tobytes())
+def fingerprint(level: Level) -> str:
+    """Changes with the size and pixels of one resolution of an image; beyond 4,096 px some pixels are left out.
+
+    The same whether the image is in memory or in chunks of any size.
+    """
+    pixels = level.pixels
+    _, height, width = (int(n) for n in pixels.shape)
+    stride = max(1, -(-max(height, width) // _FINGERPRINT_PX))
+    digest = hashlib.sha256(repr((height, width, stride)).encode())
+    # in rows of chunks: a large image does not fit into memory
+    at_once = max(int(getattr(pixels, "chunksize", pixels.shape)[1]), stride)
+    for top in range(0, height, at_once):
+        rows = np.asarray(pixels[:, top + -top % stride : top + at_once : stride, ::stride])
+        digest.update(np.ascontiguousarray(np.moveaxis(rows, 0, 2)))
     return digest.hexdigest()

@@ -1,12 +1,14 @@
 """From sections to features: blocks of patches, read and encoded by several threads."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 
 from flagst.data.patches import Block, crop_block, plan_blocks
 from flagst.encoders import ImageEncoder
+from flagst.encoders._base import remedy_of_nan
 from flagst.pp._cache import FeatureCache, fingerprint
 from flagst.pp._sources import SectionImage
 from flagst.pp._stain import Stain
@@ -58,11 +60,10 @@ def encode_sections(
     width = encoder.n_features
     features = np.full((n_spots, len(scales) * width), np.nan, dtype=np.float32)
     kept = None if cache is None else FeatureCache(cache, encoder)
-    images = {} if kept is None else {section.name: fingerprint(section.levels) for section in sections}
 
-    def encode(section: SectionImage, block: Block, first: int) -> int:
+    def encode(section: SectionImage, block: Block, first: int, image: str) -> int:
         stain, place = stains.get(section.name), np.s_[section.rows[block.rows], first : first + width]
-        key = None if kept is None else kept.key(images[section.name], block, stain)
+        key = None if kept is None else kept.key(image, block, stain)
         known = None if kept is None else kept.load(key, (len(block.rows), width))
         if known is not None:
             features[place] = known
@@ -71,7 +72,10 @@ def encode_sections(
             patches = patches if stain is None else stain.apply(patches)
             features[section.rows[members], first : first + width] = encoder.encode(patches)
         if not np.isfinite(features[place]).all():
-            raise ValueError(f"Encoder {encoder.name!r} returned NaN or infinite values.")
+            raise ValueError(
+                f"Encoder {encoder.name!r} returned NaN or infinite values in section {section.name!r}. "
+                f"{remedy_of_nan(encoder)}"
+            )
         if kept is not None:
             kept.store(key, features[place])
         return len(block.rows)
@@ -81,12 +85,10 @@ def encode_sections(
         tqdm(total=n_spots * len(scales), unit="patch", desc="image features", disable=not progress) as bar,
     ):
         jobs = [
-            pool.submit(encode, section, block, i * width)
+            pool.submit(encode, section, block, i * width, image)
             for section in sections
-            for i, scale in enumerate(scales)
-            for block in plan_blocks(
-                section.levels, section.centres, side=scale / section.um_per_px, out_px=encoder.patch_px
-            )
+            for i, image, blocks in _plan(section, scales, encoder.patch_px, known=kept is not None)
+            for block in blocks
         ]
         try:
             for job in as_completed(jobs):
@@ -95,3 +97,16 @@ def encode_sections(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return features
+
+
+def _plan(
+    section: SectionImage, scales: list[float], patch_px: int, *, known: bool
+) -> Iterator[tuple[int, str, list[Block]]]:
+    """Number, image and blocks of each scale; the image is the fingerprint of the level that is read, if ``known``."""
+    prints: dict[int, str] = {}
+    for i, scale in enumerate(scales):
+        blocks = plan_blocks(section.levels, section.centres, side=scale / section.um_per_px, out_px=patch_px)
+        level = blocks[0].level  # one for all blocks of a scale
+        if known and id(level) not in prints:
+            prints[id(level)] = fingerprint(level)
+        yield i, prints.get(id(level), ""), blocks

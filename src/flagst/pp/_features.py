@@ -80,17 +80,18 @@ def image_features(
         when only colours of an image have changed: pixels are not compared.
     cache
         Folder where finished blocks of patches are kept. An extraction that was stopped goes on from there, and the
-        same image is not encoded again, in whichever table it comes. What is kept goes with the image's pixels (of
-        images beyond 4,096 px, with some of them), the encoder and its weights, and the patches; ``overwrite`` does
-        not empty it.
+        same image is not encoded again, in whichever table it comes. What is kept goes with the pixels of the
+        resolution that the patches are cut from (beyond 4,096 px, with some of them), with the encoder, its weights
+        and the type it computes in, and with the patches; ``overwrite`` does not empty it. To compare pixels, that
+        resolution is read once more.
 
     Writes
     ------
     ``obsm[key_added]``
         (n_spots, n_scales * n_features) float32.
     ``uns["flagst"]["features"][key_added]``
-        Encoder, version, settings (of a network hash of the weights, pooling and licence), scales, feature
-        names; of each section micrometres per pixel, a hash of the spots' positions, and the stain.
+        Encoder, version, settings (of a network hash of the weights and pooling), licence of the weights, scales,
+        feature names; of each section micrometres per pixel, a hash of the spots' positions, and the stain.
     ``cache``
         One ``.npy`` file per block of patches, in a folder per encoder.
 
@@ -128,8 +129,11 @@ def image_features(
         FEATURES.um_per_px: {s.name: s.um_per_px for s in sections},
         FEATURES.positions: {s.name: _positions_hash(s) for s in sections},
     }
+    # beside the settings: the same numbers under terms that were corrected are the same numbers
+    terms = {FEATURES.licence: encoder.licence} if isinstance(getattr(encoder, "licence", None), str) else {}
     width = len(scales) * encoder.n_features
     if not overwrite and _is_cached(adata, key_added, settings, of_sections, width):
+        adata.uns[UNS.flagst][SLOT.features][key_added].update(terms)
         logger.info("Image features with the same settings are in obsm[%r]; reused.", key_added)
         return
     stains = {}
@@ -143,7 +147,7 @@ def image_features(
         FEATURES.stain: {name: [*stain.background, stain.strength] for name, stain in applied.items()},
         FEATURES.names: [f"{name}_{scale:g}um" for scale in scales for name in encoder.feature_names],
     }
-    _write(adata, key_added, features, record)
+    _write(adata, key_added, features, record | terms)
     logger.info("Wrote %d image features of %d spots to obsm[%r].", width, adata.n_obs, key_added)
 
 
