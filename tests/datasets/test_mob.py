@@ -1,5 +1,8 @@
 """Mouse olfactory bulb: a small folder of the same make, and the real sections."""
 
+import logging
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -64,9 +67,21 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch):
     (tmp_path / "MOB1.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"MOB1.jpg is missing"):
         mob("MOB1", data_dir=tmp_path)
-    for unknown in ("MOB3", []):
-        with pytest.raises(ValueError, match="known sections"):
+    for unknown, said in (("MOB3", r"has no section \['MOB3'\]"), ([], "No section was named")):
+        with pytest.raises(ValueError, match=f"{said}; known sections"):
             mob(unknown, data_dir=tmp_path)
+
+
+def test_spots_that_are_left_out_are_named(tmp_path, caplog):
+    counts, spots = write_section(tmp_path, "MOB1")
+    counts.loc["40x40"] = 3  # has no position
+    counts.to_csv(tmp_path / "MOB1.tsv.gz", sep="\t")
+    empty = counts.index[(counts == 0).all(axis=1)]
+    with caplog.at_level(logging.WARNING, logger="flagst"):
+        table = mob("MOB1", data_dir=tmp_path).tables["table"]
+    left_out = caplog.text.split("left out: ")[1].split("\n")[0]
+    assert sorted(re.findall(r"\d+x\d+", left_out)) == sorted([*empty, "40x40"])
+    assert table.n_obs == spots["selected"].sum() - 1
 
 
 def test_the_real_sections_lie_on_tissue(mob_dir):

@@ -3,12 +3,12 @@
 import csv
 import hashlib
 import logging
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+
+from flagst._files import drafted
 
 logger = logging.getLogger("flagst")
 
@@ -94,15 +94,9 @@ def fetch(entry: ManifestFile) -> Path:
         except ValueError:
             logger.warning("%s in the cache is damaged: downloading it again.", entry.path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
-    os.close(handle)
-    partial = Path(name)
-    try:
+    with drafted(target) as partial:
         _download(BASE_URL + entry.path, partial)
         check_file(partial, entry)
-        partial.replace(target)  # only a complete, checked file ever carries the final name
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 

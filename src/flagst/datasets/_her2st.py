@@ -77,7 +77,8 @@ def her2st(
     known = _download.known_sections()
     unknown = [name for name in names if name not in known]
     if unknown or not names:
-        raise ValueError(f"HER2ST has no section {unknown}; known sections: {known}.")
+        said = f"HER2ST has no section {unknown}" if names else "No section was named"
+        raise ValueError(f"{said}; known sections: {known}.")
     data_dir = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     locate = _download_or_none if data_dir is None else _in_place(_root(Path(data_dir)), verify)
     parts = [_read_section(name, locate) for name in names]

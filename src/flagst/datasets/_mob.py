@@ -1,5 +1,6 @@
 """Mouse olfactory bulb on a legacy Spatial Transcriptomics array of about 2,000 spots."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from flagst.io import Section, build_sdata, lazy_pyramid
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
+
+logger = logging.getLogger("flagst")
 
 SECTIONS = ("MOB1", "MOB2")
 #: Rows and columns of the array are 100 um apart and every other position is used: nearest spots are 141 um apart.
@@ -59,7 +62,8 @@ def mob(sections: str | Sequence[str] = SECTIONS, data_dir: str | Path | None = 
     names = [sections] if isinstance(sections, str) else list(sections)
     unknown = [name for name in names if name not in SECTIONS]
     if unknown or not names:
-        raise ValueError(f"The mouse olfactory bulb has no section {unknown}; known sections: {list(SECTIONS)}.")
+        said = f"The mouse olfactory bulb has no section {unknown}" if names else "No section was named"
+        raise ValueError(f"{said}; known sections: {list(SECTIONS)}.")
     root = _root(data_dir or os.environ.get(DATA_DIR_VARIABLE))
     return build_sdata([_read_section(name, root) for name in names])
 
@@ -86,8 +90,12 @@ def _read_section(name: str, root: Path) -> Section:
     um_per_px = STEP_UM / pitch_px(spots)
     spots.index = spot_names(spots["x"], spots["y"])
     on_tissue = spots.index[(spots["selected"] == 1).to_numpy()]
-    counts = counts.loc[[spot for spot in counts.index if spot in on_tissue]]
-    counts = counts.loc[counts.to_numpy().sum(axis=1) > 0]
+    counts = counts.loc[~counts.index.isin(spots.index) | counts.index.isin(on_tissue)]  # beside the tissue by design
+    kept = counts.index.isin(on_tissue) & (counts.to_numpy().sum(axis=1) > 0)
+    if not kept.all():
+        left_out = list(counts.index[~kept])
+        logger.warning("Section %r: spots without position or counts are left out: %s.", name, left_out)
+        counts = counts.loc[kept]
     spots = spots.loc[counts.index]
     obs = pd.DataFrame(index=name + "_" + counts.index)
     obs[OBS.array_row] = spots["y"].to_numpy(dtype=np.int64)
