@@ -29,14 +29,17 @@ def require_unique(names, *, where: str, hint: str) -> None:
         raise ValueError(f"{where} are not unique; repeated: {examples}. {hint}")
 
 
-def require_finite(values: np.ndarray, *, where: str, hint: str) -> None:
-    """Raise a ``ValueError`` that counts the offending rows when ``values`` has NaN or infinity."""
+def require_finite(values: np.ndarray, *, where: str, hint: str, numbers: np.ndarray | None = None) -> None:
+    """Raise a ``ValueError`` that counts the offending rows when ``values`` has NaN or infinity.
+
+    ``numbers`` are those of the rows, of a part of a table.
+    """
     bad = ~np.isfinite(values)
     if bad.any():
         rows = np.flatnonzero(bad.any(axis=1) if values.ndim > 1 else bad)
         raise ValueError(
             f"{where} has NaN or infinite values in {len(rows)} of {len(values)} rows, "
-            f"first at row {rows[0]}. {hint}"
+            f"first at row {rows[0] if numbers is None else numbers[rows[0]]}. {hint}"
         )
 
 

@@ -79,7 +79,7 @@ def drafted(path: Path) -> Iterator[Path]:
 
     Of its own to process and thread, so that several may write the same file; ends in ``.part``.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         yield draft
         with draft.open("r+b") as file:

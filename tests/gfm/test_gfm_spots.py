@@ -318,6 +318,8 @@ def test_mislabelled_geneformer_folders_are_refused(transformers, tmp_path, spoi
         (lambda f: (f / "args.json").write_text("{"), ValueError, "args.json cannot be read"),
         (lambda f: (f / "args.json").write_text("[1]"), ValueError, "args.json is no dict of scGPT"),
         (lambda f: rewrite(f / "args.json", nlayers="2"), ValueError, "args.json has nlayers = '2'"),
+        (lambda f: rewrite(f / "args.json", pad_value=None), ValueError, "args.json has pad_value = None; a number"),
+        (lambda f: rewrite(f / "args.json", pad_value=[-2]), ValueError, r"args.json has pad_value = \[-2\]"),
         (lambda f: rewrite(f / "args.json", nheads=3), ValueError, "args.json has embsize 8, which 3 heads"),
         (lambda f: rewrite(f / "args.json", input_emb_style="scaling"), ValueError, "args.json.*'scaling'"),
         (lambda f: rewrite(f / "args.json", input_style="log1p"), ValueError, "args.json.*'log1p'"),

@@ -1,5 +1,6 @@
 """Vectors of genes in spots, in a file; and of spots. What a killed run leaves, what reads and writes them."""
 
+import errno
 import json
 import logging
 import os
@@ -254,7 +255,13 @@ class Static:
         (Spots(change=lambda r, v, m: (r, v[:, :1], m)), {"mode": "contextual"}, ValueError, r"vectors \(6, 1, 3\)"),
         (Spots(change=lambda r, v, m: (r * 0, v, m)), {"mode": "cell"}, ValueError, "1 of 6 spots"),
         (Spots(change=lambda r, v, m: (r, v * np.nan, m)), {"mode": "cell"}, ValueError, "NaN"),
-        (Spots(change=lambda r, v, m: (r, v * 1e6, m)), {"mode": "contextual"}, ValueError, "not finite in float16"),
+        (Spots(change=lambda r, v, m: (r, v * 1e6, m)), {"mode": "contextual"}, ValueError, "the file is of float16"),
+        (
+            Spots(change=lambda r, v, m: (r, np.where((r == 4)[:, None], np.inf, v), m)),
+            {"mode": "cell", "batch_size": 2, "half": True},
+            ValueError,
+            "in 1 of 2 rows, first at row 4. Try half=False.",
+        ),
     ],
 )
 def test_what_cannot_be_right_is_refused_and_nothing_is_changed(adata, tmp_path, source, settings, error, reason):
@@ -280,3 +287,52 @@ def test_counts_are_looked_at_before_anything_is_computed(adata, tmp_path):
     with pytest.raises(ValueError, match="no spots"):
         add(adata[:0].copy(), source, tmp_path)
     assert source.asked == 0
+
+
+def test_names_of_encoders_and_of_the_home_folder(adata, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = Spots()
+    source.name = "lab/net 2"
+    add(adata, source, "~/v")
+    assert all(name.startswith("lab_net_2-contextual-") for name in names(tmp_path / "v"))
+    assert np.asarray(adata.obsm[KEY]).shape == (6, 7, 3)
+
+
+def test_a_header_that_is_damaged_is_made_again(adata, tmp_path):
+    add(adata, Spots(), tmp_path)
+    held = np.asarray(adata.obsm[KEY])
+    (array,) = tmp_path.glob("*.npy")
+    array.write_bytes(array.read_bytes().replace(b"'descr'", b"'descr' ((", 1))
+    source = Spots()
+    add(adata, source, tmp_path)
+    assert source.asked == 1
+    np.testing.assert_array_equal(np.asarray(adata.obsm[KEY]), held)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot give a file its space beforehand")
+def test_the_space_of_the_file_is_taken_before_anything_is_computed(adata, tmp_path, monkeypatch):
+    taken = []
+    real = os.posix_fallocate
+
+    def record(descriptor, start, length):
+        taken.append(length)
+        real(descriptor, start, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", record)
+    add(adata, Spots(), tmp_path / "a", batch_size=2)
+    assert taken == [path.stat().st_size for path in (tmp_path / "a").glob("*.npy")]
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        add(adata, Spots(), tmp_path / "b")
+    assert names(tmp_path / "b") == []
+
+    def unable(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unable)
+    add(adata, Spots(), tmp_path / "c")
+    assert len(names(tmp_path / "c")) == 2

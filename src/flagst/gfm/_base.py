@@ -116,7 +116,7 @@ def open_gene_model(path: str | Path, **settings) -> GeneEncoder:
     ValueError
         A folder that is neither.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"There is no gene model at {path}.")
     if path.is_file():

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,9 @@ def read_arguments(path: Path) -> Arguments:
     if width % heads:
         raise ValueError(f"{path.name} has embsize {width}, which {heads} heads do not divide.")
     n_bins = number("n_bins", default=51, least=3)
+    pad_value = held.get("pad_value", n_bins if style == "category" else -2)
+    if type(pad_value) not in (int, float) or not isfinite(pad_value):
+        raise ValueError(f"{path.name} has pad_value = {pad_value!r}; a number is needed.")
     return Arguments(
         width=width,
         heads=heads,
@@ -89,7 +93,7 @@ def read_arguments(path: Path) -> Arguments:
         layers=number("nlayers"),
         n_bins=n_bins,
         pad_token=str(held.get("pad_token", "<pad>")),
-        pad_value=float(held.get("pad_value", n_bins if style == "category" else -2)),
+        pad_value=float(pad_value),
         max_length=number("max_seq_len", default=1200, least=2),
         style=style,
     )

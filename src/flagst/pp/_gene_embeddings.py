@@ -136,7 +136,7 @@ def gene_embeddings(
         if mode == "cell":
             record = _add_cell(adata, source, key, how, progress)
         else:
-            record = _add_contextual(adata, source, _wanted(adata, genes), key, Path(path), how, progress)
+            record = _add_contextual(adata, source, _wanted(adata, genes), key, Path(path).expanduser(), how, progress)
     adata.uns.setdefault(UNS.flagst, {}).setdefault(SLOT.gene_embeddings, {})[key] = record
 
 
@@ -174,7 +174,7 @@ def _add_static(adata: "AnnData", source: GeneEncoder, genes: list[str], key: st
 def _add_cell(adata: "AnnData", source: SpotEncoder, key: str, how: dict, progress: bool) -> dict[str, Any]:
     record, found, vectors = _spot_record(source, "cell", how), 0, None
     batches = source.encode_spots(adata, [], mode="cell", **how)
-    for rows, batch, mask in _checked(batches, (), source, adata.n_obs, progress):
+    for rows, batch, mask in _checked(batches, (), source, adata.n_obs, how["half"], progress):
         vectors = np.zeros((adata.n_obs, batch.shape[1]), np.float32) if vectors is None else vectors
         vectors[rows] = batch
         found += int(mask.sum())
@@ -195,7 +195,7 @@ def _add_contextual(
     said = read_description(path, record)
     if said is None:
         batches = source.encode_spots(adata, genes, mode="contextual", **how)
-        checked = _checked(batches, (len(genes),), source, adata.n_obs, progress)
+        checked = _checked(batches, (len(genes),), source, adata.n_obs, how["half"], progress)
         said = write_array(path, record, checked, n_spots=adata.n_obs)
     else:
         logger.info("Vectors of %s were there: %s.", source.name, path)
@@ -229,11 +229,12 @@ def _inputs_digest(adata: "AnnData", source: SpotEncoder, layer: str | None) -> 
 
 
 def _checked(
-    batches: Iterator[tuple], inner: tuple[int, ...], source: SpotEncoder, n_spots: int, progress: bool
+    batches: Iterator[tuple], inner: tuple[int, ...], source: SpotEncoder, n_spots: int, half: bool, progress: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Batches of the right shape, finite, and every spot once."""
     from tqdm.auto import tqdm
 
+    hint = "Try half=False." if half else "Mask them."
     seen = np.zeros(n_spots, dtype=bool)
     with tqdm(total=n_spots, unit="spot", desc=f"vectors of {source.name}", disable=not progress) as bar:
         for rows, vectors, mask in batches:
@@ -242,7 +243,8 @@ def _checked(
                     f"{source.name} returned vectors {vectors.shape} and a mask {mask.shape} for {len(rows)} spots; "
                     f"{('n_batch', *inner, 'd')} and {('n_batch', *inner)} are needed, and every spot once."
                 )
-            require_finite(vectors.reshape(len(rows), -1), where=f"The vectors of {source.name}", hint="Mask them.")
+            where = f"The vectors of {source.name}"
+            require_finite(vectors.reshape(len(rows), -1), where=where, hint=hint, numbers=rows)
             seen[rows] = True
             bar.update(len(rows))
             yield rows, np.where(mask[..., None], vectors, 0), mask

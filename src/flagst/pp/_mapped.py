@@ -1,5 +1,6 @@
 """Arrays that stay in their file: written under another name until complete, read by rows."""
 
+import errno
 import json
 import logging
 import math
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flagst._files import drafted, file_name
 from flagst._keys import EMBEDDINGS
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ logger = logging.getLogger("flagst")
 #: Bytes that dask reads at once.
 CHUNK_BYTES = 2**24
 _DTYPE = np.dtype(np.float16)
+# Of file systems that cannot give a file its space before it is written.
+_NO_ALLOCATION = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 class MappedArray:
@@ -64,7 +68,7 @@ def lazy_array(path: Path) -> "da.Array":
 def array_path(folder: Path, record: dict[str, Any]) -> Path:
     """File for an array, named by what is in it: another model, setting, gene or count is another file."""
     digest = sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-    return folder / f"{record[EMBEDDINGS.encoder]}-{record[EMBEDDINGS.mode]}-{digest[:16]}.npy"
+    return folder / f"{file_name(record[EMBEDDINGS.encoder])}-{record[EMBEDDINGS.mode]}-{digest[:16]}.npy"
 
 
 def read_description(path: Path, record: dict[str, Any]) -> dict[str, Any] | None:
@@ -75,7 +79,7 @@ def read_description(path: Path, record: dict[str, Any]) -> dict[str, Any] | Non
         said, held = json.loads(_description(path).read_text(encoding="utf-8")), MappedArray(path)
         whole = {name: said.get(name) for name in record} == record and held.dtype == _DTYPE
         whole &= said.get(EMBEDDINGS.shape) == list(held.shape)
-    except (OSError, ValueError, AttributeError):  # cut, moved or edited since: a description is written last
+    except Exception:  # noqa: BLE001  cut, moved or edited since, which raises anything: a description is written last
         whole = False
     if not whole:
         logger.warning("%s is not what %s says; it is made again.", path, _description(path).name)
@@ -111,9 +115,8 @@ def write_array(
         Vectors that are not finite in float16.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     shape, found = None, np.zeros(len(record[EMBEDDINGS.genes]), dtype=bool)
-    try:
+    with drafted(path) as part:
         for rows, vectors, mask in batches:
             if shape is None:
                 shape = (n_spots, *vectors.shape[1:])
@@ -122,21 +125,16 @@ def write_array(
                 narrow = vectors.astype(_DTYPE)
             if not np.isfinite(narrow).all():
                 raise ValueError(
-                    f"The vectors of spots {rows[0]} to {rows[-1]} are not finite in float16. Try half=False."
+                    f"The vectors of spots {rows[0]} to {rows[-1]} reach {np.abs(vectors).max():g}; the file is of float16, "
+                    f"which ends at {np.finfo(_DTYPE).max:g}. Have the encoder scale them down."
                 )
             # opened for each batch, so that what is written does not stay in memory
             np.load(part, mmap_mode="r+")[rows] = narrow
             found |= mask.any(axis=0)
         said = record | {EMBEDDINGS.shape: list(shape), EMBEDDINGS.n_found: int(found.sum())}
-        _sync(part)
         _description(path).unlink(missing_ok=True)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    draft = _description(path).with_suffix(f".{os.getpid()}.part")
-    draft.write_text(json.dumps(said, indent=1), encoding="utf-8")
-    _sync(draft)
-    draft.replace(_description(path))
+    with drafted(_description(path)) as part:
+        part.write_text(json.dumps(said, indent=1), encoding="utf-8")
     return said
 
 
@@ -149,13 +147,15 @@ def _make_room(path: Path, shape: tuple[int, ...]) -> None:
             f"{free / 1e9:.1f} GB left. Name fewer genes, or another folder."
         )
     np.lib.format.open_memmap(path, mode="w+", dtype=_DTYPE, shape=shape)
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:  # else a disk that fills up meanwhile kills the process, which writes to memory
+        try:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            if error.errno not in _NO_ALLOCATION:
+                raise
 
 
 def _description(path: Path) -> Path:
     return path.with_suffix(".json")
-
-
-def _sync(path: Path) -> None:
-    """Have a file on the disk before it gets the name under which it is believed."""
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
