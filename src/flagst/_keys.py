@@ -213,7 +213,8 @@ TENSOR = SimpleNamespace(
     state="state",  # (n_spots, d_state) clean diffusion state
     expression="expression",  # (n_spots, n_genes) standardised measured expression
     row="row",  # (n_spots,) int64 rows of the training table
-    embedding="embedding",  # (n_spots, n_genes, d_gene) or (n_spots, d_cell) of a gene model
+    embedding="embedding",  # (n_spots, n_read, d_gene) or (n_spots, d_cell) of a gene model
+    read_genes="read_genes",  # (n_read,) int64, places in the panel of the genes that were read
     core="core",  # (n_spots,) bool, spots that count in the loss
     network="network",  # () int64, the network trained on the window
 )

@@ -186,8 +186,9 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         predictors = [self._predictor(s, mean=mean) for s, mean in zip(sections, data.mean, strict=True)]
         if self.settings_.diffusion:
             rows = list(section_rows(self.adata, self.setup_["section_key"]).values())
-            alignment = build_alignment(self.adata, sections, self.genes_, np.concatenate(rows), self.settings_)
-            of_spots = alignment is not None and alignment.per_spot is not None
+            found = {"sections": sections, "genes": self.genes_, "rows": np.concatenate(rows)}
+            alignment = build_alignment(self.adata, self.settings_, **found)
+            of_spots = alignment is not None and alignment.held is not None
             training, validation = split_windows(predictors, data, folds, rows if of_spots else None)
             train_diffusion(
                 self,
