@@ -70,7 +70,7 @@ def section_rows(adata: "AnnData", section_key: str | None = None) -> dict[str, 
 
 
 def section_layout(adata: "AnnData", section: str) -> str:
-    """Recorded spot layout of a section: ``"square"``, ``"hex"``, or ``"other"`` when nothing is recorded."""
+    """Recorded spot layout of a section, see :class:`flagst.io.Section`; ``"other"`` when nothing is recorded."""
     return str(recorded_params(adata).get(PARAM.layout, {}).get(section, "other"))
 
 
