@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from dask.array import Array
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,8 @@ class SlideLevel:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Rows, columns, channels (red, green, blue)."""
-        return (self.height, self.width, 3)
+        """Channels (red, green, blue), rows, columns."""
+        return (3, self.height, self.width)
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Pixels of a region inside the level, ``(y1 - y0, x1 - x0, 3)`` uint8."""
@@ -45,11 +49,25 @@ class SlideLevel:
 
     def __getitem__(self, item) -> np.ndarray:
         index = item if isinstance(item, tuple) else (item,)
-        if not all(isinstance(part, slice) and (part.step or 1) > 0 for part in index[:2]) or Ellipsis in index:
-            return self.read(0, self.height, 0, self.width)[item]
-        rows, columns, *rest = [*index, slice(None)][: max(2, len(index))]
-        (y0, y1, dy), (x0, x1, dx) = rows.indices(self.height), columns.indices(self.width)
-        return self.read(y0, max(y0, y1), x0, max(x0, x1))[(slice(None, None, dy), slice(None, None, dx), *rest)]
+        sliced = len(index) == 3 and all(isinstance(part, slice) and (part.step or 1) > 0 for part in index[1:])
+        if not sliced:
+            return self.read(0, self.height, 0, self.width).transpose(2, 0, 1)[item]
+        (y0, y1, dy), (x0, x1, dx) = index[1].indices(self.height), index[2].indices(self.width)
+        pixels = self.read(y0, max(y0, y1), x0, max(x0, x1)).transpose(2, 0, 1)
+        return np.ascontiguousarray(pixels[:, ::dy, ::dx][index[0]])
+
+
+def lazy(level: SlideLevel) -> "Array":
+    """A level as a dask array, of which a slice reads that slice and no whole chunks.
+
+    Its name is that of its contents, so that reading it twice is one task.
+    """
+    import dask.array as da
+    from dask.base import tokenize
+
+    name = f"slide-{tokenize(type(level).__name__, *vars(level).values())}"
+    meta = np.empty((0, 0, 0), np.uint8)
+    return da.from_array(level, chunks=(3, *level.chunk), name=name, meta=meta)
 
 
 def file_stamp(path: Path) -> tuple[int, int]:

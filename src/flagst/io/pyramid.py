@@ -65,7 +65,7 @@ def with_coarse_levels(levels: Sequence) -> list:
     return levels
 
 
-def _mean(block: np.ndarray, axis) -> np.ndarray:
+def _mean(block: np.ndarray, axis=None) -> np.ndarray:
     """Rounded mean of uint8."""
     total = block.sum(axis=axis, dtype=np.uint16)
     return ((total + 2) // 4).astype(np.uint8)

@@ -123,8 +123,8 @@ def settle(given: float | None, recorded: Scale | None, *, where: str) -> float:
         )
     if given is None and recorded is None:
         raise ValueError(
-            f"{where} does not say how large its pixels are. Pass um_per_px=, micrometres per full-resolution pixel: "
-            "about 0.25 for a scan at 40x, 0.5 at 20x."
+            f"{where} does not say how large its pixels are. Pass um_per_px= (--um-per-px), micrometres per "
+            "full-resolution pixel: about 0.25 for a scan at 40x, 0.5 at 20x."
         )
     if given is None:
         logger.info("%s: %.4g um per pixel, from %s.", where, recorded.x, recorded.source)

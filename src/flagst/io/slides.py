@@ -4,20 +4,19 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from flagst._checks import require_key, require_one_of
 from flagst._keys import PARAM, SLOT, UNS, image_element
 from flagst.data.patches import image_levels
-from flagst.io.images import CHUNK, image_mode, lazy_pyramid
+from flagst.io.images import image_mode, lazy_pyramid
+from flagst.io.level import lazy
+from flagst.io.ngff import is_ngff, ngff_levels
 from flagst.io.openslide import openslide_levels
 from flagst.io.pyramid import pyramid_element
-from flagst.io.scale import Scale, from_ngff, settle
+from flagst.io.scale import Scale, settle
 from flagst.io.tiff import tiff_levels
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
-    from zarr import Group
 
 READERS = ("auto", "openslide")
 _TIFF = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn")
@@ -120,21 +119,7 @@ def _open(path: Path, image_key: str | None, reader: str) -> tuple[list, Scale |
             raise ValueError(f"{path} is an image of mode {mode}; flagst needs RGB or RGBA of 8 bits. Convert it.")
         return [level.transpose(2, 0, 1) for level in lazy_pyramid(path)], None
     levels, scale = tiff_levels(path) if suffix in _TIFF and reader == "auto" else openslide_levels(path)
-    return [_lazy(level) for level in levels], scale
-
-
-def _lazy(level):
-    """A level as a dask array; its name is that of its contents, so that reading it twice is one task."""
-    import dask.array as da
-    from dask.base import tokenize
-
-    array = da.from_array(
-        level,
-        chunks=(*level.chunk, 3),
-        name=f"slide-{tokenize(level.path, level.level, level.stamp)}",
-        meta=np.empty((0, 0, 0), np.uint8),
-    )
-    return array.transpose(2, 0, 1)
+    return [lazy(level) for level in levels], scale
 
 
 def _open_zarr(path: Path, image_key: str | None) -> tuple[list, Scale | None]:
@@ -145,49 +130,10 @@ def _open_zarr(path: Path, image_key: str | None) -> tuple[list, Scale | None]:
         group = zarr.open_group(path, mode="r")
     except (FileNotFoundError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is a folder but no zarr group: {error}.") from None
-    if "images" in group and "multiscales" not in _ome(group):
+    if "images" in group and not is_ngff(group):
         return _of_spatialdata(path, image_key)
-    if "multiscales" not in _ome(group) and "0" in group:  # as bioformats2raw writes a series
-        group = group["0"]
-    require_key(_ome(group), "multiscales", where=f"{path}: zarr attributes", hint="It is no OME-Zarr and no SpatialData.")
-    return _of_ngff(path, group)
-
-
-def _ome(group: "Group") -> dict:
-    """OME metadata, of version 0.5 or of those before."""
-    attributes = dict(getattr(group, "attrs", {}))
-    return attributes.get("ome", attributes)
-
-
-def _of_ngff(path: Path, group: "Group") -> tuple[list, Scale | None]:
-    import dask.array as da
-
-    multiscales = _ome(group)["multiscales"][0]
-    axes = [axis["name"] if isinstance(axis, dict) else axis for axis in multiscales.get("axes", ["c", "y", "x"])]
-    levels = []
-    for dataset in multiscales["datasets"]:
-        array = da.from_zarr(group[dataset["path"]])
-        more = {axis: n for axis, n in zip(axes, array.shape, strict=True) if axis not in "cyx" and n > 1}
-        if more or not {"c", "y", "x"} <= set(axes):
-            raise ValueError(f"{path} has axes {axes} of sizes {array.shape}; a slide has c, y and x, one of all others.")
-        array = array[tuple(slice(None) if axis in "cyx" else 0 for axis in axes)]
-        order = [axis for axis in axes if axis in "cyx"]
-        levels.append(array.transpose([order.index(axis) for axis in "cyx"]))
-    return _checked(path, levels), from_ngff(multiscales)
-
-
-def _checked(path: Path, levels: list) -> list:
-    """Three channels of uint8, in chunks that hold all of them."""
-    n_channels, dtype = levels[0].shape[0], levels[0].dtype
-    if n_channels not in (3, 4):
-        raise ValueError(f"{path} has {n_channels} channel(s); flagst needs H&E in RGB or RGBA.")
-    if dtype != np.uint8:
-        raise TypeError(f"{path} has pixels of type {dtype}; flagst needs uint8, 0 to 255. Convert the image.")
-    whole = [(max(1, CHUNK // level.chunksize[1]), max(1, CHUNK // level.chunksize[2])) for level in levels]
-    return [
-        level[:3].rechunk((3, y * level.chunksize[1], x * level.chunksize[2]))
-        for level, (y, x) in zip(levels, whole, strict=True)
-    ]
+    levels, scale = ngff_levels(path, group)
+    return [lazy(level) for level in levels], scale
 
 
 def _of_spatialdata(path: Path, image_key: str | None) -> tuple[list, Scale | None]:
