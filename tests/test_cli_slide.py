@@ -15,6 +15,9 @@ from flagst.__main__ import main
 from flagst.cli import slide as slide_command
 
 SMALL = {"n_sections": 3, "n_spots": 60, "n_genes": 12}
+NETWORK = {"d_context": 16, "denoiser_kwargs": {"width": 32, "n_blocks": 2, "align_block": 1}}
+#: Few spots, and little to write.
+COARSE = ("--pitch-um", "250", "--without-image")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def files(tmp_path_factory):
     sdata = datasets.simulated_sections(**SMALL)
     flagst.pp.image_features(sdata, progress=False)
     flagst.FLAG.setup_anndata(sdata["table"])
-    model = flagst.FLAG(sdata["table"], gfm=None)
+    model = flagst.FLAG(sdata["table"], gfm=None, n_latent=4, network=NETWORK)
     model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
     model.save(str(folder / "model"))
     other = datasets.simulated_sections(**SMALL | {"n_sections": 1}, seed=5)
@@ -111,10 +114,10 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_by_a_whole_result(fi
     with monkeypatch.context() as patch:
         patch.setattr(spatialdata.SpatialData, "written", spatialdata.SpatialData.write, raising=False)
         patch.setattr(spatialdata.SpatialData, "write", fail)
-        assert run(files, out, "--overwrite") == 1
+        assert run(files, out, "--overwrite", *COARSE) == 1
     assert "no space left" in capsys.readouterr().err
     assert (out / "notes.txt").read_text() == "mine"
-    assert run(files, out, "--overwrite") == 0
+    assert run(files, out, "--overwrite", *COARSE) == 0
     assert "table" in spatialdata.read_zarr(out).tables and not (out / "notes.txt").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["case.zarr"]
 
@@ -132,7 +135,7 @@ def test_a_run_that_broke_off_goes_on_from_its_features(files, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(flagst.FLAG, "predict", broken)
-        assert run(files, out) == 1
+        assert run(files, out, *COARSE) == 1
     assert not out.exists() and encoded
     whole = sum(encoded)
     partial = tmp_path / ".case.zarr.partial"
@@ -143,11 +146,11 @@ def test_a_run_that_broke_off_goes_on_from_its_features(files, tmp_path, monkeyp
         (["--resume"], None, 0),
         ([], None, whole),
         (["--resume", "--um-per-px", str(files.scale)], str(files.folder / "bare.tif"), whole),
-        (["--resume", "--pitch-um", "130"], None, None),
+        (["--resume", "--pitch-um", "300"], None, None),
     ):
         encoded.clear()
         slide_command.shutil.copytree(kept, partial)
-        assert run(files, out, "--overwrite", *options, image=image) == 0
+        assert run(files, out, "--overwrite", *COARSE, *options, image=image) == 0
         assert sum(encoded) == expected if expected is not None else 0 < sum(encoded) < whole
         assert not partial.exists()
 
@@ -169,7 +172,7 @@ def test_a_model_that_does_not_fit_says_so(files, tmp_path, capsys, monkeypatch)
         monkeypatch.setattr(flagst.FLAG, "load", partial(with_features, change))
         out = tmp_path / "case.zarr"
         if message is None:
-            assert run(files, out) == 0
+            assert run(files, out, *COARSE) == 0
             made = spatialdata.read_zarr(out)["table"].uns["flagst"]["features"]["X_image"]
             assert made["encoder_params"] == {"nucleus_threshold": 9.0}
         else:

@@ -159,6 +159,7 @@ def _lay(name: str, levels: list, pitch: float, diameter: float, layout: str, le
 def _tissue_share(small: np.ndarray, factor: float, pitch: float, diameter: float) -> np.ndarray:
     """Share of tissue in a spot around every pixel of a small image."""
     from scipy import ndimage
+    from scipy.signal import fftconvolve
     from skimage.filters import threshold_otsu
 
     density = ndimage.gaussian_filter(Overview.of(small, factor).density, max(1.0, _SMOOTH * pitch * factor))
@@ -170,7 +171,8 @@ def _tissue_share(small: np.ndarray, factor: float, pitch: float, diameter: floa
     radius = diameter * factor / 2
     reach = np.arange(-np.floor(radius), np.floor(radius) + 1)
     disc = (reach[:, None] ** 2 + reach**2 <= radius**2).astype(float)
-    return ndimage.convolve(tissue.astype(float), disc / disc.sum(), mode="constant")
+    # rounded: half a spot is half a spot, whatever the transform leaves in the last digits
+    return np.round(fftconvolve(tissue.astype(float), disc / disc.sum(), mode="same"), 6)
 
 
 def _without_specks(mask: np.ndarray, least: int) -> np.ndarray:
