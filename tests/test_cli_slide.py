@@ -82,7 +82,10 @@ def test_pitch_layout_scale_and_name_can_be_given(files, tmp_path):
     ("options", "message"),
     [
         (["--image", "{folder}/bare.tif", "--out", "{out}.zarr"], "does not say how large its pixels are"),
-        (["--image", "{folder}/glass.tif", "--um-per-px", "1", "--out", "{out}.zarr"], "No tissue was found on 'glass'"),
+        (
+            ["--image", "{folder}/glass.tif", "--um-per-px", "1", "--out", "{out}.zarr"],
+            "No tissue was found on 'glass'",
+        ),
         (["--image", "{folder}/none.tif", "--out", "{out}.zarr"], "none.tif does not exist"),
         (["--image", "{image}", "--out", "{out}.h5ad"], "must end in .zarr for a slide"),
         (["--image", "{image}", "--out", "{image}", "--overwrite"], "must end in .zarr"),
@@ -126,7 +129,9 @@ def test_a_run_that_broke_off_goes_on_from_its_features(files, tmp_path, monkeyp
     """And takes none that are of another image or other spots."""
     encode, encoded = flagst.encoders.Handcrafted.encode, []
     monkeypatch.setattr(
-        flagst.encoders.Handcrafted, "encode", lambda self, patches: (encoded.append(len(patches)), encode(self, patches))[1]
+        flagst.encoders.Handcrafted,
+        "encode",
+        lambda self, patches: (encoded.append(len(patches)), encode(self, patches))[1],
     )
     out = tmp_path / "case.zarr"
 

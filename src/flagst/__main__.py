@@ -97,7 +97,9 @@ def _add_predict(commands) -> None:
 
 def _add_slide(parser: argparse.ArgumentParser) -> None:
     slide = parser.add_argument_group("a slide without expression")
-    slide.add_argument("--image", type=Path, metavar="FILE", help="OME-TIFF, TIFF, SVS, OME-Zarr, SpatialData zarr, PNG")
+    slide.add_argument(
+        "--image", type=Path, metavar="FILE", help="OME-TIFF, TIFF, SVS, OME-Zarr, SpatialData zarr, PNG"
+    )
     slide.add_argument(
         "--um-per-px", type=float, metavar="UM", help="micrometres per pixel; default: what the file records"
     )

@@ -127,7 +127,9 @@ def test_visium_hd_bins_become_square_spots(squares, system, caplog):
 def test_what_was_read_is_not_changed():
     for data, convert in ((visium_hd(), lambda d: io.from_visium_hd(d, bin_um=16)), (xenium(), io.from_xenium)):
         before = {name: (t.X.copy(), t.obs.copy(), t.obsm["spatial"].copy()) for name, t in data.tables.items()}
-        systems = {name: list(get_transformation(element, get_all=True)) for _, name, element in data.gen_spatial_elements()}
+        systems = {
+            name: list(get_transformation(element, get_all=True)) for _, name, element in data.gen_spatial_elements()
+        }
         convert(data)
         for name, (counts, obs, coords) in before.items():
             assert (data.tables[name].X != counts).nnz == 0

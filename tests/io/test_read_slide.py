@@ -28,7 +28,12 @@ def pixels():
 
 
 def write_pyramid(path, pixels, *, um_per_px=0.25, n_levels=3):
-    size = {"PhysicalSizeX": um_per_px, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": um_per_px, "PhysicalSizeYUnit": "µm"}
+    size = {
+        "PhysicalSizeX": um_per_px,
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeY": um_per_px,
+        "PhysicalSizeYUnit": "µm",
+    }
     with tifffile.TiffWriter(path) as file:
         file.write(pixels, subifds=n_levels - 1, metadata={"axes": "YXS", **size}, **TILED)
         for level in range(1, n_levels):
@@ -83,7 +88,10 @@ def write(name, path, pixels):
         "pyramid.ome.tif": (lambda: write_pyramid(path, pixels), 0.25),
         "slide.svs": (lambda: write_svs(path, pixels), 0.499),
         "resolution.tif": (lambda: tifffile.imwrite(path, pixels, **known, **TILED), 0.5),
-        "imagej.tif": (lambda: tifffile.imwrite(path, pixels, imagej=True, resolution=(2, 2), metadata={"unit": "um"}), 0.5),
+        "imagej.tif": (
+            lambda: tifffile.imwrite(path, pixels, imagej=True, resolution=(2, 2), metadata={"unit": "um"}),
+            0.5,
+        ),
         "slide.ome.zarr": (lambda: write_ome_zarr(path, pixels), 0.5),
     }
     make, scale = recorded[name] if name in recorded else (plain[name], None)
@@ -151,7 +159,9 @@ def test_opening_decodes_nothing_and_a_region_only_its_tiles(pixels, tmp_path, m
 def test_spots_and_features_straight_from_a_file(pixels, tmp_path):
     """The scale comes along; the flat file and the pyramid place the same spots."""
     write_pyramid(tmp_path / "a.ome.tif", pixels, um_per_px=2.0)
-    tifffile.imwrite(tmp_path / "b.tif", pixels, photometric="rgb", resolution=(5000, 5000), resolutionunit="CENTIMETER")
+    tifffile.imwrite(
+        tmp_path / "b.tif", pixels, photometric="rgb", resolution=(5000, 5000), resolutionunit="CENTIMETER"
+    )
     tables = []
     for file in ("a.ome.tif", "b.tif"):
         slide = io.read_slide(tmp_path / file, section="S")
@@ -164,7 +174,9 @@ def test_spots_and_features_straight_from_a_file(pixels, tmp_path):
     assert (inside > [140, 90]).all() and (inside < [610, 430]).all()
     assert tables[0].uns["flagst"]["params"]["um_per_px"] == {"S": 2.0}
     # 2 um per pixel is coarser than the encoder's finest scale: full resolution is read in both
-    np.testing.assert_allclose(tables[0].obsm["X_image"][:, :118], tables[1].obsm["X_image"][:, :118], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        tables[0].obsm["X_image"][:, :118], tables[1].obsm["X_image"][:, :118], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_slide_survives_zarr_and_is_read_again(pixels, tmp_path):

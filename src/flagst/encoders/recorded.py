@@ -44,7 +44,9 @@ def recorded_encoder(record: Mapping[str, Any]) -> ImageEncoder:
     try:
         encoder = get_encoder(name, **settings)
     except TypeError as error:
-        raise ValueError(f"The encoder {name!r} does not take the recorded settings {settings}: {error}. {hint}") from None
+        raise ValueError(
+            f"The encoder {name!r} does not take the recorded settings {settings}: {error}. {hint}"
+        ) from None
     found = (encoder.version, plain(encoder.params()))
     if found != (known.get(FEATURES.version), settings):
         raise ValueError(

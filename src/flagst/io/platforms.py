@@ -136,7 +136,9 @@ def _bins(sdata: "SpatialData", name: str | None, bin_um: int, image_key: str | 
     require_key(sdata.images, image_key, where="sdata.images", hint=hint)
     bins = sdata.shapes[shapes_key]
     side = 2 * bins["radius"].median() if "radius" in bins else np.sqrt(bins.geometry.area.median())
-    require_key(table.obsm, OBSM.spatial, where=f"sdata.tables[{key!r}].obsm", hint="Read with spatialdata_io.visium_hd.")
+    require_key(
+        table.obsm, OBSM.spatial, where=f"sdata.tables[{key!r}].obsm", hint="Read with spatialdata_io.visium_hd."
+    )
     kept = np.asarray(table.obs[_IN_TISSUE]) == 1 if _IN_TISSUE in table.obs else np.ones(table.n_obs, bool)
     coords = np.asarray(table.obsm[OBSM.spatial], dtype=float)
     return _section(
@@ -170,7 +172,14 @@ def _cells(sdata: "SpatialData", name: str | None, image_key: str) -> Section:
 
 
 def _section(
-    name: str, table: "AnnData", coords: np.ndarray, kept: np.ndarray, image, diameter_px: float, um_per_px: float, layout
+    name: str,
+    table: "AnnData",
+    coords: np.ndarray,
+    kept: np.ndarray,
+    image,
+    diameter_px: float,
+    um_per_px: float,
+    layout,
 ) -> Section:
     """Spots with counts, on the image, with a table of genes only."""
     genes = np.ones(table.n_vars, bool)

@@ -156,9 +156,9 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         Writes
         ------
         ``history_`` (losses per epoch), ``fitted_``, ``familiar_`` and ``order_`` (what training images and
-        training expression look like), ``spacing_`` (how far apart spots are), ``unmeasured_`` (genes that have a vector beside the panel's),
-        ``intervals_`` (calibration of quantiles, from the held-out tissue), and the module's weights: their
-        exponential moving average.
+        training expression look like), ``spacing_`` (how far apart spots are), ``unmeasured_`` (genes that have a
+        vector beside the panel's), ``intervals_`` (calibration of quantiles, from the held-out tissue), and the
+        module's weights: their exponential moving average.
 
         Raises
         ------
