@@ -37,6 +37,7 @@ def files(tmp_path_factory):
     tifffile.imwrite(folder / "case.ome.tif", image, photometric="rgb", tile=(256, 256), compression="zlib", metadata={"axes": "YXS", **size})  # fmt: skip
     tifffile.imwrite(folder / "bare.tif", image, photometric="rgb", tile=(256, 256), compression="zlib")
     tifffile.imwrite(folder / "glass.tif", np.full_like(image, 240), photometric="rgb", compression="zlib")
+    (folder / "slide.mrxs").write_text("no slide, whether OpenSlide is there or not")
     return SimpleNamespace(folder=folder, model=str(folder / "model"), image=str(folder / "case.ome.tif"), scale=scale)
 
 
@@ -93,6 +94,8 @@ def test_pitch_layout_scale_and_name_can_be_given(files, tmp_path):
         (["{image}", "--image", "{image}", "--out", "{out}.zarr"], "Pass either DATA"),
         (["x.h5ad", "--pitch-um", "5", "--resume", "--out", "{out}.zarr"], "--pitch-um, --resume are for --image"),
         (["--image", "{image}", "--pitch-um", "0.1", "--out", "{out}.zarr"], "below two"),
+        (["--image", "{image}", "--pitch-um", "0", "--out", "{out}.zarr"], "pitch_um must be a positive"),
+        (["--image", "{folder}/slide.mrxs", "--out", "{out}.zarr"], "slide.mrxs"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line_and_nothing_is_left(files, options, message, tmp_path, capsys):

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with quiet(verbose=arguments.verbose):
             arguments.run(arguments)
-    except (KeyError, ValueError, TypeError, OSError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if arguments.verbose:
             raise
         # as text, a KeyError is quoted

@@ -142,6 +142,18 @@ def test_levels_of_a_pyramid_are_those_of_the_file(pixels, tmp_path):
             np.testing.assert_array_equal(level, pixels[::factor, ::factor])
 
 
+def test_the_largest_image_of_a_file_is_the_slide(pixels, tmp_path):
+    """Labels and overviews come first in some files; each has a scale of its own."""
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
+        for image, um in ((pixels[::4, ::4], 8.0), (pixels, 0.5), (pixels[::2, ::2], 4.0)):
+            size = {"PhysicalSizeX": um, "PhysicalSizeY": um}
+            file.write(np.ascontiguousarray(image), metadata={"axes": "YXS", **size}, **TILED)
+    slide = io.read_slide(tmp_path / "a.ome.tif")
+    assert slide.attrs["flagst"]["params"]["um_per_px"] == {"a": 0.5}
+    full = slide.images["a_image"]["scale0"]["image"].transpose("y", "x", "c")
+    np.testing.assert_array_equal(full.to_numpy(), pixels)
+
+
 def test_opening_decodes_nothing_and_a_region_only_its_tiles(pixels, tmp_path, monkeypatch):
     write_pyramid(tmp_path / "slide.ome.tif", pixels)
     decoded = []
@@ -335,6 +347,7 @@ def test_coarse_levels_of_a_flat_image_are_averages_and_lazy():
         (from_resolution([20000, 20000], 1), None),
         (from_ome('<OME xmlns="a"><Image><Pixels PhysicalSizeX="250" PhysicalSizeXUnit="nm"/></Image></OME>'), 0.25),
         (from_ome('<OME xmlns="a"><Image><Pixels SizeX="5"/></Image></OME>'), None),
+        (from_ome("<OME><Image>"), None),
         (from_ngff({"axes": ["c", "y", "x"], "datasets": [{"path": "0"}]}), None),
     ],
 )

@@ -50,7 +50,7 @@ def train(arguments: argparse.Namespace) -> None:
 def predict(arguments: argparse.Namespace) -> None:
     """``flagst predict``: of a file with spots, or of a slide."""
     refuse_existing(arguments.out, overwrite=arguments.overwrite)
-    given = [f"--{name.replace('_', '-')}" for name in SLIDE_OPTIONS if getattr(arguments, name)]
+    given = [f"--{name.replace('_', '-')}" for name in SLIDE_OPTIONS if getattr(arguments, name) not in (None, False)]
     if (arguments.data is None) == (arguments.image is None):
         raise ValueError("Pass either DATA, a file with spots, or --image, a slide without.")
     if arguments.image is not None:

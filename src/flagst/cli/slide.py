@@ -84,11 +84,8 @@ def lay_spots(model: "FLAG", arguments: argparse.Namespace) -> "SpatialData":
     slide = io.read_slide(
         arguments.image, um_per_px=arguments.um_per_px, section=arguments.section, image_key=arguments.image_key
     )
-    pp.tissue_spots(
-        slide,
-        arguments.pitch_um or spacing.get("pitch_um", PITCH_UM),
-        layout=arguments.layout or (known if known in LAYOUTS else LAYOUT),
-    )
+    pitch_um = spacing.get("pitch_um", PITCH_UM) if arguments.pitch_um is None else arguments.pitch_um
+    pp.tissue_spots(slide, pitch_um, layout=arguments.layout or (known if known in LAYOUTS else LAYOUT))
     table, setup = slide.tables[TABLE], model.setup_
     table.obs[setup["section_key"]] = table.obs[OBS.section]
     table.obsm[setup["spatial_key"]] = table.obsm[OBSM.spatial]

@@ -46,17 +46,18 @@ def from_unit(sizes: Sequence[float], unit: str, *, source: str) -> Scale | None
     return Scale(float(sizes[0]) * factor, float(sizes[1]) * factor, source)
 
 
-def from_ome(xml: str) -> Scale | None:
-    """``PhysicalSizeX`` and ``PhysicalSizeY`` of the first image of OME metadata."""
-    for element in ElementTree.fromstring(xml.encode()).iter():
-        if element.tag.rpartition("}")[2] != "Pixels":
-            continue
-        given = element.attrib
-        if "PhysicalSizeX" not in given:
-            return None
-        sizes = [float(given["PhysicalSizeX"]), float(given.get("PhysicalSizeY", given["PhysicalSizeX"]))]
-        return from_unit(sizes, given.get("PhysicalSizeXUnit", "µm"), source="OME PhysicalSizeX")
-    return None
+def from_ome(xml: str, image: int = 0) -> Scale | None:
+    """``PhysicalSizeX`` and ``PhysicalSizeY`` of one image of OME metadata."""
+    try:
+        elements = ElementTree.fromstring(xml.encode()).iter()
+    except ElementTree.ParseError:
+        return None
+    found = [element.attrib for element in elements if element.tag.rpartition("}")[2] == "Pixels"]
+    given = found[image] if image < len(found) else {}
+    if "PhysicalSizeX" not in given:
+        return None
+    sizes = [float(given["PhysicalSizeX"]), float(given.get("PhysicalSizeY", given["PhysicalSizeX"]))]
+    return from_unit(sizes, given.get("PhysicalSizeXUnit", "µm"), source="OME PhysicalSizeX")
 
 
 def from_aperio(description: str) -> Scale | None:

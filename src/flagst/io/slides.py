@@ -104,14 +104,14 @@ def _section_name(path: Path, section: str | None, image_key: str | None) -> str
             raise ValueError(f"section={section!r} cannot name an element; use letters, digits, '_', '-' and '.' only.")
         return section
     ending = next((e for e in _ENDINGS if path.name.lower().endswith(e)), path.suffix)
-    name = image_key.removesuffix("_image") if image_key else path.name.removesuffix(path.name[-len(ending) :] or "")
+    name = image_key.removesuffix("_image") if image_key else path.name[: len(path.name) - len(ending)]
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name) or "slide"
 
 
 def _open(path: Path, image_key: str | None, reader: str) -> tuple[list, Scale | None]:
     """Levels ``(3, rows, columns)`` as dask arrays, and the recorded scale."""
     suffix = path.suffix.lower()
-    if path.is_dir() and suffix != ".mrxs":
+    if path.is_dir():
         return _open_zarr(path, image_key)
     if suffix in _PLAIN:
         mode = image_mode(path)

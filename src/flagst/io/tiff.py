@@ -1,6 +1,7 @@
 """TIFF slides as lazy levels: tiles or strips are decoded when a region is read, and only those it needs."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -23,12 +24,21 @@ _SIDES = {"Y", "X"}
 _COLOURS = {"S", "C"}
 
 
+@dataclass(frozen=True)
 class TiffLevel(SlideLevel):
-    """One resolution of a TIFF."""
+    """One resolution of a TIFF.
+
+    Parameters
+    ----------
+    series
+        Which image of the file: labels and overviews are images too.
+    """
+
+    series: int
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Pixels of a region; only the tiles or strips that it touches are decoded."""
-        return _segments(self.path, self.level, self.stamp).read(y0, y1, x0, x1)
+        return _segments(self.path, self.series, self.level, self.stamp).read(y0, y1, x0, x1)
 
 
 def tiff_levels(path: Path) -> tuple[list[TiffLevel], Scale | None]:
@@ -61,13 +71,21 @@ def tiff_levels(path: Path) -> tuple[list[TiffLevel], Scale | None]:
     with tiff:
         if not tiff.series:
             raise ValueError(f"{path} holds no image.")
-        series = tiff.series[0]
+        sizes = [_height_width(series) for series in tiff.series]
+        largest = max(range(len(sizes)), key=lambda i: (np.prod(sizes[i]), -i))
+        series = tiff.series[largest]
         _check_pixels(path, series)
-        levels = []
-        for number, level in enumerate(series.levels):
-            height, width = (level.shape[level.axes.index(axis)] for axis in "YX")
-            levels.append(TiffLevel(str(path), number, height, width, _best_chunk(level), stamp))
-        return levels, _recorded_scale(tiff)
+        levels = [
+            TiffLevel(str(path), number, *_height_width(level), _best_chunk(level), stamp, largest)
+            for number, level in enumerate(series.levels)
+        ]
+        return levels, _recorded_scale(tiff, largest)
+
+
+def _height_width(series: "TiffPageSeries") -> tuple[int, int]:
+    """Rows and columns; 0 where an axis is missing."""
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    return sizes.get("Y", 0), sizes.get("X", 0)
 
 
 def _check_pixels(path: Path, series: "TiffPageSeries") -> None:
@@ -80,6 +98,8 @@ def _check_pixels(path: Path, series: "TiffPageSeries") -> None:
             f"{path} has axes {series.axes} of sizes {tuple(series.shape)}; a slide has rows, columns and colours. "
             "Save one focal plane and time point as a TIFF of its own."
         )
+    if series.is_multifile:
+        raise ValueError(f"{path} is spread over several files. Save it as one TIFF, or as OME-Zarr.")
     n_channels = int(np.prod([n for axis, n in sizes.items() if axis in _COLOURS]))
     if n_channels not in (3, 4) or page.photometric.name == "PALETTE":
         raise ValueError(
@@ -100,10 +120,10 @@ def _check_pixels(path: Path, series: "TiffPageSeries") -> None:
         )
 
 
-def _recorded_scale(tiff: "TiffFile") -> Scale | None:
-    """What the file says of its pixel size: its own format first, then the resolution tags."""
-    page = tiff.pages.first
-    if tiff.is_ome and (scale := from_ome(tiff.ome_metadata)):
+def _recorded_scale(tiff: "TiffFile", series: int) -> Scale | None:
+    """What the file says of an image's pixel size: its own format first, then the resolution tags."""
+    page = tiff.series[series].keyframe
+    if tiff.is_ome and (scale := from_ome(tiff.ome_metadata, series)):
         return scale
     if tiff.is_svs and (scale := from_aperio(page.description)):
         return scale
@@ -135,8 +155,8 @@ class _Segments:
         self.stored = (tuple(level.shape), level.axes)
         page = level.keyframe
         self.decode, self.size = page.decode, (page.imagelength, page.imagewidth)
-        self.step = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-        self.step = tuple(min(step, size) if not page.is_tiled else step for step, size in zip(self.step, self.size))
+        strip = (min(page.rowsperstrip, page.imagelength), page.imagewidth)
+        self.step = (page.tilelength, page.tilewidth) if page.is_tiled else strip
         self.header = page.jpegheader
         # colours side by side in a tile, tile after tile, or page after page
         self.n_planes = page.samplesperpixel if page.planarconfig == 2 else 1
@@ -194,8 +214,8 @@ class _Segments:
 
 
 @lru_cache(maxsize=16)
-def _segments(path: str, level: int, stamp: tuple[int, int]) -> _Segments:
+def _segments(path: str, series: int, level: int, stamp: tuple[int, int]) -> _Segments:
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
-        return _Segments(path, tiff.series[0].levels[level])
+        return _Segments(path, tiff.series[series].levels[level])
