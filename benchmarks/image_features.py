@@ -88,9 +88,12 @@ def time_pyramid(options: argparse.Namespace) -> None:
         placed, n_spots = time.perf_counter(), slide.tables[TABLE].n_obs
         print(f"open {opened - start:.2f} s, {n_spots} spots placed in {placed - opened:.1f} s", flush=True)
         for n_jobs in options.n_jobs:
+            busy = time.process_time()
             seconds = time_whole(slide, options.encoder, n_jobs)
+            busy = time.process_time() - busy
             alone = time_encoder(encoder, min(n_spots, 500), n_jobs) / min(n_spots, 500)
             print(f"{n_jobs} thread(s): {seconds:.1f} s, {n_spots / seconds:.0f} patches/s", end="; ")
+            print(f"{n_spots / busy:.0f} per second of one core, whatever else the machine does", end="; ")
             print(f"the encoder alone {1 / alone:.0f} patches/s", flush=True)
         shape = slide.tables[TABLE].obsm[OBSM.image].shape
         print(f"features: {shape[0]} x {shape[1]}")

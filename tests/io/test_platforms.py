@@ -40,8 +40,10 @@ def visium_hd(*, squares=True, dataset="HD", system=None, bin_um=16, full_image=
     table = features(len(row), in_tissue=1, array_row=row, array_col=column, location_id=np.arange(len(row)))
     coords = np.column_stack([(column + 2) * side, (row + 2) * side])
     coords[7] = (1e5, 50)
-    table.X[3] = 0
-    table.X[3, N_GENES] = 5  # a control, no gene
+    counts = table.X.toarray()
+    counts[3] = 0
+    counts[3, N_GENES] = 5  # a control, no gene
+    table.X = sp.csr_matrix(counts)
     table.obs.loc[table.obs_names[5], "in_tissue"] = 0
     table.obsm["spatial"] = coords
     key, shapes_key = f"square_{bin_um:03d}um", f"{dataset}_square_{bin_um:03d}um"
@@ -74,7 +76,9 @@ def xenium(*, annotates="cell_circles", n_cells=300, image_key="he_image", align
     um = np.concatenate([rng.normal(150, 25, (n_cells - 4, 2)), [[60, 60], [240, 60], [60, 240], [-500, 100]]])
     ids = [f"aaaa{i:04d}-1" for i in range(n_cells)]
     table = features(n_cells, cell_id=ids, cell_area=np.full(n_cells, 50.0), total_counts=9999)
-    table.X[10] = 0
+    counts = table.X.toarray()
+    counts[10] = 0
+    table.X = sp.csr_matrix(counts)
     table.obsm["spatial"] = um
     table.obs["region"] = pd.Categorical([annotates] * n_cells)
     to_global = {"global": Scale([1 / MORPHOLOGY_UM] * 2, axes=("x", "y"))}
