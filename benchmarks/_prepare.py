@@ -25,7 +25,7 @@ def prepare(job: dict) -> dict:
     """
     seconds, start = {}, time.perf_counter()
     sections = list(dict.fromkeys(s for split in job["splits"] for s in [*split["train"], split["test"]]))
-    sdata = datasets.her2st(sections, data_dir=job["data_dir"])
+    sdata = getattr(datasets, job["dataset"])(sections, data_dir=job["data_dir"])
     seconds["load"], start = time.perf_counter() - start, time.perf_counter()
     pp.image_features(sdata, n_jobs=job["n_jobs"], progress=False)
     seconds["features"], start = time.perf_counter() - start, time.perf_counter()

@@ -19,6 +19,8 @@ WORKERS = {
     "simulated": ("simulated", "run"),
     "evaluations": ("network_evaluations", "run"),
     "curse_prepare": ("gene_dimension_curse", "prepare"),
+    "alignment_prepare": ("alignment", "prepare"),
+    "alignment": ("alignment", "run"),
     "curse": ("gene_dimension_curse", "run"),
 }
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
+from flagst._files import load_json
 from flagst.gfm import RankTokeniser
-from flagst.gfm._files import load_json
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -148,6 +148,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> dict:
     """Features and panels in a process of their own."""
     job = {
         "kind": "prepare",
+        "dataset": getattr(options, "dataset", "her2st"),
         "folder": str(folder),
         "n_jobs": options.jobs,
         "export": str(options.export.resolve()) if options.export else None,

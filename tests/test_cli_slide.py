@@ -1,6 +1,6 @@
 """flagst predict --image: one command from a slide to a SpatialData with a prediction, whole or not there at all."""
 
-import json
+import shutil
 from functools import partial
 from types import SimpleNamespace
 
@@ -12,7 +12,6 @@ import tifffile
 import flagst
 from flagst import datasets
 from flagst.__main__ import main
-from flagst.cli import slide as slide_command
 
 SMALL = {"n_sections": 3, "n_spots": 60, "n_genes": 12}
 NETWORK = {"d_context": 16, "denoiser_kwargs": {"width": 32, "n_blocks": 2, "align_block": 1}}
@@ -129,38 +128,44 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_by_a_whole_result(fi
 
 
 def test_a_run_that_broke_off_goes_on_from_its_features(files, tmp_path, monkeypatch):
-    """And takes none that are of another image or other spots."""
-    encode, encoded = flagst.encoders.Handcrafted.encode, []
-    monkeypatch.setattr(
-        flagst.encoders.Handcrafted,
-        "encode",
-        lambda self, patches: (encoded.append(len(patches)), encode(self, patches))[1],
-    )
-    out = tmp_path / "case.zarr"
+    """Whether it broke in the middle of them or after, and not from those of other pixels or spots."""
+    encode, encoded, most = flagst.encoders.Handcrafted.encode, [], [np.inf]
 
-    def broken(self, *args, **kwargs):
-        raise RuntimeError("killed")
+    def counted(self, patches):
+        if sum(encoded) > most[0]:
+            raise RuntimeError("killed")
+        encoded.append(len(patches))
+        return encode(self, patches)
 
+    monkeypatch.setattr(flagst.encoders.Handcrafted, "encode", counted)
+    out, partial = tmp_path / "case.zarr", tmp_path / ".case.zarr.partial"
     with monkeypatch.context() as patch:
-        patch.setattr(flagst.FLAG, "predict", broken)
+        patch.setattr(flagst.FLAG, "predict", lambda *args, **kwargs: {}["killed"])
         assert run(files, out, *COARSE) == 1
-    assert not out.exists() and encoded
     whole = sum(encoded)
-    partial = tmp_path / ".case.zarr.partial"
-    assert sorted(path.name for path in partial.iterdir()) == ["image.json", "spots.h5ad"]
-
+    assert whole and not out.exists() and [path.name for path in partial.iterdir()] == ["features"]
     kept = partial.rename(tmp_path / "kept")
+
+    mirrored = tmp_path / "mirrored.tif"
+    tifffile.imwrite(mirrored, tifffile.imread(files.image)[::-1], photometric="rgb", compression="zlib")
     for options, image, expected in (
         (["--resume"], None, 0),
         ([], None, whole),
-        (["--resume", "--um-per-px", str(files.scale)], str(files.folder / "bare.tif"), whole),
+        (["--resume", "--um-per-px", str(files.scale)], str(mirrored), None),
         (["--resume", "--pitch-um", "300"], None, None),
     ):
         encoded.clear()
-        slide_command.shutil.copytree(kept, partial)
+        shutil.copytree(kept, partial)
         assert run(files, out, "--overwrite", *COARSE, *options, image=image) == 0
-        assert sum(encoded) == expected if expected is not None else 0 < sum(encoded) < whole
+        assert sum(encoded) > 0 if expected is None else sum(encoded) == expected
         assert not partial.exists()
+
+    encoded.clear()
+    most[0] = whole / 2
+    assert run(files, tmp_path / "case.zarr", "--overwrite", *COARSE) == 1
+    most[0], done = np.inf, sum(encoded)
+    assert run(files, tmp_path / "case.zarr", "--overwrite", "--resume", *COARSE) == 0
+    assert whole <= sum(encoded) < whole + done
 
 
 def test_a_model_that_does_not_fit_says_so(files, tmp_path, capsys, monkeypatch):
@@ -172,7 +177,8 @@ def test_a_model_that_does_not_fit_says_so(files, tmp_path, capsys, monkeypatch)
         return model
 
     for change, message in (
-        ({"encoder": "uni"}, "made by the encoder 'uni', which is not there; found ['handcrafted'"),
+        ({"encoder": "mine"}, "made by the encoder 'mine', which is not there; found ["),
+        ({"encoder": "uni"}, "On the command line: --encoder-path."),
         ({"version": "0"}, "made by version '0' of the encoder 'handcrafted'"),
         ({"encoder_params": {"threshold": 2}}, "does not take the recorded settings"),
         ({"encoder_params": {"nucleus_threshold": 9.0}}, None),
@@ -186,12 +192,3 @@ def test_a_model_that_does_not_fit_says_so(files, tmp_path, capsys, monkeypatch)
         else:
             assert run(files, out) == 1
             assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
-
-
-def test_identity_of_an_image_changes_with_the_file(tmp_path):
-    path = tmp_path / "a.tif"
-    path.write_bytes(b"1")
-    first = slide_command._identity(path)
-    assert json.loads(json.dumps(first)) == first == slide_command._identity(path)
-    path.write_bytes(b"12")
-    assert slide_command._identity(path) != first

@@ -55,6 +55,24 @@ def test_links_between_files_of_the_repository():
             assert (ROOT / target).exists(), f"{page} links to {target}, which is not there"
 
 
+def test_the_page_of_encoders_lists_the_recipes_as_they_are():
+    page = (DOCS / "encoders.md").read_text()
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| `")]
+    expected = [
+        [
+            f"`{name}`",
+            f"[{recipe.title}](https://huggingface.co/{recipe.hub})",
+            str(recipe.n_features),
+            f"{recipe.patch_px} px, {recipe.patch_um:g} µm",
+            recipe.library or "the authors'",
+            recipe.licence,
+            "on request" if recipe.gated else "open",
+        ]
+        for name, recipe in flagst.encoders.RECIPES.items()
+    ]
+    assert [[cell.strip() for cell in row] for row in rows] == expected
+
+
 def test_picture_is_small():
     assert (DOCS / "_static" / "overview.png").stat().st_size < 400_000
 

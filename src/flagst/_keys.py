@@ -19,7 +19,13 @@ OBS = SimpleNamespace(
 )
 
 #: ``adata.obsm`` arrays. ``spatial``: (n_spots, 2), x then y, full-resolution pixels.
-OBSM = SimpleNamespace(spatial="spatial", image="X_image", programs="true_programs")
+OBSM = SimpleNamespace(
+    spatial="spatial",
+    image="X_image",
+    programs="true_programs",
+    gene_context="X_gene_context",  # (n_spots, n_genes, d) float16, lazy; zeros where a gene has no vector in a spot
+    cell="X_cell",  # (n_spots, d)
+)
 
 #: ``adata.var`` columns.
 VAR = SimpleNamespace(
@@ -56,7 +62,7 @@ SLOT = SimpleNamespace(
     params="params",
     features="features",
     genes="genes",
-    gene_embeddings="gene_embeddings",  # {key in varm: provenance}
+    gene_embeddings="gene_embeddings",  # {key in varm or obsm: provenance}
     metrics="metrics",
     calibration="calibration",
     history="history",
@@ -106,6 +112,17 @@ FEATURES = SimpleNamespace(
     names="feature_names",  # [str], one per column
 )
 
+#: Keys inside ``encoder_params`` of the features of a network; those that apply.
+NETWORK = SimpleNamespace(
+    sha256="sha256",  # of the file of the weights, or of the weights themselves
+    licence="licence",
+    architecture="architecture",
+    settings="settings",  # of the architecture, as JSON
+    pooling="pooling",
+    mean="mean",  # [red, green, blue], of colours from 0 to 1
+    std="std",
+)
+
 #: Keys inside ``adata.uns["flagst"]["genes"]``.
 GENES = SimpleNamespace(
     flavor="flavor",
@@ -127,6 +144,18 @@ EMBEDDINGS = SimpleNamespace(
     n_components="n_components",
     n_genes="n_genes",
     n_found="n_found",
+    mode="mode",  # "contextual" | "cell"; static vectors do not say
+    hidden_layer="hidden_layer",
+    pooling="pooling",
+    max_length="max_length",
+    settings="settings_sha256",  # of what the model reads besides its weights
+    half="half",
+    counts_layer="counts_layer",
+    inputs="inputs_sha256",  # of spots, genes, counts and the vectors that genes start from
+    genes="genes",  # [str], along the second axis
+    shape="shape",
+    folder="folder",
+    array="array",  # file in the folder
 )
 
 #: Keys inside ``adata.uns["flagst_truth"]``, the truth of simulated sections.
@@ -183,6 +212,8 @@ TENSOR = SimpleNamespace(
     mean="mean",  # (n_spots, n_genes) standardised regression mean
     state="state",  # (n_spots, d_state) clean diffusion state
     expression="expression",  # (n_spots, n_genes) standardised measured expression
+    row="row",  # (n_spots,) int64 rows of the training table
+    embedding="embedding",  # (n_spots, n_genes, d_gene) or (n_spots, d_cell) of a gene model
     core="core",  # (n_spots,) bool, spots that count in the loss
     network="network",  # () int64, the network trained on the window
 )

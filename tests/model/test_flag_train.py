@@ -272,7 +272,8 @@ def test_a_key_of_varm_is_aligned_to(make, query):
 
 def test_embeddings_that_are_not_there_are_named_at_once(make):
     adata = make.table()
-    with pytest.raises(KeyError, match=r"adata.varm has no 'X_gene'; found \[\].*gfm='coexpression'"):
+    found = r"adata.varm and adata.obsm has no 'X_gene'; found \['X_image', 'spatial'\].*gfm='coexpression'"
+    with pytest.raises(KeyError, match=found):
         make.model(adata, gfm="X_gene")
     adata.varm["X_gene"] = np.full((adata.n_vars, 5), np.nan)
     with pytest.raises(ValueError, match="no vector for any gene of the panel"):

@@ -7,6 +7,7 @@ import torch
 from flagst.data.graph import knn
 from flagst.data.inputs import section_inputs
 from flagst.module import FlagModule
+from flagst.nn import AlignmentHead
 
 N_SPOTS, N_GENES, D_IMAGE, D_STATE = 20, 7, 5, 3
 NETWORK = {"d_context": 8, "denoiser_kwargs": {"width": 16, "n_blocks": 2, "align_block": 1}}
@@ -37,7 +38,8 @@ def module():
 
 def _attach(module):
     vectors = torch.nn.functional.normalize(torch.randn(N_GENES, 4), dim=1)
-    module.attach_alignment(vectors, torch.ones(N_GENES, dtype=torch.bool), weight=0.5)
+    mask = torch.ones(N_GENES, dtype=torch.bool)
+    module.attach_alignment(lambda width: AlignmentHead(width, vectors, mask, weight=0.5))
 
 
 def test_loss_counts_the_core_only(module, window):

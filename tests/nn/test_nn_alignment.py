@@ -63,7 +63,7 @@ def test_loss_is_one_minus_the_cosine():
 
 def test_training_reads_a_fresh_subset_of_a_large_panel(toy, monkeypatch):
     vectors, expression, _ = toy
-    monkeypatch.setattr("flagst.nn.alignment.MAX_GENES", 3)
+    monkeypatch.setattr("flagst.nn.alignment_heads.MAX_GENES", 3)
     head, hidden = _head(vectors), torch.randn(N_SPOTS, WIDTH)
     torch.manual_seed(0)
     losses = torch.stack([head(hidden, expression)["align_loss"] for _ in range(200)]).detach()

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 #: Draws behind standard deviation and quantiles.
 N_SAMPLES = 50
 #: Arguments of ``flagst predict`` that only say something about a slide.
-SLIDE_OPTIONS = ("um_per_px", "pitch_um", "layout", "section", "image_key", "without_image", "resume")
+SLIDE_OPTIONS = (
+    "um_per_px",
+    "pitch_um",
+    "layout",
+    "section",
+    "image_key",
+    "encoder_path",
+    "without_image",
+    "resume",
+)
 
 
 def train(arguments: argparse.Namespace) -> None:

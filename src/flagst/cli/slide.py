@@ -1,7 +1,6 @@
 """``flagst predict --image``: from a slide without expression to a SpatialData with a prediction, in one go."""
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -9,39 +8,43 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flagst._keys import FEATURES, OBS, OBSM, SLOT, TABLE, UNS
+import numpy as np
+
+from flagst._keys import FEATURES, OBS, OBSM, TABLE
 from flagst.cli.console import Steps, hush, interactive
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from spatialdata import SpatialData
 
+    from flagst.encoders import ImageEncoder
     from flagst.model import FLAG
 
 #: Distance of spots where the model does not know that of its training sections, micrometres.
 PITCH_UM = 100.0
 LAYOUT = "hex"
 LAYOUTS = ("hex", "square")
-#: In the folder of what is not finished: the spots with their features, of which image, and the whole result.
-SPOTS, IMAGE, RESULT = "spots.h5ad", "image.json", "result.zarr"
+#: In the folder of what is not finished: blocks of image features, and the result.
+FEATURES_FOLDER, RESULT = "features", "result.zarr"
 
 
 def predict(arguments: argparse.Namespace, options: dict) -> None:
     """Read the slide, lay spots, extract features, predict, write.
 
     Nothing stands at ``out`` before all of it is written. What a broken run leaves is beside it, under a name of its
-    own; with ``resume`` the features in there are taken, where they are of the same image, spots and encoder.
+    own; with ``resume`` the features in there are taken, where they are of the same pixels, spots and encoder.
 
     Parameters
     ----------
     arguments
         ``image``, ``model``, ``out``, ``um_per_px``, ``pitch_um``, ``layout``, ``section``, ``image_key``,
-        ``resume``, ``overwrite``, ``without_image``.
+        ``encoder_path``, ``without_image``, ``resume``.
     options
         For :meth:`flagst.FLAG.predict`.
 
     Raises
     ------
+    FileNotFoundError
+        No such image, or an encoder's weights that are not at ``encoder_path``.
     ValueError
         ``out`` is no ``.zarr`` or the image itself; no tissue; no micrometres per pixel; an encoder that is not there.
     """
@@ -55,15 +58,15 @@ def predict(arguments: argparse.Namespace, options: dict) -> None:
     steps = Steps(4)
     model = FLAG.load(str(arguments.model))
     key = model.setup_["image_key"]
+    record = model.features_.get(key, {})
     partial = arguments.out.with_name(f".{arguments.out.name}.partial")
+    encoder = open_encoder(record, arguments.encoder_path)
     with steps("Finding tissue"):
         slide = lay_spots(model, arguments)
-    table = slide.tables[TABLE]
-    if arguments.resume:
-        restore_features(table, partial, arguments.image, key)
-    with steps(f"Image features of {table.n_obs} spots"):
-        extract(slide, model.features_.get(key, {}), key)
-        keep_features(table, partial, arguments.image)
+    if partial.exists() and not arguments.resume:
+        shutil.rmtree(partial)
+    with steps(f"Image features of {slide.tables[TABLE].n_obs} spots"):
+        extract(slide, encoder, record, key, cache=partial / FEATURES_FOLDER)
     with steps("Predicting"):
         slide.tables[TABLE] = model.prepare_query(slide)
         prediction = model.predict(slide, **options)
@@ -73,6 +76,16 @@ def predict(arguments: argparse.Namespace, options: dict) -> None:
         write(slide, partial / RESULT, arguments.out)
     shutil.rmtree(partial)
     print(f"Predicted {prediction.n_obs} spots and {prediction.n_vars} genes; written to {arguments.out}")
+
+
+def open_encoder(record: dict, path: Path | None) -> "ImageEncoder":
+    """The encoder of the training data, see :func:`flagst.encoders.recorded_encoder`."""
+    from flagst.encoders import recorded_encoder
+
+    try:
+        return recorded_encoder(record, path=path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} On the command line: --encoder-path.") from None
 
 
 def lay_spots(model: "FLAG", arguments: argparse.Namespace) -> "SpatialData":
@@ -92,51 +105,19 @@ def lay_spots(model: "FLAG", arguments: argparse.Namespace) -> "SpatialData":
     return slide
 
 
-def extract(slide: "SpatialData", record: dict, key: str) -> None:
-    """Image features as those of the training data, see :func:`flagst.encoders.recorded_encoder`."""
-    import numpy as np
-
+def extract(slide: "SpatialData", encoder: "ImageEncoder", record: dict, key: str, *, cache: Path) -> None:
+    """Image features as those of the training data; finished blocks are kept for a run that resumes this one."""
     from flagst import pp
-    from flagst.encoders import recorded_encoder
 
-    encoder = recorded_encoder(record)
     pp.image_features(
         slide,
         encoder=encoder,
         patch_um=np.asarray(record.get(FEATURES.patch_um, encoder.patch_um), dtype=float).tolist(),
         stain_normalise=str(record.get(FEATURES.stain_normalise, "section")),
         key_added=key,
+        cache=cache,
         progress=interactive(),
     )
-
-
-def keep_features(table: "AnnData", partial: Path, image: Path) -> None:
-    """Leave the spots and their features for a run that resumes this one."""
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    (partial / IMAGE).write_text(json.dumps(_identity(image)))
-    unfinished = partial / f"{SPOTS}.part"
-    table.write_h5ad(unfinished)
-    os.replace(unfinished, partial / SPOTS)
-
-
-def restore_features(table: "AnnData", partial: Path, image: Path, key: str) -> None:
-    """Take the features of an earlier run, if they are of this image; whether they fit is seen when they are used."""
-    import anndata
-
-    if not (partial / SPOTS).exists() or json.loads((partial / IMAGE).read_text()) != _identity(image):
-        return
-    earlier = anndata.read_h5ad(partial / SPOTS)
-    if list(earlier.obs_names) != list(table.obs_names) or key not in earlier.obsm:
-        return
-    table.obsm[key] = earlier.obsm[key]
-    table.uns[UNS.flagst][SLOT.features] = earlier.uns[UNS.flagst][SLOT.features]
-
-
-def _identity(image: Path) -> dict:
-    info = image.stat()
-    return {"path": str(image.resolve()), "modified": info.st_mtime_ns, "bytes": info.st_size}
 
 
 def write(slide: "SpatialData", unfinished: Path, out: Path) -> None:

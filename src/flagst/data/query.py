@@ -111,14 +111,22 @@ def check_features(
         if key not in expected or key not in given or expected[key] == given[key]:
             continue
         if key != FEATURES.source:
+            trained, theirs = _differing(expected[key], given[key])
             raise ValueError(
-                f"The model was trained on image features with {key} {expected[key]!r}; the query's have "
-                f"{given[key]!r}. {hint}"
+                f"The model was trained on image features with {key} {trained!r}; the query's have {theirs!r}. {hint}"
             )
         logger.warning(
             "The model was trained on image features with %s %r; the query's have %r.",
             key, expected[key], given[key],
         )  # fmt: skip
+
+
+def _differing(expected, given) -> tuple:
+    """Of two dicts what is not the same in both; of anything else the two themselves."""
+    if not (isinstance(expected, dict) and isinstance(given, dict)):
+        return expected, given
+    keys = [key for key in {**expected, **given} if expected.get(key) != given.get(key)]
+    return {key: expected.get(key) for key in keys}, {key: given.get(key) for key in keys}
 
 
 def _copy(uns) -> dict:

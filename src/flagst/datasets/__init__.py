@@ -1,6 +1,7 @@
 """Data sets in the SpatialData shape that flagst works on."""
 
 from flagst.datasets._her2st import her2st
+from flagst.datasets._mob import mob
 from flagst.datasets._simulate import redraw_counts, simulated_sections
 
-__all__ = ["her2st", "redraw_counts", "simulated_sections"]
+__all__ = ["her2st", "mob", "redraw_counts", "simulated_sections"]

@@ -1,6 +1,5 @@
 """HER2-positive breast cancer sections on legacy Spatial Transcriptomics arrays."""
 
-import gzip
 import logging
 import os
 import warnings
@@ -12,6 +11,7 @@ import numpy as np
 
 from flagst._keys import OBS
 from flagst.datasets import _download
+from flagst.datasets._st_array import pitch_px, read_counts, spot_names
 from flagst.io import Section, build_sdata, lazy_pyramid
 
 if TYPE_CHECKING:
@@ -138,10 +138,10 @@ def _download_or_none(section: str, kind: str) -> Path | None:
 def _read_section(name: str, locate: _Locate) -> Section:
     import pandas as pd
 
-    counts = _read_counts(locate(name, "counts"))
+    counts = read_counts(locate(name, "counts"))
     spots = pd.read_csv(locate(name, "spots"), sep="\t")
-    spots.index = _spot_names(spots["x"], spots["y"])
-    um_per_px = PITCH_UM / _pitch_px(spots)
+    spots.index = spot_names(spots["x"], spots["y"])
+    um_per_px = PITCH_UM / pitch_px(spots)
     kept = counts.index.isin(spots.index) & (counts.to_numpy().sum(axis=1) > 0)
     if not kept.all():
         left_out = list(counts.index[~kept])
@@ -174,22 +174,6 @@ def _read_section(name: str, locate: _Locate) -> Section:
     )
 
 
-def _read_counts(path: Path) -> "pd.DataFrame":
-    """Spots x genes int32, index ``{x}x{y}``; line by line, ten times faster than a general reader."""
-    import pandas as pd
-
-    names, rows = [], []
-    with gzip.open(path, "rt", encoding="utf-8") as handle:
-        genes = handle.readline().rstrip("\n").split("\t")[1:]
-        for line in handle:
-            name, _, values = line.partition("\t")
-            rows.append(np.fromstring(values, dtype=np.int32, sep="\t"))
-            names.append(name)
-            if len(rows[-1]) != len(genes):
-                raise ValueError(f"{path}: spot {name!r} has {len(rows[-1])} counts for {len(genes)} genes.")
-    return pd.DataFrame(np.stack(rows), index=names, columns=genes)
-
-
 def _read_clusters(path: Path | None) -> "pd.Series | None":
     """Expression cluster by spot, ``{patient}_{number}``."""
     import pandas as pd
@@ -198,7 +182,7 @@ def _read_clusters(path: Path | None) -> "pd.Series | None":
         return None
     table = pd.read_csv(path, sep="\t")
     labels = table["patient_id"].astype(str) + "_" + table["label"].astype(str)
-    return pd.Series(labels.to_numpy(dtype=object), index=_spot_names(table["x"], table["y"]))
+    return pd.Series(labels.to_numpy(dtype=object), index=spot_names(table["x"], table["y"]))
 
 
 def _read_pathologist(path: Path | None) -> "pd.Series | None":
@@ -208,25 +192,5 @@ def _read_pathologist(path: Path | None) -> "pd.Series | None":
     if path is None:
         return None
     table = pd.read_csv(path, sep="\t").dropna(subset=["x", "y", "label"])
-    names = _spot_names(table["x"].round(), table["y"].round())
+    names = spot_names(table["x"].round(), table["y"].round())
     return pd.Series(table["label"].str.strip().to_numpy(dtype=object), index=names)
-
-
-def _spot_names(x: "pd.Series", y: "pd.Series") -> "pd.Index":
-    import pandas as pd
-
-    return pd.Index(x.astype(int).astype(str) + "x" + y.astype(int).astype(str))
-
-
-def _pitch_px(spots: "pd.DataFrame") -> float:
-    """Pixels per array step, from the linear map that takes array positions to pixels best.
-
-    The median distance to the nearest spot would be too short by 6 %: the array jitters, and the nearest of
-    four neighbours is the one that jitter brought closer.
-    """
-    steps = np.column_stack([spots["x"], spots["y"], np.ones(len(spots))])
-    coords = spots[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64)
-    linear, _, rank, _ = np.linalg.lstsq(steps, coords, rcond=None)
-    if rank < 3:
-        raise ValueError("The spots lie on one line of the array: the pitch cannot be measured.")
-    return float(np.sqrt(abs(np.linalg.det(linear[:2]))))

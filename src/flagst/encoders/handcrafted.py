@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from flagst.encoders._base import require_patches
 from flagst.encoders._planes import PLANES, stain_planes
 from flagst.encoders._texture import (
     LAGS,
@@ -94,12 +95,7 @@ class Handcrafted:
         ValueError
             Patches of another shape or type.
         """
-        expected = (self.patch_px, self.patch_px, 3)
-        if patches.ndim != 4 or patches.shape[1:] != expected or patches.dtype != np.uint8:
-            raise ValueError(
-                f"patches must be (n_patches, {', '.join(map(str, expected))}) uint8; "
-                f"got {patches.shape} {patches.dtype}."
-            )
+        require_patches(patches, self.patch_px)
         out = np.empty((len(patches), self.n_features), dtype=np.float32)
         for start in range(0, len(patches), _BATCH):
             batch = slice(start, start + _BATCH)

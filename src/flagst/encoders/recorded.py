@@ -1,21 +1,25 @@
 """The encoder behind features that were made earlier, from what was written beside them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from flagst._checks import require_key
 from flagst._keys import FEATURES
 from flagst.data.measured import plain
-from flagst.encoders._base import ImageEncoder, available_encoders, get_encoder
+from flagst.encoders._base import ImageEncoder
+from flagst.encoders._registry import available_encoders, get_encoder
 
 
-def recorded_encoder(record: Mapping[str, Any]) -> ImageEncoder:
+def recorded_encoder(record: Mapping[str, Any], *, path: str | Path | None = None) -> ImageEncoder:
     """The encoder that made recorded image features, with the same settings.
 
     Parameters
     ----------
     record
         ``uns["flagst"]["features"][key]`` of the training data, as a model keeps it in ``features_[key]``.
+    path
+        Weights of a network, as for :func:`get_encoder`; the record holds their hash.
 
     Returns
     -------
@@ -23,10 +27,12 @@ def recorded_encoder(record: Mapping[str, Any]) -> ImageEncoder:
 
     Raises
     ------
+    FileNotFoundError
+        A network without ``path``.
     KeyError
         The record names no encoder.
     ValueError
-        An encoder that is not there, or is there in another version or with settings that it no longer takes.
+        An encoder that is not there, or is there in another version, with other weights or other settings.
 
     Example
     -------
@@ -42,11 +48,10 @@ def recorded_encoder(record: Mapping[str, Any]) -> ImageEncoder:
             f"Make it known with flagst.encoders.register_encoder. {hint}"
         )
     try:
-        encoder = get_encoder(name, **settings)
+        encoder = get_encoder(name, **(settings if path is None else {"path": path}))
     except TypeError as error:
-        raise ValueError(
-            f"The encoder {name!r} does not take the recorded settings {settings}: {error}. {hint}"
-        ) from None
+        given = f"the recorded settings {settings}" if path is None else f"path={str(path)!r}"
+        raise ValueError(f"The encoder {name!r} does not take {given}: {error}. {hint}") from None
     found = (encoder.version, plain(encoder.params()))
     if found != (known.get(FEATURES.version), settings):
         raise ValueError(

@@ -1,6 +1,6 @@
-"""Gene embeddings: from co-expression, from a table, from a gene foundation model. Nothing is downloaded."""
+"""Vectors of genes and spots: co-expression, tables, gene foundation models. Nothing is downloaded."""
 
-from flagst.gfm._base import GeneEncoder, open_gene_model
+from flagst.gfm._base import GeneEncoder, SpotEncoder, open_gene_model
 from flagst.gfm.coexpression import CoExpression, coexpression
 from flagst.gfm.geneformer import Geneformer
 from flagst.gfm.names import match_genes
@@ -14,6 +14,7 @@ __all__ = [
     "Geneformer",
     "RankTokeniser",
     "ScGPT",
+    "SpotEncoder",
     "Table",
     "coexpression",
     "match_genes",

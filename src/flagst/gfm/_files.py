@@ -1,4 +1,4 @@
-"""Files of other people: hashed, and read without running what is in them."""
+"""Files of gene models: pickles of plain data, and what is recorded of a file."""
 
 import builtins
 import codecs
@@ -7,12 +7,13 @@ import json
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flagst._files import guarded, sha256_of
 from flagst._keys import EMBEDDINGS
 
 # Plain containers and numbers, which cannot do anything.
@@ -107,53 +108,6 @@ def load_pickle(path: Path) -> Any:
     return guarded(path, read)
 
 
-def load_json(path: Path) -> Any:
-    """A JSON file."""
-    return guarded(path, lambda: json.loads(path.read_text(encoding="utf-8")))
-
-
-def load_weights(path: Path) -> dict[str, Any]:
-    """Tensors of a checkpoint by name: safetensors, or a torch file read with ``weights_only``."""
-
-    def read() -> dict[str, Any]:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        import torch
-
-        held = torch.load(path, map_location="cpu", weights_only=True)
-        held = held.get("model_state_dict", held) if isinstance(held, dict) else held
-        if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
-            raise ValueError("it is no dict of tensors")
-        return held
-
-    return guarded(path, read)
-
-
-def guarded(path: Path, read: Callable[[], Any]) -> Any:
-    """What ``read`` returns; whatever goes wrong becomes one ``ValueError`` with the file's name and the reason.
-
-    Raises
-    ------
-    FileNotFoundError
-        No such file.
-    ImportError
-        A library is missing that the file needs.
-    ValueError
-        The file is broken, of another kind, or holds more than data.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        return read()
-    except ImportError as error:
-        raise ImportError(f"{path.name} needs {error.name}: pip install 'flagst[encoders]'.") from error
-    except Exception as error:  # parsers of broken files raise anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path.name} cannot be read: {reason}") from error
-
-
 def require_one_version(tokens: Iterable[Any], vectors: np.ndarray, dictionary: str, weights: str) -> None:
     """Raise a ``ValueError`` unless tokens number the vectors: those of another version are of other genes."""
     tokens = list(tokens)
@@ -166,8 +120,11 @@ def require_one_version(tokens: Iterable[Any], vectors: np.ndarray, dictionary: 
         )
 
 
+def settings_digest(*settings: Any) -> str:
+    """SHA-256 of plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
 def file_record(encoder: str, path: Path) -> dict[str, Any]:
     """What :meth:`flagst.gfm.GeneEncoder.provenance` says of a file: encoder, name, SHA-256."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {EMBEDDINGS.encoder: encoder, EMBEDDINGS.file: path.name, EMBEDDINGS.sha256: digest}
+    return {EMBEDDINGS.encoder: encoder, EMBEDDINGS.file: path.name, EMBEDDINGS.sha256: sha256_of(path)}

@@ -1,15 +1,17 @@
-"""Gene vectors of a Geneformer checkpoint, and its dictionaries."""
+"""Vectors of genes, of genes in spots, and of spots, by a Geneformer checkpoint; its dictionaries."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flagst._checks import require_counts, require_key
+from flagst._checks import require_one_of
+from flagst._files import load_json, load_weights
 from flagst._keys import EMBEDDINGS
-from flagst.gfm._files import file_record, load_json, load_pickle, load_weights, require_one_version
+from flagst.gfm._files import file_record, load_pickle, require_one_version, settings_digest
 from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
+from flagst.gfm.spots import MODES, POOLINGS, Sequences, count_batches, pad, spot_vectors
 from flagst.gfm.tokens import RankTokeniser
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _EMBEDDING = "embeddings.word_embeddings.weight"
+_CLS, _PAD = "<cls>", "<pad>"
+_TOKENISED_AT_ONCE = 4096  # spots
 _DICTIONARIES = {
     "tokens": "token_dictionary",
     "medians": "gene_median_dictionary",
@@ -25,7 +29,15 @@ _DICTIONARIES = {
 
 
 class Geneformer:
-    """Gene vectors of a Geneformer folder, V1 or V2: the input embedding of each gene's token.
+    """Vectors of a Geneformer folder, V1 or V2.
+
+    - Static, per gene: the input embedding of its token (:meth:`encode`).
+    - Contextual, per spot and gene: the output of a layer at the gene's token, the last but one by default.
+    - Cell, per spot: the output of that layer at ``<cls>`` where the model has it (V2), else the mean over the tokens
+      of genes (V1).
+
+    The defaults are those of the published extractor. The last two (:meth:`encode_spots`) need transformers, whose BERT
+    is filled with the weights of the folder; nothing is looked for elsewhere.
 
     Parameters
     ----------
@@ -37,6 +49,10 @@ class Geneformer:
         they hold.
     names
         Dict from gene to Ensembl identifier, or a column of ``adata.var`` that holds it. Symbols are known without.
+    hidden_layer
+        Layer of contextual and cell vectors, counted as Python does: -1 the last, -2 the one before, 0 the input.
+    pooling
+        Vector of a spot: ``"cls"`` or ``"mean"``; ``None`` for what the model has, see above.
 
     Raises
     ------
@@ -45,11 +61,18 @@ class Geneformer:
     ValueError
         A file is broken, of another kind, or dictionary and weights do not go together; the file is named.
     ImportError
-        ``model.safetensors`` without safetensors.
+        ``model.safetensors`` without safetensors; it comes with ``flagst[encoders]``.
 
     Source
     ------
     Theodoris et al., Nature 2023; huggingface.co/ctheodoris/Geneformer.
+
+    Examples
+    --------
+    >>> import flagst
+    >>> encoder = flagst.gfm.Geneformer("Geneformer-V2-104M", dictionaries="geneformer")  # doctest: +SKIP
+    >>> for rows, vectors, mask in encoder.encode_spots(adata, ["ERBB2", "GNAS"]):  # doctest: +SKIP
+    ...     print(rows, vectors.shape, mask.mean())
     """
 
     name = "geneformer"
@@ -60,8 +83,10 @@ class Geneformer:
         *,
         dictionaries: str | Path | None = None,
         names: str | Mapping[str, str] | None = None,
+        hidden_layer: int = -2,
+        pooling: str | None = None,
     ):
-        self.path, self.names = Path(path), names
+        self.path, self.names, self.hidden_layer = Path(path), names, hidden_layer
         self.config = load_json(self.path / "config.json")
         if not isinstance(self.config, dict) or self.config.get("model_type") != "bert":
             raise ValueError(f"config.json of {self.path.name} is not that of a BERT model, as Geneformer's are.")
@@ -70,6 +95,10 @@ class Geneformer:
         self.symbols: dict[str, str] = found["symbols"]
         length = int(self.config.get("max_position_embeddings", 2048))
         self.tokeniser = RankTokeniser(found["tokens"], found["medians"], length)
+        self.pooling = pooling or ("cls" if _CLS in found["tokens"] else "mean")
+        require_one_of(self.pooling, POOLINGS, name="pooling")
+        if self.pooling == "cls" and _CLS not in found["tokens"]:
+            raise ValueError(f"pooling='cls' needs {_CLS}, and the token dictionary has none: this is V1. Use 'mean'.")
         self.weights = next((name for name in _WEIGHTS if (self.path / name).is_file()), None)
         if self.weights is None:
             raise FileNotFoundError(f"{self.path} has neither {_WEIGHTS[0]} nor {_WEIGHTS[1]}.")
@@ -83,22 +112,91 @@ class Geneformer:
         ValueError
             The dictionary knows less than a tenth of the genes.
         """
-        ensembl, index = self._match(adata, genes)
-        return rows_of(index, self.vectors[[self.tokeniser.tokens[name] for name in ensembl]])
+        return rows_of(self._tokens_of(adata, genes), self.vectors)
+
+    def encode_spots(
+        self,
+        adata: "AnnData",
+        genes: Sequence[str],
+        *,
+        mode: str = "contextual",
+        layer: str | None = None,
+        batch_size: int = 8,
+        device: str = "cpu",
+        half: bool = False,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """See :meth:`flagst.gfm.SpotEncoder.encode_spots`.
+
+        Raises
+        ------
+        ImportError
+            Transformers is not installed.
+        KeyError
+            No such layer of ``adata``.
+        ValueError
+            ``config.json`` and weights are not of one model (named), or have no such ``hidden_layer``; values that are
+            no counts; the dictionary knows less than a tenth of the genes.
+        """
+        from flagst.gfm._networks import bert_network
+
+        require_one_of(mode, MODES, name="mode")
+        batches = count_batches(adata, layer=layer, batch_size=batch_size)
+        of_columns = self._ensembl(adata)
+        gene_tokens = self._tokens_of(adata, genes) if mode == "contextual" else np.zeros(0, dtype=np.int64)
+        state = load_weights(self.path / self.weights)
+        bert = bert_network(self.config, state, weights=self.weights, depth=self._depth()).to(device)
+        return spot_vectors(
+            batches,
+            lambda counts: self._sequences(counts, of_columns),
+            lambda tokens, present, _: bert(input_ids=tokens, attention_mask=present.long()).last_hidden_state,
+            mode=mode,
+            gene_tokens=gene_tokens,
+            width=self.vectors.shape[1],
+            pooling=self.pooling,
+            unit=False,
+            device=device,
+            half=half,
+        )
 
     def tokenise(self, adata: "AnnData", *, layer: str | None = None) -> list[np.ndarray]:
         """Tokens of every spot, of its whole transcriptome: see :class:`flagst.gfm.RankTokeniser`."""
-        ensembl, index = self._match(adata, [str(gene) for gene in adata.var_names])
-        if layer is not None:
-            require_key(adata.layers, layer, where="adata.layers", hint="Name the layer of the raw counts.")
-        counts = adata.X if layer is None else adata.layers[layer]
-        require_counts(counts, where="adata.X" if layer is None else f"layer {layer!r}")
-        return self.tokeniser(counts, [ensembl[i] if i >= 0 else None for i in index])
+        ensembl, batches = self._ensembl(adata), count_batches(adata, layer=layer, batch_size=_TOKENISED_AT_ONCE)
+        return [cell for _, counts in batches for cell in self.tokeniser(counts, ensembl)]
 
-    def provenance(self) -> dict[str, Any]:
-        """Folder, hash of the weights, licence."""
-        record = file_record(self.name, self.path / self.weights)
-        return record | {EMBEDDINGS.licence: "Apache-2.0", EMBEDDINGS.kind: "input embedding"}
+    def provenance(self, mode: str = "static") -> dict[str, Any]:
+        """Folder, hash of the weights, licence; beyond static vectors, the settings that shape them."""
+        record = file_record(self.name, self.path / self.weights) | {EMBEDDINGS.licence: "Apache-2.0"}
+        if mode == "static":
+            return record | {EMBEDDINGS.kind: "input embedding"}
+        record |= {
+            EMBEDDINGS.kind: "hidden layer",
+            EMBEDDINGS.hidden_layer: self._depth(),
+            EMBEDDINGS.settings: settings_digest(self.config, self.tokeniser.tokens, self.tokeniser.medians),
+        }
+        return record | ({EMBEDDINGS.pooling: self.pooling} if mode == "cell" else {})
+
+    def _depth(self) -> int:
+        """The chosen layer, counted from the input, 0."""
+        layers = self.config.get("num_hidden_layers")
+        if not isinstance(layers, int) or not -layers - 1 <= self.hidden_layer <= layers:
+            raise ValueError(f"hidden_layer is {self.hidden_layer}, and by config.json the model has {layers} layers.")
+        return self.hidden_layer % (layers + 1)
+
+    def _ensembl(self, adata: "AnnData") -> list[str | None]:
+        """Ensembl identifier of every column of a table."""
+        ensembl, index = self._match(adata, [str(gene) for gene in adata.var_names])
+        return [ensembl[i] if i >= 0 else None for i in index]
+
+    def _tokens_of(self, adata: "AnnData", genes: Sequence[str]) -> np.ndarray:
+        """(n_genes,) int64 token of each gene, -1 for none."""
+        ensembl, index = self._match(adata, genes)
+        return np.where(index >= 0, np.array([self.tokeniser.tokens[name] for name in ensembl])[index], -1)
+
+    def _sequences(self, counts, ensembl: list[str | None]) -> Sequences:
+        """Spots as tokens, padded."""
+        tokens, present = pad(self.tokeniser(counts, ensembl), self.tokeniser.tokens.get(_PAD, 0))
+        marks = [token for name, token in self.tokeniser.tokens.items() if name.startswith("<")]
+        return Sequences(tokens, present, present & ~np.isin(tokens, marks))
 
     def _match(self, adata: "AnnData", genes: Sequence[str]) -> tuple[list[str], np.ndarray]:
         """Ensembl identifiers that have a token, and which of them each gene is."""

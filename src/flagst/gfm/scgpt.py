@@ -1,32 +1,53 @@
-"""Gene vectors of a scGPT checkpoint."""
+"""Vectors of genes, of genes in spots, and of spots, by a scGPT checkpoint."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flagst._checks import require_key, require_one_of
+from flagst._files import load_json, load_weights
 from flagst._keys import EMBEDDINGS
-from flagst.gfm._files import file_record, load_json, load_weights, require_one_version
+from flagst.gfm._files import file_record, require_one_version, settings_digest
 from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
+from flagst.gfm.spots import MODES, Sequences, count_batches, pad, spot_vectors
+from flagst.gfm.tokens import sum_by_token
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from flagst.gfm._scgpt_network import Arguments
+
 _TABLE, _SCALE, _SHIFT = "encoder.embedding.weight", "encoder.enc_norm.weight", "encoder.enc_norm.bias"
 _EPSILON = 1e-5  # of torch.nn.LayerNorm
+_ARGUMENTS, _CLS = "args.json", "<cls>"
 
 
 class ScGPT:
-    """Gene vectors of a scGPT folder: the input embedding of each gene's token, layer-normalised as the model does.
+    """Vectors of a scGPT folder.
+
+    - Static, per gene: the input embedding of its token, layer-normalised as the model does (:meth:`encode`).
+    - Contextual, per spot and gene: the output of the last layer at the gene's token.
+    - Cell, per spot: the output at ``<cls>``, scaled to unit length, as published.
+
+    The last two (:meth:`encode_spots`) come from the model's encoder in plain torch. A spot is ``<cls>`` and its
+    expressed genes, each with its count as one of ``n_bins`` bins. Where these are more than the model's length, the
+    genes with the highest counts are kept (of equal ones those earlier in the vocabulary), where the published code
+    draws some at random.
 
     Parameters
     ----------
     path
-        Folder with ``vocab.json`` and ``best_model.pt``; the weights are read without running anything they hold.
-        Fine-tuned and wrapped checkpoints (``module.`` before every name, or under ``model_state_dict``) are read too.
+        Folder with ``vocab.json``, ``best_model.pt`` and, but for static vectors, ``args.json``; the weights are read
+        without running anything they hold. Fine-tuned and wrapped checkpoints (``module.`` before every name, or under
+        ``model_state_dict``) are read too, and attention under the names of flash attention and of plain torch.
     names
         Dict from gene to symbol, or a column of ``adata.var`` that holds symbols.
+    max_length
+        Most tokens of a spot, ``<cls>`` included; by default ``max_seq_len`` of ``args.json``.
 
     Raises
     ------
@@ -38,18 +59,30 @@ class ScGPT:
     Source
     ------
     Cui et al., Nature Methods 2024; github.com/bowang-lab/scGPT.
+
+    Examples
+    --------
+    >>> import flagst
+    >>> encoder = flagst.gfm.ScGPT("scGPT_human")  # doctest: +SKIP
+    >>> for rows, vectors, mask in encoder.encode_spots(adata, ["ERBB2", "GNAS"]):  # doctest: +SKIP
+    ...     print(rows, vectors.shape, mask.mean())
     """
 
     name = "scgpt"
     weights = "best_model.pt"
 
-    def __init__(self, path: str | Path, *, names: str | Mapping[str, str] | None = None):
-        self.path, self.names = Path(path), names
+    def __init__(
+        self, path: str | Path, *, names: str | Mapping[str, str] | None = None, max_length: int | None = None
+    ):
+        if max_length is not None and max_length < 2:
+            raise ValueError(f"max_length must be 2 or more; got {max_length}.")
+        self.path, self.names, self.max_length = Path(path), names, max_length
         vocabulary = load_json(self.path / "vocab.json")
         if not isinstance(vocabulary, dict) or not vocabulary:
             raise ValueError("vocab.json is no dict of symbol to token.")
         # <pad>, <cls> and <eoc> are no genes
         self.tokens = {symbol: i for symbol, i in vocabulary.items() if not symbol.startswith("<")}
+        self.marks = {symbol: i for symbol, i in vocabulary.items() if symbol.startswith("<")}
         self.vectors = self._vectors(load_weights(self.path / self.weights))
         require_one_version(vocabulary.values(), self.vectors, "vocab.json", self.weights)
 
@@ -61,15 +94,93 @@ class ScGPT:
         ValueError
             The vocabulary knows less than a tenth of the genes.
         """
+        return rows_of(self._tokens_of(adata, genes), self.vectors)
+
+    def encode_spots(
+        self,
+        adata: "AnnData",
+        genes: Sequence[str],
+        *,
+        mode: str = "contextual",
+        layer: str | None = None,
+        batch_size: int = 8,
+        device: str = "cpu",
+        half: bool = False,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """See :meth:`flagst.gfm.SpotEncoder.encode_spots`.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no ``args.json``.
+        KeyError
+            No such layer.
+        ValueError
+            A file is broken, files are not of one model, or of a variant that is not read (named); values that are no
+            counts; the vocabulary knows less than a tenth of the genes.
+        """
+        from flagst.gfm._scgpt_network import read_arguments, scgpt_network
+
+        require_one_of(mode, MODES, name="mode")
+        batches = count_batches(adata, layer=layer, batch_size=batch_size)
+        arguments = read_arguments(self.path / _ARGUMENTS)
+        for mark in (_CLS, arguments.pad_token):
+            require_key(self.marks, mark, where="vocab.json", hint="Contextual and cell vectors need it.")
+        of_columns = self._tokens_of(adata, [str(gene) for gene in adata.var_names])
+        gene_tokens = self._tokens_of(adata, genes) if mode == "contextual" else np.zeros(0, dtype=np.int64)
+        state = load_weights(self.path / self.weights)
+        network = scgpt_network(arguments, state, weights=self.weights).to(device)
+        return spot_vectors(
+            batches,
+            lambda counts: self._sequences(counts, of_columns, arguments),
+            network,
+            mode=mode,
+            gene_tokens=gene_tokens,
+            width=arguments.width,
+            pooling="cls",
+            unit=True,
+            device=device,
+            half=half,
+        )
+
+    def provenance(self, mode: str = "static") -> dict[str, Any]:
+        """Folder, hash of the weights, licence; beyond static vectors, the settings that shape them."""
+        record = file_record(self.name, self.path / self.weights) | {EMBEDDINGS.licence: "MIT"}
+        if mode == "static":
+            return record | {EMBEDDINGS.kind: "input embedding"}
+        from flagst.gfm._scgpt_network import read_arguments
+
+        arguments = read_arguments(self.path / _ARGUMENTS)
+        record |= {
+            EMBEDDINGS.kind: "last layer",
+            EMBEDDINGS.max_length: self.max_length or arguments.max_length,
+            EMBEDDINGS.settings: settings_digest(asdict(arguments), self.marks),
+        }
+        return record | ({EMBEDDINGS.pooling: "cls"} if mode == "cell" else {})
+
+    def _tokens_of(self, adata: "AnnData", genes: Sequence[str]) -> np.ndarray:
+        """(n_genes,) int64 token of each gene, -1 for none."""
         symbols = list(self.tokens)
         index = match_genes(genes, symbols, aliases=aliases_of(adata, self.names))
         require_overlap(index, genes, symbols, where="vocab.json")
-        return rows_of(index, self.vectors[list(self.tokens.values())])
+        return np.where(index >= 0, np.array(list(self.tokens.values()))[index], -1)
 
-    def provenance(self) -> dict[str, Any]:
-        """Folder, hash of the weights, licence."""
-        record = file_record(self.name, self.path / self.weights)
-        return record | {EMBEDDINGS.licence: "MIT", EMBEDDINGS.kind: "input embedding"}
+    def _sequences(self, counts, of_columns: np.ndarray, arguments: "Arguments") -> Sequences:
+        """Spots as ``<cls>`` and genes in the order of their tokens, with their bins."""
+        columns = np.flatnonzero(of_columns >= 0)
+        known, unique, _ = sum_by_token(counts, columns, of_columns[columns])
+        room = (self.max_length or arguments.max_length) - 1
+        tokens, values = [], []
+        for start, end in pairwise(known.indptr):
+            found, count = known.indices[start:end], known.data[start:end]
+            kept = np.sort(np.argsort(-count, kind="stable")[:room])
+            tokens.append(np.concatenate([[self.marks[_CLS]], unique[found[kept]]]))
+            # bins are of all the genes of a spot, as published, not of those that are kept
+            values.append(np.concatenate([[arguments.pad_value], bin_counts(count, arguments.n_bins)[kept]]))
+        padded, present = pad(tokens, self.marks[arguments.pad_token])
+        is_gene = present.copy()
+        is_gene[:, 0] = False
+        return Sequences(padded, present, is_gene, pad(values, arguments.pad_value)[0].astype(np.float32))
 
     def _vectors(self, state: dict[str, Any]) -> np.ndarray:
         state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
@@ -83,3 +194,35 @@ class ScGPT:
         centred = values - values.mean(axis=1, keepdims=True)
         unit = centred / np.sqrt(centred.var(axis=1, keepdims=True) + _EPSILON)
         return unit * state[_SCALE].float().numpy() + state[_SHIFT].float().numpy()
+
+
+def bin_counts(counts: np.ndarray, n_bins: int) -> np.ndarray:
+    """Counts of one spot as bins of about equal size, as scGPT reads them.
+
+    A bin is the number of edges that a count reaches, of ``n_bins - 1`` edges at equal quantiles. A count that is
+    equal to several edges could be in any of their bins: the published code draws one at random, here it is the middle
+    one, so that a spot always has the same vectors.
+
+    Parameters
+    ----------
+    counts
+        ``(n_expressed,)``, above 0.
+    n_bins
+        Bins, with bin 0 of genes that are not expressed.
+
+    Returns
+    -------
+    ``(n_expressed,)`` int64, from 1 to ``n_bins - 1``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from flagst.gfm.scgpt import bin_counts
+    >>> bin_counts(np.array([1, 1, 1, 2, 9]), n_bins=6)
+    array([2, 2, 2, 4, 5])
+    """
+    if not len(counts):
+        return np.zeros(0, dtype=np.int64)
+    edges = np.quantile(counts, np.linspace(0, 1, n_bins - 1))
+    reached, passed = np.digitize(counts, edges), np.digitize(counts, edges, right=True)
+    return -((reached + passed) // -2)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flagst._files import guarded
 from flagst._keys import EMBEDDINGS
-from flagst.gfm._files import file_record, guarded, load_pickle
+from flagst.gfm._files import file_record, load_pickle
 from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -75,14 +76,9 @@ class RankTokeniser:
             raise ValueError(f"No gene has a token. Names look like {list(ensembl[:3])}.")
         matrix = sp.csr_matrix(counts)
         totals = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
-        unique, code = np.unique(tokens, return_inverse=True)
-        ones = np.ones(len(columns))
-        sums = sp.csr_matrix((ones, (columns, code)), shape=(matrix.shape[1], len(unique)))
+        known, unique, code = sum_by_token(matrix, columns, tokens)
         of_token = np.empty(len(unique))
         of_token[code] = medians
-        known = sp.csr_matrix(matrix @ sums)
-        known.sort_indices()
-        known.eliminate_zeros()
         start, end = ([self.tokens[mark]] if mark in self.tokens else [] for mark in ("<cls>", "<eos>"))
         room = self.length - len(start) - len(end)
         out = []
@@ -93,3 +89,28 @@ class RankTokeniser:
             ranked = unique[found[np.argsort(-value, kind="stable")]][:room]
             out.append(np.concatenate([start, ranked, end]).astype(np.int64))
         return out
+
+
+def sum_by_token(matrix, columns: np.ndarray, tokens: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Counts per token: columns with one token are summed.
+
+    Parameters
+    ----------
+    matrix
+        ``(n_cells, n_genes)`` scipy sparse counts.
+    columns, tokens
+        ``(n_known,)`` int64, columns that have a token, and it.
+
+    Returns
+    -------
+    ``(n_cells, n_tokens)`` CSR counts without stored zeros, each row in the order of tokens; ``(n_tokens,)`` int64, the
+    tokens, rising; ``(n_known,)`` int64, the position there of each column's token.
+    """
+    import scipy.sparse as sp
+
+    unique, code = np.unique(tokens, return_inverse=True)
+    sums = sp.csr_matrix((np.ones(len(columns)), (columns, code)), shape=(matrix.shape[1], len(unique)))
+    counts = sp.csr_matrix(matrix @ sums)
+    counts.sort_indices()
+    counts.eliminate_zeros()
+    return counts, unique, code

@@ -1,17 +1,14 @@
-"""What is fitted before any gradient step: regression mean, residual state, gene vectors."""
+"""What is fitted before any gradient step: regression mean, residual state, spatial order."""
 
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from anndata import AnnData
 from torch import Tensor
 
-from flagst._checks import require_key
 from flagst.data.graph import MORAN_NEIGHBOURS, knn
 from flagst.data.inputs import N_EDGES, section_inputs
 from flagst.data.section import Section, stack_targets
-from flagst.gfm import coexpression
 from flagst.metrics import per_gene_pcc
 from flagst.model.presets import Settings
 from flagst.regression import RegressionStage, ResidualModel, neighbour_moran
@@ -19,7 +16,6 @@ from flagst.regression.context import NEIGHBOURHOODS
 
 #: Smaller sections have no spatial order to speak of.
 MIN_SPOTS = 10
-GFM_HINT = "Pass gfm='coexpression', a key of adata.varm, or None."
 
 
 @dataclass(frozen=True)
@@ -152,47 +148,3 @@ def network_inputs(
 def pad_columns(values: np.ndarray, width: int) -> np.ndarray:
     """Zero columns on the right up to ``width``: few spots have fewer components than asked for."""
     return np.pad(values, ((0, 0), (0, width - values.shape[1])))
-
-
-def gene_embeddings(
-    adata: AnnData, sections: list[Section], genes: list[str], *, gfm: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors to align to, and which genes have one.
-
-    Parameters
-    ----------
-    adata
-        Training table; its ``varm`` is read when ``gfm`` is a key of it.
-    sections
-        Training sections with targets, for ``gfm="coexpression"``.
-    genes
-        The panel.
-
-    Returns
-    -------
-    ``(n_genes, d_gene)`` float32 of unit length, zero where there is none, and ``(n_genes,)`` bool.
-
-    Raises
-    ------
-    KeyError
-        No such key in ``adata.varm``.
-    ValueError
-        No gene of the panel has a vector.
-    """
-    if gfm == "coexpression":
-        names = np.repeat(np.arange(len(sections)), [len(s) for s in sections])
-        vectors = coexpression(stack_targets(sections), names)
-    else:
-        require_key(adata.varm, gfm, where="adata.varm", hint=GFM_HINT)
-        vectors = np.asarray(adata.varm[gfm], dtype=np.float32)[adata.var_names.get_indexer(genes)]
-    unit, known = unit_vectors(vectors)
-    if not known.any():
-        raise ValueError(f"adata.varm[{gfm!r}] has no vector for any gene of the panel. {GFM_HINT}")
-    return unit, known
-
-
-def unit_vectors(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gene vectors scaled to length 1, ``(n_genes, d)`` float32, and which genes have one: finite and not zero."""
-    length = np.linalg.norm(np.nan_to_num(vectors), axis=1)
-    known = np.isfinite(vectors).all(axis=1) & (length > 0)
-    return np.where(known[:, None], vectors / np.where(known, length, 1)[:, None], 0).astype(np.float32), known

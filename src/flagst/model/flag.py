@@ -11,14 +11,14 @@ from anndata import AnnData
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 from scvi.train import TrainRunner
 
-from flagst._checks import require_key
 from flagst._keys import SLOT, TABLE, UNS
 from flagst.data import query as queries
 from flagst.data.from_anndata import sections_from_anndata
 from flagst.data.measured import section_rows, training_spacing
 from flagst.data.record import table_of
 from flagst.data.section import Section
-from flagst.model.fitting import GFM_HINT, fit_before_diffusion, gene_embeddings
+from flagst.model.aligning import build_alignment, require_vectors
+from flagst.model.fitting import fit_before_diffusion
 from flagst.model.held_out import HeldOutTissue, held_out_parts
 from flagst.model.intervals import calibrate_intervals
 from flagst.model.loading import Loading
@@ -62,8 +62,9 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         ``"lognorm"`` (log1p of counts per 10,000), ``"log2"`` (log2(count + 1)) or ``"identity"``;
         ``None`` keeps the preset's. Predictions come back in this unit.
     gfm
-        Gene embeddings to align to: ``"coexpression"`` (of the training spots), a key of
-        ``adata.varm``, or ``None`` for no alignment.
+        Gene embeddings to align to: ``"coexpression"`` (of the training spots); a key of ``adata.varm`` (a vector per
+        gene) or ``adata.obsm`` (vectors per spot and gene, or per spot), see :func:`flagst.pp.gene_embeddings`; or
+        ``None`` for no alignment.
     seed
         Seed of the network's weights.
     table_key
@@ -110,8 +111,8 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
     ):
         super().__init__(None if adata is None else table_of(adata, table_key), registry)
         self.settings_ = resolve(preset, target=target, gfm=gfm, **changes)
-        if adata is not None and gfm not in (None, "coexpression"):
-            require_key(self.adata.varm, gfm, where="adata.varm", hint=GFM_HINT)
+        if adata is not None:
+            require_vectors(self.adata, self.settings_)
         self.setup_ = dict(self.registry_["setup_args"])
         self.genes_ = [str(gene) for gene in self.setup_["genes"]]
         self.d_features_ = int(self.summary_stats[f"n_{IMAGE_FIELD}"])
@@ -185,13 +186,15 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
             folds = network_folds([s.coords for s in sections], len(self.module.networks))
         predictors = [self._predictor(s, mean=mean) for s, mean in zip(sections, data.mean, strict=True)]
         if self.settings_.diffusion:
-            gfm = self.settings_.gfm
-            training, validation = split_windows(predictors, data, folds)
+            rows = list(section_rows(self.adata, self.setup_["section_key"]).values())
+            alignment = build_alignment(self.adata, sections, self.genes_, np.concatenate(rows), self.settings_)
+            of_spots = alignment is not None and alignment.per_spot is not None
+            training, validation = split_windows(predictors, data, folds, rows if of_spots else None)
             train_diffusion(
                 self,
                 training,
                 validation,
-                alignment=None if gfm is None else gene_embeddings(self.adata, sections, self.genes_, gfm=gfm),
+                alignment=alignment,
                 max_epochs=max_epochs,
                 accelerator=accelerator,
                 devices=devices,
@@ -222,7 +225,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
                 denoiser=settings.denoiser,
                 condition_on_mean=settings.regression is not None,
                 n_networks=count_networks(int(self.summary_stats["n_section"]), cross_fit=settings.cross_fit),
-                **settings.network,
+                **settings.network_kwargs,
             )
 
     def _registered(self) -> AnnData:

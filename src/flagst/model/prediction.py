@@ -215,6 +215,8 @@ class Prediction:
         -------
         AnnData ``(n_spots, n_genes)`` with X ``None``; :meth:`predict` fills its layers.
         """
+        if genes is not None:
+            self._require_trained()  # it is training that says which genes there are vectors of
         wanted = self.genes_ if genes is None else self._wanted(genes, quantiles=())
         return queries.empty_query(table_of(adata, table_key), wanted)
 

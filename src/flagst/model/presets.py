@@ -36,9 +36,20 @@ class Settings:
         draw. Draws on a fold from the network that has not seen it set the spread and calibrate
         quantiles. ``False``: one network on everything, nothing set or calibrated.
     gfm
-        ``"coexpression"``, a key of ``adata.varm``, or ``None`` for no alignment.
+        ``"coexpression"``; a key of ``adata.varm`` (a vector per gene) or ``adata.obsm`` (with three axes a vector
+        per spot and gene, with two one per spot); or ``None`` for no alignment.
     align_weight
         Weight of the alignment loss.
+    align_warmup
+        Share of the training steps over which that weight rises from 0.
+    align_block
+        Block of the denoiser, counted from 1, whose hidden state is aligned; ``None`` keeps the denoiser's own.
+    align_static
+        How vectors per gene are aligned to: ``"context"`` (put in the context of the spot) or ``"similarity"``
+        (their similarities against those of the read-out).
+    gene_identity
+        Identity vectors of genes (gene tokens; queries of the read-out): ``"free"``, ``"init"`` (start from the
+        vectors of the gene model) or ``"tied"`` (a linear map of them); the last two need vectors per gene.
     match_order
         Scale each gene of a draw so that genes have the spatial order of the training sections, see
         :func:`flagst.regression.draw_order.match_draw_order`.
@@ -62,9 +73,22 @@ class Settings:
     cross_fit: bool = True
     gfm: str | None = "coexpression"
     align_weight: float = 0.5
+    align_warmup: float = 0.0
+    align_block: int | None = None
+    align_static: str = "context"
+    gene_identity: str = "free"
     match_order: bool = True
     max_steps: int = 1200
     network: dict = field(default_factory=dict)
+
+    @property
+    def network_kwargs(self) -> dict:
+        """Arguments of :class:`flagst.nn.FlagNetwork`: ``network``, with the block to align."""
+        if self.align_block is None:
+            return self.network
+        return self.network | {
+            "denoiser_kwargs": self.network.get("denoiser_kwargs", {}) | {"align_block": self.align_block}
+        }
 
     def to_dict(self) -> dict:
         """Plain dictionary."""
@@ -95,6 +119,8 @@ CHOICES = {
     "denoiser": ("latent", "gene"),
     "process": ("edm", "ve"),
     "solver": ("dpm++2m", "heun"),
+    "align_static": ("context", "similarity"),
+    "gene_identity": ("free", "init", "tied"),
 }
 
 
@@ -116,4 +142,10 @@ def resolve(preset: str, *, target: str | None, gfm: str | None, **changes) -> S
     for name in ("n_latent", "n_steps", "n_average", "max_steps"):
         if getattr(settings, name) < 1:
             raise ValueError(f"{name} must be at least 1; got {getattr(settings, name)}.")
+    if settings.align_weight < 0:
+        raise ValueError(f"align_weight must not be negative; got {settings.align_weight}.")
+    if not 0 <= settings.align_warmup <= 1:
+        raise ValueError(f"align_warmup is a share of the training steps, 0 to 1; got {settings.align_warmup}.")
+    if settings.gfm is None and settings.gene_identity != "free":
+        raise ValueError(f"gene_identity={settings.gene_identity!r} needs the vectors of a gene model; gfm is None.")
     return settings

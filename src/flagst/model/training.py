@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 
 from flagst._keys import TENSOR
+from flagst.model.aligning import Alignment
 from flagst.model.quiet import quiet_libraries
 from flagst.model.threads import threads_for
 
@@ -22,7 +23,7 @@ def train_diffusion(
     training: list[dict[str, Tensor]],
     validation: list[dict[str, Tensor]],
     *,
-    alignment: tuple[np.ndarray, np.ndarray] | None,
+    alignment: Alignment | None,
     max_epochs: int | None,
     plan_kwargs: dict,
     datasplitter_kwargs: dict,
@@ -37,8 +38,7 @@ def train_diffusion(
     training, validation
         Windows, see :func:`flagst.model.windows.split_windows`.
     alignment
-        Gene vectors and which genes have one, see :func:`flagst.model.fitting.gene_embeddings`;
-        ``None`` for no alignment.
+        See :func:`flagst.model.aligning.build_alignment`; ``None`` for no alignment.
     max_epochs
         ``None`` makes ``settings_.max_steps`` optimiser steps.
     plan_kwargs, datasplitter_kwargs, **trainer_kwargs
@@ -48,7 +48,8 @@ def train_diffusion(
     ------
     ``model.module`` and ``model.history_``.
     """
-    splitter = model._data_splitter_cls(training, validation, **datasplitter_kwargs)
+    complete = {} if alignment is None or alignment.per_spot is None else {"complete": alignment.add}
+    splitter = model._data_splitter_cls(training, validation, **complete, **datasplitter_kwargs)
     if max_epochs is None:
         max_epochs = math.ceil(model.settings_.max_steps / splitter.steps_per_epoch)
     model.is_trained_, model.history_ = False, None  # or scvi-tools appends to the last run's history
@@ -59,8 +60,7 @@ def train_diffusion(
     with torch.random.fork_rng(), quiet_libraries(), threads_for(largest):
         torch.manual_seed(model.seed_)
         if alignment is not None:
-            vectors, known = (torch.as_tensor(values) for values in alignment)
-            model.module.attach_alignment(vectors, known, weight=model.settings_.align_weight)
+            alignment.attach(model.module, model.settings_, n_steps=max_epochs * splitter.steps_per_epoch)
         runner = model._train_runner_cls(
             model,
             training_plan=model._training_plan_cls(model.module, **plan_kwargs),

@@ -7,7 +7,8 @@ import numpy as np
 from anndata import AnnData
 
 from flagst.data.noise import spot_noise
-from flagst.model.fitting import Fitted, TrainingData, unit_vectors
+from flagst.model.aligning import unit_vectors
+from flagst.model.fitting import Fitted, TrainingData
 from flagst.model.predicting import SectionPredictor
 from flagst.model.presets import Settings
 from flagst.regression import GeneTransfer
@@ -42,7 +43,7 @@ def fit_unmeasured(
 
     Only with gene vectors out of ``adata.varm`` and a regression mean.
     """
-    if settings.gfm in (None, "coexpression") or settings.regression is None:
+    if settings.gfm not in adata.varm or settings.regression is None:
         return None
     vectors, usable = unit_vectors(np.asarray(adata.varm[settings.gfm], dtype=np.float32))
     others = usable & ~adata.var_names.isin(panel)

@@ -15,7 +15,10 @@ HALO_HOPS = 2
 
 
 def split_windows(
-    predictors: list[SectionPredictor], data: TrainingData, folds: list[np.ndarray] | None
+    predictors: list[SectionPredictor],
+    data: TrainingData,
+    folds: list[np.ndarray] | None,
+    rows: list[np.ndarray] | None = None,
 ) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
     """Training and validation windows of every network. No window crosses sections, or the border of a fold.
 
@@ -28,6 +31,8 @@ def split_windows(
     folds
         Per section ``(n_spots,)``, see :func:`flagst.regression.network_folds`; ``None`` for one
         network that sees everything.
+    rows
+        Per section ``(n_spots,)`` rows of the training table, for windows that shall know theirs.
 
     Returns
     -------
@@ -36,17 +41,19 @@ def split_windows(
     training, validation = [], []
     n_networks = 1 if folds is None else 1 + int(max(fold.max() for fold in folds))
     for network in range(n_networks):
-        for row, predictor in enumerate(predictors):
+        for i, predictor in enumerate(predictors):
             n_spots = len(predictor.section)
             tensors = predictor.inputs | {
-                TENSOR.state: torch.as_tensor(data.state[row], dtype=torch.float32),
-                TENSOR.expression: torch.as_tensor(data.expression[row], dtype=torch.float32),
+                TENSOR.state: torch.as_tensor(data.state[i], dtype=torch.float32),
+                TENSOR.expression: torch.as_tensor(data.expression[i], dtype=torch.float32),
             }
-            held = folds[row] == network if folds is not None else np.zeros(n_spots, dtype=bool)
-            for rows, out in ((np.flatnonzero(~held), training), (np.flatnonzero(held), validation)):
-                if len(rows):
-                    part = tensors if len(rows) == n_spots else _subset(tensors, rows)
-                    parts = _cut(part, predictor.section.coords[rows])
+            if rows is not None:
+                tensors[TENSOR.row] = torch.as_tensor(rows[i])
+            held = folds[i] == network if folds is not None else np.zeros(n_spots, dtype=bool)
+            for kept, out in ((np.flatnonzero(~held), training), (np.flatnonzero(held), validation)):
+                if len(kept):
+                    part = tensors if len(kept) == n_spots else _subset(tensors, kept)
+                    parts = _cut(part, predictor.section.coords[kept])
                     out += [{**w, TENSOR.network: torch.tensor(network)} for w in parts]
     return training, validation
 

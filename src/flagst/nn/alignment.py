@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flagst.nn.gene_identity import TiedIdentity
+
 
 class GeneReadout(nn.Module):
     """Read a vector per spot and gene out of a hidden state.
@@ -19,6 +21,11 @@ class GeneReadout(nn.Module):
         Genes that have a query.
     d_gene
         Width of the gene embeddings.
+
+    Attributes
+    ----------
+    tied
+        Where queries come from when they follow a gene model, see :meth:`tie`.
     """
 
     def __init__(self, width: int, n_genes: int, d_gene: int, *, d_query: int = 64):
@@ -26,6 +33,11 @@ class GeneReadout(nn.Module):
         self.hidden = nn.Sequential(nn.Linear(width, d_query), nn.SiLU(), nn.Linear(d_query, d_query))
         self.query = nn.Parameter(torch.randn(n_genes, d_query) / d_query**0.5)
         self.output = nn.Linear(d_query, d_gene)
+        self.tied: TiedIdentity | None = None
+
+    def tie(self, vectors: Tensor, mask: Tensor) -> None:
+        """Make queries a linear map of gene-model vectors, see :class:`flagst.nn.TiedIdentity`."""
+        self.tied = TiedIdentity(vectors, mask, self.query)
 
     def forward(self, hidden: Tensor, genes: Tensor | slice = slice(None)) -> Tensor:
         """Read-out of some genes, all by default.
@@ -34,7 +46,8 @@ class GeneReadout(nn.Module):
         """
         if hidden.dim() == 3:
             return self.output(self.hidden(hidden[:, genes]))
-        return self.output(self.hidden(hidden)[:, None] * self.query[genes])
+        query = self.query if self.tied is None else self.tied(self.query)
+        return self.output(self.hidden(hidden)[:, None] * query[genes])
 
 
 def contextual_embedding(expression: Tensor, vectors: Tensor, genes: Tensor | slice = slice(None)) -> Tensor:
@@ -62,13 +75,16 @@ def contextual_embedding(expression: Tensor, vectors: Tensor, genes: Tensor | sl
     return vectors[genes] @ spot
 
 
-def alignment_loss(readout: Tensor, embedding: Tensor) -> Tensor:
+def alignment_loss(readout: Tensor, embedding: Tensor, there: Tensor | None = None) -> Tensor:
     """``1 - cos``, mean over genes.
 
     Parameters
     ----------
     readout, embedding
         ``(n_spots, n_genes, d_gene)``, genes that have an embedding only.
+    there
+        ``(n_spots, n_genes)`` bool, where a gene has an embedding in a spot; ``None`` for everywhere. A spot without
+        any has no loss.
 
     Returns
     -------
@@ -78,66 +94,28 @@ def alignment_loss(readout: Tensor, embedding: Tensor) -> Tensor:
     ------
     FLAG (arXiv 2605.18055), ``L_align``; the constant 1 is ours, so that the loss is not negative.
     """
-    return 1 - F.cosine_similarity(readout, embedding, dim=-1).mean(dim=-1)
+    cosine = F.cosine_similarity(readout, embedding, dim=-1)
+    if there is None:
+        return 1 - cosine.mean(dim=-1)
+    return ((1 - cosine) * there).sum(dim=-1) / there.sum(dim=-1).clamp(min=1)
 
 
-#: Genes read out per training step; a fresh random subset each time keeps the cost free of the panel.
-MAX_GENES = 64
-
-
-class AlignmentHead(nn.Module):
-    """Read-out, gene embeddings and loss, with two controls that tell what was learnt.
+def similarity_loss(readout: Tensor, vectors: Tensor) -> Tensor:
+    """Squared difference of the genes' cosines in a spot's read-out and among their static vectors.
 
     Parameters
     ----------
-    width
-        Width of the hidden state.
+    readout
+        ``(n_spots, n_genes, d)``.
     vectors
-        ``(n_genes, d_gene)`` gene embeddings.
-    mask
-        ``(n_genes,)`` bool, genes that have one.
-    weight
-        Weight of the loss beside the denoising loss.
+        ``(n_genes, d_gene)`` of length 1.
+
+    Returns
+    -------
+    ``(n_spots,)``: 0 when all pairs of genes have the same cosine, 1 for a read-out whose genes are all unlike.
     """
-
-    def __init__(self, width: int, vectors: Tensor, mask: Tensor, *, weight: float):
-        super().__init__()
-        self.weight = weight
-        self.readout = GeneReadout(width, *vectors.shape)
-        self.register_buffer("vectors", vectors)
-        self.register_buffer("mask", mask)
-
-    def forward(
-        self, hidden: Tensor, expression: Tensor, *, controls: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """Alignment loss of each spot, ``(n_spots,)``, and the controls if asked for.
-
-        ``align_loss_shuffled_genes`` scores the read-out against the embeddings of other genes,
-        ``align_loss_shuffled_spots`` against the context of other spots. A head that has learnt
-        gene identities and nothing of the tissue does as well on the second as on the loss itself.
-
-        Parameters
-        ----------
-        hidden
-            ``(n_spots, width)``, or one vector per gene.
-        expression
-            ``(n_spots, n_genes)`` standardised measured expression.
-        controls
-            Generator of the shuffles; ``None`` for no controls.
-        """
-        known = torch.nonzero(self.mask)[:, 0]
-        genes = known
-        if self.training and len(known) > MAX_GENES:
-            genes = known[torch.randperm(len(known), device=known.device)[:MAX_GENES]]
-        readout = self.readout(hidden, genes)
-        target = contextual_embedding(expression, self.vectors, genes)
-        losses = {"align_loss": alignment_loss(readout, target)}
-        if controls is not None:
-            other = known[torch.randperm(len(known), generator=controls).to(known.device)]
-            spots = torch.randperm(len(expression), generator=controls).to(hidden.device)
-            vectors = self.vectors.clone()
-            vectors[known] = self.vectors[other]
-            shuffled = contextual_embedding(expression, vectors, genes)
-            losses["align_loss_shuffled_genes"] = alignment_loss(readout, shuffled)
-            losses["align_loss_shuffled_spots"] = alignment_loss(readout, target[spots])
-        return losses
+    unit = F.normalize(readout, dim=-1)
+    pairs = ~torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+    wanted = (vectors @ vectors.T)[pairs]
+    found = (unit @ unit.transpose(1, 2))[:, pairs]
+    return (found - wanted).square().sum(dim=-1) / wanted.square().sum().clamp(min=1e-12)

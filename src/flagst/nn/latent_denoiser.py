@@ -42,6 +42,13 @@ class AdaLNBlock(nn.Module):
         return y + gate * self.mlp(self.norm(y) * (1 + scale) + shift)
 
 
+def require_block(align_block: int, n_blocks: int) -> int:
+    """The block to align, or a ``ValueError`` when there is no such block."""
+    if not 1 <= align_block <= n_blocks:
+        raise ValueError(f"align_block must be a block of the denoiser, 1 to {n_blocks}; got {align_block}.")
+    return align_block
+
+
 class LatentDenoiser(nn.Module):
     """Network ``F(x, sigma | context)`` on a few latent components per spot.
 
@@ -58,6 +65,11 @@ class LatentDenoiser(nn.Module):
         Width, depth and dropout rate of the residual MLP.
     align_block
         The block (counted from 1) whose output is returned for alignment.
+
+    Raises
+    ------
+    ValueError
+        There is no such block.
     """
 
     def __init__(
@@ -71,7 +83,7 @@ class LatentDenoiser(nn.Module):
         align_block: int = 2,
     ):
         super().__init__()
-        self.align_block = align_block
+        self.align_block = require_block(align_block, n_blocks)
         self.noise_level = NoiseLevelEmbedding(d_context)
         self.activation = nn.SiLU()
         self.input = nn.Linear(d_state, width)

@@ -4,8 +4,7 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +12,9 @@ import numpy as np
 from flagst._checks import require_key, require_one_of
 from flagst._keys import FEATURES, OBS, OBSM, SLOT, TABLE, UNS
 from flagst.data.measured import plain
-from flagst.data.patches import Block, check_inside, crop_block, plan_blocks, thumbnail
+from flagst.data.patches import check_inside, thumbnail
 from flagst.encoders import ImageEncoder, get_encoder
+from flagst.pp._extract import encode_sections
 from flagst.pp._sources import SectionImage, from_anndata, from_spatialdata
 from flagst.pp._stain import Overview, Stain
 
@@ -33,7 +33,7 @@ _COARSE = 2.0  # an image this many times coarser than the encoder wants is wort
 def image_features(
     data: "SpatialData | AnnData",
     *,
-    encoder: str | ImageEncoder = "handcrafted",
+    encoder: str | ImageEncoder | Callable = "handcrafted",
     patch_um: float | Sequence[float] | None = None,
     section_key: str = OBS.section,
     table_key: str = TABLE,
@@ -42,6 +42,7 @@ def image_features(
     n_jobs: int | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    cache: str | os.PathLike | None = None,
 ) -> None:
     """Describe the tissue around every spot by numbers.
 
@@ -57,7 +58,8 @@ def image_features(
         scale factor). Micrometres per full-resolution pixel of each section in
         ``uns["flagst"]["params"]["um_per_px"]``.
     encoder
-        A name out of :func:`flagst.encoders.available_encoders`, or an encoder.
+        Whatever :func:`flagst.encoders.get_encoder` takes: a name, an encoder, or a function of patches. A pathology
+        model is ``get_encoder("uni", path=...)``.
     patch_um
         Side of the squares, micrometres, one per scale. By default the encoder's own.
     section_key
@@ -76,14 +78,21 @@ def image_features(
     overwrite
         Compute anew even when features made with the same settings at the same positions are there. Needed
         when only colours of an image have changed: pixels are not compared.
+    cache
+        Folder where finished blocks of patches are kept. An extraction that was stopped goes on from there, and the
+        same image is not encoded again, in whichever table it comes. What is kept goes with the image's pixels (of
+        images beyond 4,096 px, with some of them), the encoder and its weights, and the patches; ``overwrite`` does
+        not empty it.
 
     Writes
     ------
     ``obsm[key_added]``
         (n_spots, n_scales * n_features) float32.
     ``uns["flagst"]["features"][key_added]``
-        Encoder, version, settings, scales, feature names; of each section micrometres per pixel, a hash of
-        the spots' positions, and the stain.
+        Encoder, version, settings (of a network hash of the weights, pooling and licence), scales, feature
+        names; of each section micrometres per pixel, a hash of the spots' positions, and the stain.
+    ``cache``
+        One ``.npy`` file per block of patches, in a folder per encoder.
 
     Raises
     ------
@@ -127,7 +136,9 @@ def image_features(
     for section in sections:
         stains[section.name] = _look_over(section, scales, encoder.patch_px)
     applied = stains if stain_normalise == "section" else {}
-    features = _encode_all(adata.n_obs, sections, applied, encoder, scales, n_jobs, progress)
+    features = encode_sections(
+        adata.n_obs, sections, applied, encoder, scales, n_jobs=n_jobs, progress=progress, cache=cache
+    )
     record = settings | of_sections | {
         FEATURES.stain: {name: [*stain.background, stain.strength] for name, stain in applied.items()},
         FEATURES.names: [f"{name}_{scale:g}um" for scale in scales for name in encoder.feature_names],
@@ -225,51 +236,6 @@ def _check_swapped(section: SectionImage, overview: Overview) -> None:
     if swapped > given + _SWAP_CERTAIN:
         raise ValueError(message)
     warnings.warn(message, UserWarning, stacklevel=4)
-
-
-def _encode_all(
-    n_spots: int,
-    sections: list[SectionImage],
-    stains: dict[str, Stain],
-    encoder: ImageEncoder,
-    scales: list[float],
-    n_jobs: int,
-    progress: bool,
-) -> np.ndarray:
-    """(n_spots, n_scales * n_features) float32; blocks of patches are shared out over threads."""
-    from tqdm.auto import tqdm
-
-    width = encoder.n_features
-    features = np.full((n_spots, len(scales) * width), np.nan, dtype=np.float32)
-
-    def encode(section: SectionImage, block: Block, first: int) -> int:
-        for members, patches in crop_block(block):
-            if section.name in stains:
-                patches = stains[section.name].apply(patches)
-            features[section.rows[members], first : first + width] = encoder.encode(patches)
-        return len(block.rows)
-
-    with (
-        ThreadPoolExecutor(n_jobs) as pool,
-        tqdm(total=n_spots * len(scales), unit="patch", desc="image features", disable=not progress) as bar,
-    ):
-        jobs = [
-            pool.submit(encode, section, block, i * width)
-            for section in sections
-            for i, scale in enumerate(scales)
-            for block in plan_blocks(
-                section.levels, section.centres, side=scale / section.um_per_px, out_px=encoder.patch_px
-            )
-        ]
-        try:
-            for job in as_completed(jobs):
-                bar.update(job.result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    if not np.isfinite(features).all():
-        raise ValueError(f"Encoder {encoder.name!r} returned NaN or infinite values.")
-    return features
 
 
 def _write(adata: "AnnData", key: str, features: np.ndarray, record: dict) -> None:

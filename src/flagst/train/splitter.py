@@ -1,21 +1,27 @@
 """Batches: a batch is one window of one section."""
 
+from collections.abc import Callable
+
 import lightning.pytorch as pl
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 
+Window = dict[str, Tensor]
+
+
 class _Windows(Dataset):
     """A list of windows, gone through ``n_repeats`` times per epoch."""
 
-    def __init__(self, windows: list[dict[str, Tensor]], n_repeats: int = 1):
-        self.windows, self.n_repeats = windows, n_repeats
+    def __init__(self, windows: list[Window], complete: Callable[[Window], Window] | None, n_repeats: int = 1):
+        self.windows, self.complete, self.n_repeats = windows, complete, n_repeats
 
     def __len__(self) -> int:
         return len(self.windows) * self.n_repeats
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.windows[index % len(self.windows)]
+    def __getitem__(self, index: int) -> Window:
+        window = self.windows[index % len(self.windows)]
+        return window if self.complete is None else self.complete(window)
 
 
 class WindowSplitter(pl.LightningDataModule):
@@ -28,17 +34,20 @@ class WindowSplitter(pl.LightningDataModule):
     windows_per_epoch
         An epoch goes through the training windows as often as it takes to see at least so many:
         one pass over few sections would be few steps.
+    complete
+        Called with a window when it is its turn, for what would not fit in memory for all windows at once.
     """
 
     def __init__(
         self,
-        training: list[dict[str, Tensor]],
-        validation: list[dict[str, Tensor]],
+        training: list[Window],
+        validation: list[Window],
         *,
         windows_per_epoch: int = 24,
+        complete: Callable[[Window], Window] | None = None,
     ):
         super().__init__()
-        self.training, self.validation = training, validation
+        self.training, self.validation, self.complete = training, validation, complete
         self.n_repeats = max(1, round(windows_per_epoch / max(len(training), 1)))
 
     @property
@@ -47,9 +56,9 @@ class WindowSplitter(pl.LightningDataModule):
         return len(self.training) * self.n_repeats
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(_Windows(self.training, self.n_repeats), batch_size=None, shuffle=True)
+        return DataLoader(_Windows(self.training, self.complete, self.n_repeats), batch_size=None, shuffle=True)
 
     def val_dataloader(self) -> DataLoader | list:
         if not self.validation:
             return []
-        return DataLoader(_Windows(self.validation), batch_size=None, shuffle=False)
+        return DataLoader(_Windows(self.validation, self.complete), batch_size=None, shuffle=False)

@@ -28,9 +28,9 @@ def test_any_object_of_the_right_shape_is_an_encoder():
 
 
 def test_registered_encoders_are_found(monkeypatch):
-    from flagst.encoders import _base
+    from flagst.encoders import _registry
 
-    monkeypatch.setattr(_base, "_encoders", dict(_base._encoders))
+    monkeypatch.setattr(_registry, "_encoders", dict(_registry._encoders))
     register_encoder("mean", Mean)
     assert get_encoder("mean").name == "mean"
     register_encoder("mean", Mean)  # the same again is no harm
@@ -43,5 +43,7 @@ def test_errors_say_what_is_there():
         get_encoder("resnet")
     with pytest.raises(TypeError, match="ImageEncoder; got dict"):
         get_encoder({})
+    with pytest.raises(TypeError, match="got the class Mean"):
+        get_encoder(Mean)
     with pytest.raises(TypeError, match="nucleus_threshold"):
         get_encoder(Mean(), nucleus_threshold=1)

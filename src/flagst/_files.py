@@ -1,0 +1,73 @@
+"""Files of other people: read without running what is in them, named when they are no good, and hashed."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Names under which trainers keep the weights beside an optimiser's state.
+_WRAPPINGS = ("model_state_dict", "state_dict", "model")
+
+
+def guarded(path: Path, read: Callable[[], Any]) -> Any:
+    """What ``read`` returns; whatever goes wrong becomes one ``ValueError`` with the file's name and the reason.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ImportError
+        A library is missing that the file needs.
+    ValueError
+        The file is broken, of another kind, or holds more than data.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        return read()
+    except ImportError as error:
+        raise ImportError(f"{path.name} needs {error.name}: pip install 'flagst[encoders]'.") from error
+    except Exception as error:  # parsers of broken files raise anything
+        raise ValueError(f"{path.name} cannot be read: {reason_of(error)}") from error
+
+
+def load_json(path: Path) -> Any:
+    """A JSON file."""
+    return guarded(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+
+
+def load_weights(path: Path) -> dict[str, Any]:
+    """Tensors of a checkpoint by name: safetensors, or a torch file read with ``weights_only``."""
+
+    def read() -> dict[str, Any]:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        import torch
+
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        wrapping = next((name for name in _WRAPPINGS if isinstance(held, dict) and name in held), None)
+        held = held if wrapping is None else held[wrapping]
+        if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
+            raise ValueError("it is no dict of tensors")
+        return held
+
+    return guarded(path, read)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def reason_of(error: Exception) -> str:
+    """First line of an error; of torch's refusal to unpickle, what was refused, not its advice to do it all the same."""
+    text = str(error).strip()
+    asked = re.search(r"GLOBAL (\S+)", text)
+    if text.startswith("Weights only load failed"):
+        return f"it asks for {asked[1]}, which is no tensor" if asked else "it is broken or holds more than tensors"
+    return text.splitlines()[0] if text else type(error).__name__

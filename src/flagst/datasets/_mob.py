@@ -1,0 +1,105 @@
+"""Mouse olfactory bulb on a legacy Spatial Transcriptomics array of about 2,000 spots."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flagst._keys import OBS
+from flagst.datasets._her2st import DATA_DIR_VARIABLE
+from flagst.datasets._st_array import pitch_px, read_counts, spot_names
+from flagst.io import Section, build_sdata, lazy_pyramid
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+SECTIONS = ("MOB1", "MOB2")
+#: Rows and columns of the array are 100 um apart and every other position is used: nearest spots are 141 um apart.
+STEP_UM = 100.0
+SPOT_DIAMETER_UM = 100.0
+
+
+def mob(sections: str | Sequence[str] = SECTIONS, data_dir: str | Path | None = None) -> "SpatialData":
+    """Load sections of the mouse olfactory bulb that come with STUtility: 1,000 genes, spots under tissue only.
+
+    The files are read in place, they are not downloaded.
+
+    Parameters
+    ----------
+    sections
+        ``"MOB1"``, ``"MOB2"`` or both.
+    data_dir
+        Folder with ``MOB1.tsv.gz``, ``alignment_table_MOB1.tsv`` and ``MOB1.jpg`` (and so for MOB2), or the folder
+        that holds it as ``mob``; by default the one named by the environment variable ``FLAGST_DATA_DIR``.
+
+    Returns
+    -------
+    SpatialData as described in :func:`flagst.io.build_sdata`: spots named ``{section}_{x}x{y}``, genes by versioned
+    Ensembl identifier. ``obs`` also has ``array_row`` and ``array_col`` (int). ``total_counts`` are those of the 1,000
+    genes, the only ones published. The image has about 4.4 micrometres per pixel.
+
+    Raises
+    ------
+    ValueError
+        Unknown or repeated section.
+    FileNotFoundError
+        No folder given, or a file is missing.
+
+    Source
+    ------
+    github.com/jbergenstrahle/STUtility at 9a8f421, MIT. The array's step of 100 um is taken from its published size
+    of 6.2 by 6.6 mm.
+
+    Example
+    -------
+    >>> sdata = flagst.datasets.mob("MOB1", data_dir="mob")  # doctest: +SKIP
+    """
+    names = [sections] if isinstance(sections, str) else list(sections)
+    unknown = [name for name in names if name not in SECTIONS]
+    if unknown or not names:
+        raise ValueError(f"The mouse olfactory bulb has no section {unknown}; known sections: {list(SECTIONS)}.")
+    root = _root(data_dir or os.environ.get(DATA_DIR_VARIABLE))
+    return build_sdata([_read_section(name, root) for name in names])
+
+
+def _root(data_dir: str | Path | None) -> Path:
+    given = [] if data_dir is None else [Path(data_dir), Path(data_dir) / "mob"]
+    for candidate in given:
+        if any(candidate.glob("MOB*.tsv.gz")):
+            return candidate
+    raise FileNotFoundError(
+        f"{data_dir or 'No folder'} holds no MOB1.tsv.gz or MOB2.tsv.gz. Pass data_dir= or set {DATA_DIR_VARIABLE} to "
+        "the folder of these files out of github.com/jbergenstrahle/STUtility."
+    )
+
+
+def _read_section(name: str, root: Path) -> Section:
+    import pandas as pd
+
+    paths = [root / f"{name}.tsv.gz", root / f"alignment_table_{name}.tsv", root / f"{name}.jpg"]
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; {root} has {sorted(p.name for p in root.iterdir())[:10]}.")
+    counts, spots = read_counts(paths[0]), pd.read_csv(paths[1], sep="\t")
+    um_per_px = STEP_UM / pitch_px(spots)
+    spots.index = spot_names(spots["x"], spots["y"])
+    on_tissue = spots.index[(spots["selected"] == 1).to_numpy()]
+    counts = counts.loc[[spot for spot in counts.index if spot in on_tissue]]
+    counts = counts.loc[counts.to_numpy().sum(axis=1) > 0]
+    spots = spots.loc[counts.index]
+    obs = pd.DataFrame(index=name + "_" + counts.index)
+    obs[OBS.array_row] = spots["y"].to_numpy(dtype=np.int64)
+    obs[OBS.array_col] = spots["x"].to_numpy(dtype=np.int64)
+    return Section(
+        name=name,
+        coords=spots[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64),
+        counts=counts.to_numpy(),
+        genes=list(counts.columns),
+        obs=obs,
+        spot_diameter_px=SPOT_DIAMETER_UM / um_per_px,
+        um_per_px=um_per_px,
+        layout="square",
+        image=lazy_pyramid(paths[2]),
+    )

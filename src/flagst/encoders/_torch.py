@@ -1,0 +1,182 @@
+"""What encoders that are torch networks share: normalised batches, devices, precision. torch is imported late."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flagst._checks import require_one_of
+from flagst._keys import NETWORK
+from flagst.encoders._base import require_patches
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+#: Colours of ImageNet, which most networks expect: red, green, blue, from 0 to 1.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class TorchEncoder:
+    """Follows :class:`ImageEncoder` with a network per device; several threads take turns on the devices.
+
+    Subclasses hand the network over, and may override :meth:`_tensor` and :meth:`_vectors`.
+
+    Parameters
+    ----------
+    network
+        Called with (n_patches, 3, patch_px, patch_px) float32, normalised; gives (n_patches, n_features). Modules
+        are set to evaluation and moved to the device; for further devices they are copied.
+    name, patch_px, patch_um, mean, std, device, precision, batch_size
+        See :class:`flagst.encoders.CallableEncoder`.
+    record
+        What :meth:`params` says besides the normalisation.
+    """
+
+    version = "1"
+
+    def __init__(
+        self,
+        network: Callable,
+        *,
+        name: str,
+        patch_px: int,
+        patch_um: float | Sequence[float],
+        mean: Sequence[float],
+        std: Sequence[float],
+        record: dict[str, Any],
+        device: str | Sequence[str] | None,
+        precision: str,
+        batch_size: int,
+    ):
+        require_one_of(precision, PRECISIONS, name="precision")
+        if patch_px < 1 or batch_size < 1:
+            raise ValueError(f"patch_px and batch_size must be 1 or more; got {patch_px!r} and {batch_size!r}.")
+        self.name, self.precision = name, precision
+        self.patch_px, self.batch_size = int(patch_px), int(batch_size)
+        self.patch_um = tuple(float(side) for side in np.atleast_1d(patch_um))
+        self._mean, self._std = _three(mean, "mean"), _three(std, "std")
+        if min(self._std) <= 0:
+            raise ValueError(f"std must be positive; got {self._std}.")
+        self._record = record
+        self.devices = find_devices(device)
+        # a thread takes a network, works, and puts it back: never two threads on one device
+        self._free: SimpleQueue = SimpleQueue()
+        for i, place in enumerate(self.devices):
+            self._free.put((_placed(network, place, copy=i > 0), place))
+        self.n_features = self._probe()
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the features of one patch."""
+        return [f"{self.name}_{i}" for i in range(self.n_features)]
+
+    def params(self) -> dict[str, Any]:
+        """What changes the numbers: weights, licence, pooling, normalisation. Not device and precision: they round."""
+        return self._record | {NETWORK.mean: list(self._mean), NETWORK.std: list(self._std)}
+
+    def encode(self, patches: np.ndarray) -> np.ndarray:
+        """Encode patches; may be called from several threads at once.
+
+        Parameters
+        ----------
+        patches
+            (n_patches, patch_px, patch_px, 3) uint8, red, green, blue.
+
+        Returns
+        -------
+        (n_patches, n_features) float32.
+
+        Raises
+        ------
+        ValueError
+            Patches of another shape or type.
+        """
+        require_patches(patches, self.patch_px)
+        out = np.empty((len(patches), self.n_features), dtype=np.float32)
+        for start in range(0, len(patches), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            out[batch] = self._encode_batch(patches[batch])
+        return out
+
+    def _tensor(self, patches: np.ndarray, device: "torch.device") -> "torch.Tensor":
+        """Patches as the network wants them: (n_patches, 3, patch_px, patch_px) float32 on ``device``."""
+        import torch
+
+        pixels = torch.from_numpy(np.ascontiguousarray(patches)).to(device).permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (self._mean, self._std))
+        return pixels.sub_(mean).div_(std)
+
+    def _vectors(self, network: Callable, pixels: "torch.Tensor") -> "torch.Tensor":
+        """(n_patches, n_features) of what the network says of its input."""
+        return network(pixels)
+
+    def _encode_batch(self, patches: np.ndarray) -> np.ndarray:
+        import torch
+
+        network, device = self._free.get()
+        try:
+            with torch.inference_mode(), self._autocast(device):
+                vectors = self._vectors(network, self._tensor(patches, device))
+                return torch.as_tensor(vectors).float().cpu().numpy()
+        finally:
+            self._free.put((network, device))
+
+    def _autocast(self, device: "torch.device") -> AbstractContextManager:
+        import torch
+
+        precision = self.precision
+        if precision == "auto":
+            half = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float16"
+            precision = half if device.type == "cuda" else "float32"
+        if precision == "float32":
+            return nullcontext()
+        return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+    def _probe(self) -> int:
+        """Length of a vector, from one grey patch; a network of another kind is found out here, not after hours."""
+        vectors = self._encode_batch(np.full((1, self.patch_px, self.patch_px, 3), 128, np.uint8))
+        if vectors.ndim != 2 or len(vectors) != 1:
+            raise ValueError(
+                f"Encoder {self.name!r} must give one vector per patch, (n_patches, n_features); for one patch it "
+                f"gave {vectors.shape}."
+            )
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"Encoder {self.name!r} gives NaN or infinite values for a grey patch.")
+        return vectors.shape[1]
+
+
+def find_devices(device: str | Sequence[str] | None) -> list["torch.device"]:
+    """Devices by name; ``None`` for the GPU where there is one, else the CPU."""
+    import torch
+
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    names = [device] if isinstance(device, str) else list(device)
+    if not names:
+        raise ValueError("device must name one device or more; got none.")
+    try:
+        places = [torch.device(name) for name in names]
+    except RuntimeError as error:
+        raise ValueError(f"device must name torch devices such as 'cpu' or 'cuda:0'; got {device!r}.") from error
+    if any(place.type == "cuda" for place in places) and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but torch finds no CUDA device here. Leave it out to take the CPU.")
+    return places
+
+
+def _placed(network: Callable, device: "torch.device", *, copy: bool) -> Callable:
+    import torch
+
+    if not isinstance(network, torch.nn.Module):
+        return network
+    return (deepcopy(network) if copy else network).to(device).eval().requires_grad_(False)
+
+
+def _three(values: Sequence[float], name: str) -> tuple[float, float, float]:
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) != 3 or not np.isfinite(numbers).all():
+        raise ValueError(f"{name} must be three numbers, for red, green and blue; got {values!r}.")
+    return numbers

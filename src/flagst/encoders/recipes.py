@@ -1,0 +1,287 @@
+"""Published pathology models: what each needs to give the vectors its authors meant. A new one is one entry."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from flagst._keys import NETWORK
+from flagst.encoders._checkpoint import WEIGHT_FILES, find_weights
+from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
+
+if TYPE_CHECKING:
+    from flagst.encoders._base import ImageEncoder
+
+_H_OPTIMUS_MEAN, _H_OPTIMUS_STD = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
+_NO_DERIVATIVES = "CC-BY-NC-ND-4.0"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a published model is built, fed and read out, and under which terms.
+
+    Parameters
+    ----------
+    title
+        The model's name as its authors write it.
+    hub
+        Its Hugging Face repository, where the weights come from.
+    licence, gated
+        Licence of the weights, and whether access must be asked for first. Read the terms: most forbid commercial use.
+    n_features
+        Length of its vector.
+    library
+        ``"timm"``, ``"transformers"``, or ``None`` where flagst has no loader; ``note`` then says what to do.
+    architecture, model_kwargs
+        For :class:`TimmEncoder`.
+    pooling
+        How tokens become a vector: see :class:`TimmEncoder` and :class:`TransformersEncoder`.
+    files
+        Names of the weights in the repository, in order of preference.
+    mean, std
+        Of red, green and blue, colours from 0 to 1.
+    patch_px
+        Side of its patches, pixels.
+    um_per_px
+        Micrometres per pixel it was made for.
+    source
+        Paper.
+    note
+        Whatever else must be known.
+    """
+
+    title: str
+    hub: str
+    licence: str
+    gated: bool
+    n_features: int
+    library: str | None = "timm"
+    architecture: str = ""
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    pooling: str = "model"
+    files: tuple[str, ...] = WEIGHT_FILES
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    patch_px: int = 224
+    um_per_px: float = 0.5
+    source: str = ""
+    note: str = ""
+
+    @property
+    def patch_um(self) -> float:
+        """Side of its patches, micrometres."""
+        return self.patch_px * self.um_per_px
+
+    @property
+    def whereabouts(self) -> str:
+        """Where the weights come from and under which terms, for messages."""
+        access = "access must be asked for there first" if self.gated else "open to all"
+        return f"{self.title} is at huggingface.co/{self.hub} ({access}; licence {self.licence})."
+
+
+#: Name for :func:`get_encoder` -> recipe.
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "uni": Recipe(
+            title="UNI",
+            hub="MahmoodLab/UNI",
+            licence=_NO_DERIVATIVES,
+            gated=True,
+            n_features=1024,
+            architecture="vit_large_patch16_224",
+            model_kwargs={"img_size": 224, "patch_size": 16, "init_values": 1e-5, "dynamic_img_size": True},
+            files=("pytorch_model.bin", "model.safetensors"),
+            source="Chen et al., Nature Medicine 2024",
+        ),
+        "uni2-h": Recipe(
+            title="UNI2-h",
+            hub="MahmoodLab/UNI2-h",
+            licence=_NO_DERIVATIVES,
+            gated=True,
+            n_features=1536,
+            architecture="vit_giant_patch14_224",
+            model_kwargs={
+                "img_size": 224,
+                "patch_size": 14,
+                "depth": 24,
+                "num_heads": 24,
+                "embed_dim": 1536,
+                "mlp_ratio": 5.33334,
+                "mlp_layer": "SwiGLUPacked",
+                "act_layer": "SiLU",
+                "init_values": 1e-5,
+                "reg_tokens": 8,
+                "no_embed_class": True,
+                "dynamic_img_size": True,
+            },
+            files=("pytorch_model.bin", "model.safetensors"),
+            source="Chen et al., Nature Medicine 2024, second release",
+        ),
+        "virchow2": Recipe(
+            title="Virchow2",
+            hub="paige-ai/Virchow2",
+            licence=_NO_DERIVATIVES,
+            gated=True,
+            n_features=2560,
+            architecture="vit_huge_patch14_224",
+            model_kwargs={
+                "img_size": 224,
+                "mlp_ratio": 5.3375,
+                "mlp_layer": "SwiGLUPacked",
+                "act_layer": "SiLU",
+                "init_values": 1e-5,
+                "reg_tokens": 4,
+                "global_pool": "",
+                "dynamic_img_size": True,
+            },
+            pooling="cls_mean",
+            source="Zimmermann et al., arXiv 2408.00738",
+            note="Class token and mean of the patch tokens side by side; the four registers count for neither.",
+        ),
+        "prov-gigapath": Recipe(
+            title="Prov-GigaPath",
+            hub="prov-gigapath/prov-gigapath",
+            licence="Apache-2.0 with conditions",
+            gated=True,
+            n_features=1536,
+            architecture="vit_giant_patch14_dinov2",
+            model_kwargs={
+                "img_size": 224,
+                "patch_size": 16,
+                "depth": 40,
+                "num_heads": 24,
+                "embed_dim": 1536,
+                "mlp_ratio": 5.33334,
+                "init_values": 1e-5,
+                "dynamic_img_size": True,
+            },
+            files=("pytorch_model.bin", "model.safetensors"),
+            source="Xu et al., Nature 2024",
+            note="The tile encoder; the repository's slide_encoder.pth is another network.",
+        ),
+        "h-optimus-0": Recipe(
+            title="H-optimus-0",
+            hub="bioptimus/H-optimus-0",
+            licence="Apache-2.0",
+            gated=False,
+            n_features=1536,
+            architecture="vit_giant_patch14_reg4_dinov2",
+            model_kwargs={"img_size": 224, "init_values": 1e-5, "global_pool": "token", "dynamic_img_size": False},
+            files=("pytorch_model.bin", "model.safetensors"),
+            mean=_H_OPTIMUS_MEAN,
+            std=_H_OPTIMUS_STD,
+            source="Saillard et al., 2024, github.com/bioptimus/releases",
+        ),
+        "h-optimus-1": Recipe(
+            title="H-optimus-1",
+            hub="bioptimus/H-optimus-1",
+            licence=_NO_DERIVATIVES,
+            gated=True,
+            n_features=1536,
+            architecture="vit_giant_patch14_reg4_dinov2",
+            model_kwargs={"img_size": 224, "init_values": 1e-5, "global_pool": "token", "dynamic_img_size": False},
+            mean=_H_OPTIMUS_MEAN,
+            std=_H_OPTIMUS_STD,
+            source="Bioptimus, 2025",
+        ),
+        "phikon-v2": Recipe(
+            title="Phikon-v2",
+            hub="owkin/phikon-v2",
+            licence="Owkin non-commercial",
+            gated=False,
+            n_features=1024,
+            library="transformers",
+            pooling="cls",
+            source="Filiot et al., arXiv 2409.09173",
+            note="A folder with config.json beside the weights.",
+        ),
+        "conch": Recipe(
+            title="CONCH",
+            hub="MahmoodLab/conch",
+            licence=_NO_DERIVATIVES,
+            gated=True,
+            n_features=512,
+            library=None,
+            files=("pytorch_model.bin",),
+            patch_px=448,
+            source="Lu et al., Nature Medicine 2024",
+            note=(
+                "Its image tower ends in an attention pooling that only the authors' package has. Install that, load "
+                "the model, and pass flagst.encoders.CallableEncoder(lambda x: model.encode_image(x, normalize=False, "
+                "proj_contrast=False), name='conch', patch_px=448, patch_um=224)."
+            ),
+        ),
+    }
+)
+
+
+def open_recipe(name: str, *, path: str | Path | None = None, hub: bool = False, **settings) -> "ImageEncoder":
+    """The encoder that a recipe describes.
+
+    Parameters
+    ----------
+    name
+        A key of :data:`RECIPES`.
+    path
+        File of the weights, or the folder that holds it.
+    hub
+        Without ``path``: let huggingface_hub download the weights.
+    **settings
+        Of the encoder: device, precision, batch size, or instead of the recipe's ``patch_um``, ``pooling``, ...
+
+    Returns
+    -------
+    The encoder.
+
+    Raises
+    ------
+    FileNotFoundError
+        No weights; the message says which file, from where, under which terms.
+    ValueError
+        flagst has no loader for the model, or the file is not that model's.
+    """
+    recipe = RECIPES[name]
+    if recipe.library is None:
+        raise ValueError(f"flagst has no loader for {recipe.title}. {recipe.note}")
+    hint = f"{recipe.whereabouts} With hub=True it is downloaded to the cache of huggingface_hub."
+    if path is None and not hub:
+        files = " or ".join(recipe.files)
+        raise FileNotFoundError(
+            f"Encoder {name!r} needs its weights: flagst.encoders.get_encoder({name!r}, path=...) with the file {files} "
+            f"or its folder. {hint}"
+        )
+    settings = {
+        "path": recipe.hub if path is None else find_weights(path, recipe.files, hint=hint),
+        "hub": path is None,
+        "name": name,
+        "files": recipe.files,
+        "pooling": recipe.pooling,
+        "patch_px": recipe.patch_px,
+        "patch_um": recipe.patch_um,
+        "mean": recipe.mean,
+        "std": recipe.std,
+        "licence": recipe.licence,
+    } | settings
+    return _require_width(_open(recipe, settings), recipe)
+
+
+def _open(recipe: Recipe, settings: dict[str, Any]) -> TorchEncoder:
+    if recipe.library == "timm":
+        from flagst.encoders.timm_encoder import TimmEncoder
+
+        return TimmEncoder(architecture=recipe.architecture, model_kwargs=recipe.model_kwargs, **settings)
+    from flagst.encoders.transformers_encoder import TransformersEncoder
+
+    return TransformersEncoder(**settings)
+
+
+def _require_width(encoder: TorchEncoder, recipe: Recipe) -> TorchEncoder:
+    """Weights of a folder bring their own configuration: any network of the library would load."""
+    as_published = encoder.params()[NETWORK.pooling] == recipe.pooling
+    if as_published and encoder.n_features != recipe.n_features:
+        raise ValueError(
+            f"{recipe.title} has vectors of {recipe.n_features} numbers; these weights give {encoder.n_features}. Are "
+            "they another model's?"
+        )
+    return encoder

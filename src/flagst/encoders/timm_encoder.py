@@ -1,0 +1,156 @@
+"""Networks of timm with weights from a local file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flagst._checks import require_one_of
+from flagst._files import reason_of, sha256_of
+from flagst._keys import NETWORK
+from flagst.encoders._checkpoint import HUB_HINT, WEIGHT_FILES, download, find_weights, load_into
+from flagst.encoders._pooling import TOKEN_POOLINGS, pool_tokens
+from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
+
+if TYPE_CHECKING:
+    import torch
+
+_POOLINGS = ("model", *TOKEN_POOLINGS)
+_HUB = ("hf-hub:", "hf_hub:", "local-dir:")
+
+
+class TimmEncoder(TorchEncoder):
+    """A timm network with weights from a file: UNI, Virchow2, H-optimus and most other pathology models.
+
+    For those :func:`get_encoder` knows the settings: ``get_encoder("uni", path=...)``. Weights are read without
+    running anything that the file holds, and must fit the architecture exactly (a classifier's may be left over).
+
+    Parameters
+    ----------
+    path
+        File of the weights (``.safetensors``, ``.bin``, ``.pth``, ``.pt``) or a folder with ``model.safetensors`` or
+        ``pytorch_model.bin``; with ``hub=True`` the name of a Hugging Face repository.
+    architecture
+        Name that ``timm.create_model`` knows.
+    model_kwargs
+        Its further arguments. ``mlp_layer`` and ``act_layer`` are classes, or their names in ``timm.layers`` and
+        ``torch.nn``.
+    pooling
+        ``"model"``: the network's own. Of vision transformers also ``"cls"`` (class token), ``"mean"`` (of the patch
+        tokens, without registers) or ``"cls_mean"`` (the two side by side).
+    name
+        Written beside the features; by default the architecture.
+    hub
+        Let huggingface_hub download the file; nothing is ever downloaded without.
+    files
+        Names the weights may have in a folder, in order of preference.
+    patch_px, patch_um, mean, std, licence, device, precision, batch_size
+        See :class:`flagst.encoders.CallableEncoder`.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file; the expected names are in the message.
+    ValueError
+        The file is broken, holds more than tensors, or does not fit the architecture (the file is named); unknown
+        architecture; settings out of range.
+    ImportError
+        timm is missing.
+
+    Example
+    -------
+    >>> encoder = flagst.encoders.TimmEncoder("vit.safetensors", "vit_small_patch16_224")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        architecture: str,
+        *,
+        model_kwargs: Mapping[str, Any] | None = None,
+        pooling: str = "model",
+        name: str | None = None,
+        hub: bool = False,
+        files: Sequence[str] = WEIGHT_FILES,
+        patch_px: int = 224,
+        patch_um: float | Sequence[float] = 112.0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        licence: str = "unknown",
+        device: str | Sequence[str] | None = None,
+        precision: str = "auto",
+        batch_size: int = 32,
+    ):
+        require_one_of(pooling, _POOLINGS, name="pooling")
+        settings = dict(model_kwargs or {})
+        weights = download(str(path), files) if hub else find_weights(path, files, hint=HUB_HINT)
+        network = _create(architecture, settings)
+        classifier = tuple(f"{part}." for part in _classifiers(network))
+        load_into(network, weights, architecture=architecture, spare=classifier)
+        self.pooling = pooling
+        super().__init__(
+            network,
+            name=name or architecture,
+            patch_px=patch_px,
+            patch_um=patch_um,
+            mean=mean,
+            std=std,
+            record={
+                NETWORK.architecture: architecture,
+                NETWORK.settings: json.dumps(settings, sort_keys=True, default=_name),
+                NETWORK.pooling: pooling,
+                NETWORK.sha256: sha256_of(weights),
+                NETWORK.licence: licence,
+            },
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+        )
+
+    def _vectors(self, network, pixels: "torch.Tensor") -> "torch.Tensor":
+        if self.pooling == "model":
+            return network(pixels)
+        n_prefix = getattr(network, "num_prefix_tokens", 0)
+        return pool_tokens(network.forward_features(pixels), self.pooling, n_prefix=n_prefix)
+
+
+def _create(architecture: str, settings: Mapping[str, Any]) -> "torch.nn.Module":
+    """An untrained network without a classifier."""
+    if architecture.startswith(_HUB):
+        raise ValueError(
+            f"architecture must be a name of timm's own; got {architecture!r}. To download weights pass the repository "
+            "as path= together with hub=True."
+        )
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("TimmEncoder needs timm: pip install 'flagst[encoders]'.") from error
+    except RuntimeError as error:  # what torchvision raises beside a torch it was not built for
+        raise ImportError(
+            f"timm cannot be imported ({reason_of(error)}): torch and torchvision must be of one release, both for the "
+            "CPU or both for the GPU."
+        ) from error
+    import torch
+
+    places = {"mlp_layer": timm.layers, "act_layer": torch.nn}
+    made = {"num_classes": 0} | dict(settings)
+    try:
+        made |= {key: getattr(places[key], made[key]) for key in places if isinstance(made.get(key), str)}
+        return timm.create_model(architecture, pretrained=False, **made)
+    except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
+        raise ValueError(f"timm cannot make {architecture!r} with {dict(settings)}: {error}") from error
+
+
+def _name(layer: Any) -> str:
+    """Name of a layer in timm or torch: some are partial functions that do not know it."""
+    import timm
+    import torch
+
+    known = [*vars(timm.layers).items(), *vars(torch.nn).items()]
+    return next((name for name, held in known if held is layer), repr(layer))
+
+
+def _classifiers(network: "torch.nn.Module") -> tuple[str, ...]:
+    """Names of a network's classifiers, whose weights a file may hold although they are not used."""
+    names = getattr(network, "default_cfg", {}).get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)

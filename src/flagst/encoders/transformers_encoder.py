@@ -1,0 +1,147 @@
+"""Vision transformers of the transformers library from a local folder."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flagst._checks import require_one_of
+from flagst._files import guarded, load_json, sha256_of
+from flagst._keys import NETWORK
+from flagst.encoders._checkpoint import HUB_HINT, WEIGHT_FILES, download, find_weights, load_finite, require_fit
+from flagst.encoders._pooling import TOKEN_POOLINGS, pool_tokens
+from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
+
+if TYPE_CHECKING:
+    import torch
+
+_CONFIG, _COLOURS = "config.json", "preprocessor_config.json"
+_UNUSED = ("pooler.",)  # a head of the class token, which poolings of tokens do not touch
+
+
+class TransformersEncoder(TorchEncoder):
+    """A vision transformer of the transformers library from a folder: Phikon-v2, DINOv2, ViT.
+
+    Weights are read without running anything that the file holds; code that comes with a model is never run.
+
+    Parameters
+    ----------
+    path
+        Folder with ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``; with ``hub=True`` the name of a
+        Hugging Face repository.
+    pooling
+        ``"cls"`` (class token), ``"mean"`` (of the patch tokens, without registers) or ``"cls_mean"`` (side by side).
+    name
+        Written beside the features; by default the model type in ``config.json``.
+    hub
+        Let huggingface_hub download the files; nothing is ever downloaded without.
+    files
+        Names the weights may have, in order of preference.
+    mean, std
+        Of red, green and blue, colours from 0 to 1; by default those in ``preprocessor_config.json``, else
+        ImageNet's.
+    patch_px, patch_um, licence, device, precision, batch_size
+        See :class:`flagst.encoders.CallableEncoder`.
+
+    Raises
+    ------
+    FileNotFoundError
+        A file is missing; it is named.
+    ValueError
+        A file is broken, holds more than tensors, or weights and configuration do not go together (the file is
+        named); settings out of range.
+    ImportError
+        transformers is missing.
+
+    Example
+    -------
+    >>> encoder = flagst.encoders.TransformersEncoder("phikon-v2/")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        pooling: str = "cls",
+        name: str | None = None,
+        hub: bool = False,
+        files: Sequence[str] = WEIGHT_FILES,
+        patch_px: int = 224,
+        patch_um: float | Sequence[float] = 112.0,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        licence: str = "unknown",
+        device: str | Sequence[str] | None = None,
+        precision: str = "auto",
+        batch_size: int = 32,
+    ):
+        require_one_of(pooling, TOKEN_POOLINGS, name="pooling")
+        if hub:
+            folder, weights = download(str(path), [_CONFIG]).parent, download(str(path), files)
+            with suppress(FileNotFoundError):  # not every repository has it
+                download(str(path), [_COLOURS])
+        else:
+            weights = find_weights(path, files, hint=HUB_HINT)
+            folder = weights.parent
+        config = _config(folder / _CONFIG)
+        network = _network(config, weights)
+        self.pooling = pooling
+        self._n_prefix = _count_prefix(network, config)
+        colours = load_json(folder / _COLOURS) if (folder / _COLOURS).is_file() else {}
+        super().__init__(
+            network,
+            name=name or config.model_type,
+            patch_px=patch_px,
+            patch_um=patch_um,
+            mean=colours.get("image_mean", IMAGENET_MEAN) if mean is None else mean,
+            std=colours.get("image_std", IMAGENET_STD) if std is None else std,
+            record={
+                NETWORK.architecture: type(network).__name__,
+                NETWORK.pooling: pooling,
+                NETWORK.sha256: sha256_of(weights),
+                NETWORK.licence: licence,
+            },
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+        )
+
+    def _vectors(self, network, pixels: "torch.Tensor") -> "torch.Tensor":
+        tokens = network(pixel_values=pixels).last_hidden_state
+        return pool_tokens(tokens, self.pooling, n_prefix=self._n_prefix)
+
+
+def _config(path: Path) -> Any:
+    """Configuration of a model that transformers itself knows."""
+    try:
+        from transformers import AutoConfig
+    except ImportError as error:
+        raise ImportError("TransformersEncoder needs transformers: pip install 'flagst[encoders]'.") from error
+    read = AutoConfig.from_pretrained
+    return guarded(path, lambda: read(path.parent, local_files_only=True, trust_remote_code=False))
+
+
+def _network(config: Any, weights: Path) -> "torch.nn.Module":
+    """The model that a configuration stands for, with all weights of the file."""
+    import torch
+    from transformers import AutoModel
+
+    state = load_finite(weights)
+    with torch.device("meta"):  # only to learn which class it is
+        kind = type(guarded(weights.parent / _CONFIG, lambda: AutoModel.from_config(config, trust_remote_code=False)))
+    fill = {"config": config, "state_dict": state, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    network, report = guarded(weights, lambda: kind.from_pretrained(None, **fill))
+    require_fit(
+        weights,
+        kind.__name__,
+        missing=[name for name in report["missing_keys"] if not name.startswith(_UNUSED)],
+        unexpected=[name for name in report["unexpected_keys"] if not name.startswith(_UNUSED)],
+        shapes={name: (tuple(found), tuple(wanted)) for name, found, wanted in report["mismatched_keys"]},
+    )
+    return network
+
+
+def _count_prefix(network: "torch.nn.Module", config: Any) -> int:
+    """Tokens before those of the patches: a class token, where there is one, and registers."""
+    has_class = any(name.endswith(("cls_token", "class_embedding")) for name in network.state_dict())
+    return has_class + int(getattr(config, "num_register_tokens", 0))

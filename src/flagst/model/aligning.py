@@ -1,0 +1,177 @@
+"""What the diffusion is aligned to: gene-model vectors of a training table, and the heads for them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from anndata import AnnData
+from torch import Tensor, nn
+
+from flagst._checks import require_key
+from flagst._keys import EMBEDDINGS, SLOT, TENSOR, UNS
+from flagst.data.section import Section, stack_targets
+from flagst.gfm import coexpression
+from flagst.model.presets import Settings
+from flagst.module import FlagModule
+from flagst.nn import AlignmentHead, CellHead, ContextualHead, SimilarityHead
+
+COEXPRESSION = "coexpression"
+GFM_HINT = "Pass gfm='coexpression', a key of adata.varm or adata.obsm, or None."
+#: Spots whose vectors are read at a time.
+SPOTS_AT_A_TIME = 256
+STATIC_HEADS = {"context": AlignmentHead, "similarity": SimilarityHead}
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Gene-model vectors for one training run.
+
+    Attributes
+    ----------
+    make_head
+        From the width of a hidden state to a head.
+    vectors, mask
+        ``(n_genes, d_gene)`` float32 of unit length and ``(n_genes,)`` bool; ``None`` where vectors are per spot.
+    per_spot
+        From a window's rows of the training table to its vectors; ``None`` where vectors are per gene.
+    """
+
+    make_head: Callable[[int], nn.Module]
+    vectors: Tensor | None = None
+    mask: Tensor | None = None
+    per_spot: Callable[[Tensor], Tensor] | None = None
+
+    def attach(self, module: FlagModule, settings: Settings, *, n_steps: int) -> None:
+        """Add heads and tied gene identities to the networks of a module, for ``n_steps`` of training."""
+        module.attach_alignment(self.make_head, warmup_steps=round(settings.align_warmup * n_steps))
+        if settings.gene_identity != "free":
+            module.follow_genes(self.vectors, self.mask, tied=settings.gene_identity == "tied")
+
+    def add(self, window: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A window with what the heads need of it, read now."""
+        if self.per_spot is None:
+            return window
+        return {**window, TENSOR.embedding: self.per_spot(window[TENSOR.row])}
+
+
+def require_vectors(adata: AnnData, settings: Settings) -> None:
+    """Raise when ``settings.gfm`` names nothing in the table, or vectors that the other choices cannot use.
+
+    Raises
+    ------
+    KeyError
+        No such key in ``adata.varm`` or ``adata.obsm``.
+    ValueError
+        Vectors per spot with ``gene_identity`` or ``align_static``, which are about vectors per gene.
+    """
+    if settings.gfm in (None, COEXPRESSION) or settings.gfm in adata.varm:
+        return
+    require_key({**adata.varm, **adata.obsm}, settings.gfm, where="adata.varm and adata.obsm", hint=GFM_HINT)
+    for name, default in (("gene_identity", "free"), ("align_static", "context")):
+        if getattr(settings, name) != default:
+            raise ValueError(
+                f"{name}={getattr(settings, name)!r} needs one vector per gene; adata.obsm[{settings.gfm!r}] has vectors "
+                "per spot."
+            )
+
+
+def build_alignment(
+    adata: AnnData, sections: list[Section], genes: list[str], rows: np.ndarray, settings: Settings
+) -> Alignment | None:
+    """Vectors and heads that ``settings.gfm`` stands for; ``None`` for no alignment.
+
+    Parameters
+    ----------
+    adata
+        Training table.
+    sections
+        Training sections with targets, for ``gfm="coexpression"``.
+    genes
+        The panel.
+    rows
+        ``(n_training_spots,)`` rows of the table.
+
+    Raises
+    ------
+    KeyError
+        No such key in ``adata.varm`` or ``adata.obsm``.
+    ValueError
+        No gene or spot has a vector, or vectors per spot and gene that are not of the panel.
+    """
+    gfm, weight = settings.gfm, settings.align_weight
+    if gfm is None:
+        return None
+    require_vectors(adata, settings)
+    if gfm != COEXPRESSION and gfm not in adata.varm:
+        return _per_spot(adata, rows, genes, key=gfm, weight=weight)
+    vectors, mask = (torch.as_tensor(part) for part in gene_vectors(adata, sections, genes, gfm=gfm))
+    head = STATIC_HEADS[settings.align_static]
+    return Alignment(lambda width: head(width, vectors, mask, weight=weight), vectors, mask)
+
+
+def _per_spot(adata: AnnData, rows: np.ndarray, genes: list[str], *, key: str, weight: float) -> Alignment:
+    """Alignment to vectors per spot and gene, or per spot; read a few spots at a time."""
+    held = adata.obsm[key]
+    columns = _columns(adata, key, genes) if held.ndim == 3 else slice(None)
+
+    def read(wanted: Tensor | np.ndarray) -> Tensor:
+        return torch.as_tensor(np.asarray(held[np.asarray(wanted)])[:, columns])
+
+    total, count = 0.0, 0
+    for start in range(0, len(rows), SPOTS_AT_A_TIME):
+        part = read(rows[start : start + SPOTS_AT_A_TIME]).double()
+        total, count = total + part.sum(dim=0), count + part.any(dim=-1).sum(dim=0)
+    mask = count > 0
+    if not mask.any():
+        raise ValueError(f"adata.obsm[{key!r}] has no vector for any training spot. {GFM_HINT}")
+    centre = (total / count.clamp(min=1)[..., None]).float()
+    if held.ndim == 2:
+        return Alignment(lambda width: CellHead(width, centre, weight=weight), per_spot=read)
+    return Alignment(lambda width: ContextualHead(width, centre, mask, weight=weight), per_spot=read)
+
+
+def _columns(adata: AnnData, key: str, genes: list[str]) -> np.ndarray:
+    """Places of the panel's genes among those that ``adata.obsm[key]`` has vectors of."""
+    record = adata.uns.get(UNS.flagst, {}).get(SLOT.gene_embeddings, {}).get(key, {})
+    held = [str(gene) for gene in record.get(EMBEDDINGS.genes, genes)]
+    place = {gene: i for i, gene in enumerate(held)}
+    missing = [gene for gene in genes if gene not in place]
+    if missing or len(held) != adata.obsm[key].shape[1]:
+        raise ValueError(
+            f"adata.obsm[{key!r}] has vectors of {adata.obsm[key].shape[1]} genes, the panel has {len(genes)}, among them "
+            f"{missing[:5]}. Run flagst.pp.gene_embeddings(adata, source, mode='contextual', genes=...) with the panel's."
+        )
+    return np.array([place[gene] for gene in genes])
+
+
+def gene_vectors(
+    adata: AnnData, sections: list[Section], genes: list[str], *, gfm: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """One vector per gene of the panel, and which genes have one.
+
+    Returns
+    -------
+    ``(n_genes, d_gene)`` float32 of unit length, zero where there is none, and ``(n_genes,)`` bool.
+
+    Raises
+    ------
+    ValueError
+        No gene of the panel has a vector.
+    """
+    if gfm == COEXPRESSION:
+        names = np.repeat(np.arange(len(sections)), [len(s) for s in sections])
+        vectors = coexpression(stack_targets(sections), names)
+    else:
+        vectors = np.asarray(adata.varm[gfm], dtype=np.float32)[adata.var_names.get_indexer(genes)]
+    unit, known = unit_vectors(vectors)
+    if not known.any():
+        raise ValueError(f"adata.varm[{gfm!r}] has no vector for any gene of the panel. {GFM_HINT}")
+    return unit, known
+
+
+def unit_vectors(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gene vectors scaled to length 1, ``(n_genes, d)`` float32, and which genes have one: finite and not zero."""
+    length = np.linalg.norm(np.nan_to_num(vectors), axis=1)
+    known = np.isfinite(vectors).all(axis=1) & (length > 0)
+    return np.where(known[:, None], vectors / np.where(known, length, 1)[:, None], 0).astype(np.float32), known

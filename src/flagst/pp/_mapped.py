@@ -1,0 +1,161 @@
+"""Arrays that stay in their file: written under another name until complete, read by rows."""
+
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flagst._keys import EMBEDDINGS
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+logger = logging.getLogger("flagst")
+
+#: Bytes that dask reads at once.
+CHUNK_BYTES = 2**24
+_DTYPE = np.dtype(np.float16)
+
+
+class MappedArray:
+    """An array of a ``.npy`` file that is opened when rows are asked for, so that copies and pickles are small.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    OSError, ValueError
+        No such file, or one that is broken.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = str(path)
+        held = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        self.shape, self.dtype, self.ndim = held.shape, held.dtype, held.ndim
+
+    def __getitem__(self, index) -> np.ndarray:
+        return np.load(self.path, mmap_mode="r", allow_pickle=False)[index]
+
+    def __dask_tokenize__(self):
+        state = os.stat(self.path)
+        return self.path, state.st_size, state.st_mtime_ns
+
+
+def lazy_array(path: Path) -> "da.Array":
+    """A file of :func:`write_array` as a dask array in blocks of rows."""
+    import dask.array as da
+
+    held = MappedArray(path)
+    row = math.prod(held.shape[1:]) * held.dtype.itemsize
+    rows = max(1, min(held.shape[0], CHUNK_BYTES // max(row, 1)))
+    return da.from_array(held, chunks=(rows, *held.shape[1:]))
+
+
+def array_path(folder: Path, record: dict[str, Any]) -> Path:
+    """File for an array, named by what is in it: another model, setting, gene or count is another file."""
+    digest = sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    return folder / f"{record[EMBEDDINGS.encoder]}-{record[EMBEDDINGS.mode]}-{digest[:16]}.npy"
+
+
+def read_description(path: Path, record: dict[str, Any]) -> dict[str, Any] | None:
+    """What the file beside a complete array says; ``None`` where array or description is not there or not whole."""
+    if not _description(path).is_file():
+        return None
+    try:
+        said, held = json.loads(_description(path).read_text(encoding="utf-8")), MappedArray(path)
+        whole = {name: said.get(name) for name in record} == record and held.dtype == _DTYPE
+        whole &= said.get(EMBEDDINGS.shape) == list(held.shape)
+    except (OSError, ValueError, AttributeError):  # cut, moved or edited since: a description is written last
+        whole = False
+    if not whole:
+        logger.warning("%s is not what %s says; it is made again.", path, _description(path).name)
+        return None
+    return said
+
+
+def write_array(
+    path: Path, record: dict[str, Any], batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], *, n_spots: int
+) -> dict[str, Any]:
+    """Write vectors of genes in spots, float16, under a name ending in ``.part`` until they are complete.
+
+    Parameters
+    ----------
+    path
+        From :func:`array_path`.
+    record
+        What is in it.
+    batches
+        Rows, ``(n_batch, n_genes, d)`` vectors, ``(n_batch, n_genes)`` mask.
+    n_spots
+        Spots in all.
+
+    Returns
+    -------
+    The description, as it is written beside the array.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written to, or has too little room.
+    ValueError
+        Vectors that are not finite in float16.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    shape, found = None, np.zeros(len(record[EMBEDDINGS.genes]), dtype=bool)
+    try:
+        for rows, vectors, mask in batches:
+            if shape is None:
+                shape = (n_spots, *vectors.shape[1:])
+                _make_room(part, shape)
+            with np.errstate(over="ignore"):
+                narrow = vectors.astype(_DTYPE)
+            if not np.isfinite(narrow).all():
+                raise ValueError(
+                    f"The vectors of spots {rows[0]} to {rows[-1]} are not finite in float16. Try half=False."
+                )
+            # opened for each batch, so that what is written does not stay in memory
+            np.load(part, mmap_mode="r+")[rows] = narrow
+            found |= mask.any(axis=0)
+        said = record | {EMBEDDINGS.shape: list(shape), EMBEDDINGS.n_found: int(found.sum())}
+        _sync(part)
+        _description(path).unlink(missing_ok=True)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    draft = _description(path).with_suffix(f".{os.getpid()}.part")
+    draft.write_text(json.dumps(said, indent=1), encoding="utf-8")
+    _sync(draft)
+    draft.replace(_description(path))
+    return said
+
+
+def _make_room(path: Path, shape: tuple[int, ...]) -> None:
+    """A file of zeros."""
+    needed, free = math.prod(shape) * _DTYPE.itemsize, shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise OSError(
+            f"The vectors of {shape[0]} spots and {shape[1]} genes take {needed / 1e9:.1f} GB, and {path.parent} has "
+            f"{free / 1e9:.1f} GB left. Name fewer genes, or another folder."
+        )
+    np.lib.format.open_memmap(path, mode="w+", dtype=_DTYPE, shape=shape)
+
+
+def _description(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _sync(path: Path) -> None:
+    """Have a file on the disk before it gets the name under which it is believed."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,189 @@
+"""Alignment in training: every kind of vector, its controls, warm-up and block, and what it may not change."""
+
+from types import SimpleNamespace
+
+import dask.array as da
+import numpy as np
+import pytest
+import torch
+
+from flagst._keys import TENSOR
+from flagst.model.aligning import build_alignment
+from flagst.model.presets import resolve
+
+GENE_TOKENS = {"d_context": 16, "denoiser_kwargs": {"width": 16, "n_blocks": 2, "n_heads": 2, "align_block": 1}}
+D = 5
+
+
+@pytest.fixture
+def table(make):
+    """A table with vectors per gene, per spot and gene, and per spot."""
+    adata, rng = make.table(), np.random.default_rng(0)
+    adata.varm["X_gene"] = rng.normal(size=(adata.n_vars, D))
+    vectors = rng.normal(size=(*adata.shape, D)).astype(np.float16)
+    vectors[:, 3] = 0
+    adata.obsm["X_gene_context"] = da.from_array(vectors, chunks=(16, -1, -1))
+    adata.obsm["X_cell"] = rng.normal(size=(adata.n_obs, D)).astype(np.float32)
+    return adata
+
+
+KINDS = [
+    ({"gfm": "X_gene"}, {"genes", "spots"}),
+    ({"gfm": "X_gene", "align_static": "similarity"}, {"genes"}),
+    ({"gfm": "coexpression", "align_static": "similarity"}, {"genes"}),
+    ({"gfm": "X_gene", "gene_identity": "init"}, {"genes", "spots"}),
+    ({"gfm": "X_gene", "gene_identity": "tied"}, {"genes", "spots"}),
+    ({"gfm": "X_gene_context"}, {"genes", "spots"}),
+    ({"gfm": "X_cell"}, {"spots"}),
+]
+
+
+@pytest.mark.parametrize("denoiser", ["latent", "gene"])
+@pytest.mark.parametrize(("choices", "controls"), KINDS, ids=lambda value: "-".join(map(str, value)))
+def test_every_kind_trains_logs_its_controls_and_saves(make, table, query, tmp_path, choices, controls, denoiser):
+    network = GENE_TOKENS if denoiser == "gene" else make.SMALL
+    model = make.model(table, denoiser=denoiser, network=network, **choices)
+    model.train(**{**make.QUICK, "max_epochs": 2})
+    logged = {name for name in model.history_ if name.startswith("align_loss")}
+    expected = {f"align_loss_shuffled_{control}_validation" for control in controls}
+    assert logged == expected | {"align_loss_train", "align_loss_validation"}
+    assert all(np.isfinite(model.history_[name].dropna().to_numpy()).all() for name in logged)
+    model.save(str(tmp_path / "model"), save_anndata=False)
+    expected = model.predict(query.copy()).layers["flagst"]
+    back = type(model).load(str(tmp_path / "model"))
+    np.testing.assert_array_equal(back.predict(query.copy()).layers["flagst"], expected)
+
+
+def _windows(make, table, monkeypatch, **choices):
+    """Rows and vectors of the windows that a training asks for."""
+    from flagst.model.aligning import Alignment
+
+    seen, add = [], Alignment.add
+
+    def recorded(self, window):
+        out = add(self, window)
+        seen.append((out[TENSOR.row].numpy(), out[TENSOR.embedding].numpy(), out[TENSOR.expression].numpy()))
+        return out
+
+    monkeypatch.setattr(Alignment, "add", recorded)
+    model = make.model(table, **choices)
+    model.train(**{**make.QUICK, "max_epochs": 1})
+    return model, seen
+
+
+@pytest.mark.parametrize("key", ["X_gene_context", "X_cell"])
+def test_windows_get_the_vectors_of_their_own_spots(make, table, monkeypatch, key):
+    _, seen = _windows(make, table, monkeypatch, gfm=key)
+    held, counts = (
+        np.asarray(table.obsm[key]),
+        np.log1p(1e4 * table.X.toarray() / table.obs["total_counts"].values[:, None]),
+    )
+    expected = (counts - counts.mean(0)) / counts.std(0)
+    assert len(seen) > 3
+    for rows, vectors, expression in seen:
+        assert len(set(table.obs["section"].iloc[rows])) == 1
+        np.testing.assert_array_equal(vectors, held[rows])
+        assert np.corrcoef(expression.ravel(), expected[rows].ravel())[0, 1] > 0.999
+
+
+def test_only_a_few_spots_are_read_at_a_time(make, table, monkeypatch):
+    from flagst.model import aligning
+
+    monkeypatch.setattr(aligning, "SPOTS_AT_A_TIME", 10)
+    sizes, held = [], np.asarray(table.obsm["X_gene_context"])
+
+    class Lazy:
+        ndim, shape = 3, held.shape
+
+        def __getitem__(self, rows):
+            sizes.append(len(rows))
+            return held[rows]
+
+    settings = resolve("default", target=None, gfm="X_gene_context")
+    genes = [str(gene) for gene in table.var_names]
+    rows = np.arange(table.n_obs)[::2]
+    lazy = SimpleNamespace(varm={}, obsm={"X_gene_context": Lazy()}, uns={})
+    alignment = build_alignment(lazy, [], genes, rows, settings)
+    assert max(sizes) == 10 and sum(sizes) == len(rows)
+    head = alignment.make_head(16)
+    assert head.mask.tolist() == [i != 3 for i in range(table.n_vars)]
+    torch.testing.assert_close(head.centre, torch.as_tensor(held[rows].astype(np.float64).mean(0)).float())
+
+
+def test_vectors_of_other_genes_than_the_panel_are_refused(make, table):
+    table.obsm["X_gene_context"] = np.ones((table.n_obs, 3, D), np.float16)
+    with pytest.raises(ValueError, match="vectors of 3 genes, the panel has 8.*mode='contextual'"):
+        make.model(table, gfm="X_gene_context").train(**make.QUICK)
+
+
+def test_vectors_are_found_by_the_names_of_their_genes(make, table, monkeypatch):
+    genes = [*table.var_names[::-1], "other"]
+    held = np.random.default_rng(1).normal(size=(table.n_obs, len(genes), D)).astype(np.float16)
+    table.obsm["X_gene_context"] = da.from_array(held)
+    table.uns["flagst"]["gene_embeddings"] = {"X_gene_context": {"genes": genes}}
+    _, seen = _windows(make, table, monkeypatch, gfm="X_gene_context")
+    for rows, vectors, _ in seen:
+        np.testing.assert_array_equal(vectors, held[rows][:, -2::-1])
+
+
+def test_vectors_that_are_all_missing_are_refused(make, table):
+    table.obsm["X_cell"] = np.zeros((table.n_obs, D), np.float32)
+    with pytest.raises(ValueError, match="no vector for any training spot"):
+        make.model(table, gfm="X_cell").train(**make.QUICK)
+
+
+@pytest.mark.parametrize("choice", [{"gene_identity": "tied"}, {"align_static": "similarity"}])
+def test_choices_about_genes_need_vectors_per_gene(make, table, choice):
+    with pytest.raises(ValueError, match="needs one vector per gene; adata.obsm"):
+        make.model(table, gfm="X_cell", **choice)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"align_weight": -1}, "align_weight must not be negative"),
+        ({"align_warmup": 1.5}, "align_warmup is a share"),
+        ({"align_static": "cosine"}, "align_static"),
+        ({"gene_identity": "frozen"}, "gene_identity"),
+        ({"gfm": None, "gene_identity": "tied"}, "needs the vectors of a gene model"),
+        ({"align_block": 3}, "align_block must be a block of the denoiser, 1 to 2"),
+    ],
+)
+def test_impossible_choices_are_refused_before_training(make, table, choice, message):
+    with pytest.raises(ValueError, match=message):
+        make.model(table, **choice)
+
+
+def test_the_block_that_is_aligned_can_be_chosen(make, table):
+    model = make.model(table, align_block=2)
+    assert {network.denoiser.align_block for network in model.module.networks} == {2}
+
+
+def test_the_weight_rises_over_the_warm_up(make, table, monkeypatch):
+    from flagst.module import FlagModule
+
+    weights, weigh = [], FlagModule._align_weight
+
+    def recorded(self, head):
+        weight = weigh(self, head)
+        if self.training:
+            weights.append(weight)
+        return weight
+
+    monkeypatch.setattr(FlagModule, "_align_weight", recorded)
+    make.model(table, align_weight=0.8, align_warmup=0.5).train(**make.QUICK)
+    half = len(weights) // 2
+    np.testing.assert_allclose(weights[:half], 0.8 * np.arange(1, half + 1) / half)
+    np.testing.assert_allclose(weights[half:], 0.8)
+
+
+def test_vectors_leave_the_mean_alone_and_move_the_draw(make, table, query):
+    layers = {}
+    for gfm in (None, "X_gene", "X_gene_context"):
+        model = make.model(table, gfm=gfm)
+        model.train(**make.QUICK)
+        out = model.predict(query.copy(), structure=1.0)
+        layers[gfm] = out.layers["flagst_mean"], out.layers["flagst"]
+    for gfm in ("X_gene", "X_gene_context"):
+        np.testing.assert_array_equal(layers[gfm][0], layers[None][0])
+        assert not np.allclose(layers[gfm][1], layers[None][1])

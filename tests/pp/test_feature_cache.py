@@ -1,0 +1,154 @@
+"""Features kept in a folder: resumed where they stopped, never taken for those of something else."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from flagst.data import patches as patches_module
+from flagst.pp import image_features
+
+
+class Counting:
+    """Mean colour, counting patches; stops after ``most`` of them."""
+
+    patch_px, patch_um, n_features, feature_names = 20, (40.0,), 3, ["r", "g", "b"]
+
+    def __init__(self, version="1", weights="a", most=None):
+        self.name, self.version, self.weights = "counting", version, weights
+        self.n_encoded, self.most = 0, most
+
+    def params(self):
+        return {"sha256": self.weights, "mean": [0.5, 0.5, 0.5]}
+
+    def encode(self, patches):
+        if self.most is not None and self.n_encoded + len(patches) > self.most:
+            raise KeyboardInterrupt
+        self.n_encoded += len(patches)
+        return patches.mean((1, 2)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Several blocks in a small image."""
+    monkeypatch.setattr(patches_module.plan_blocks, "__kwdefaults__", {"block_px": 128})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "kept" / "features"
+
+
+@pytest.fixture
+def table(sdata):
+    """Two sections of 30 spots with their images; unlike a SpatialData's, these are no chunks that blocks follow."""
+    return sdata.tables["table"].copy()
+
+
+def features(table, encoder, **kwargs):
+    """Features from scratch, as a new session would make them."""
+    table.obsm.pop("X_image", None)
+    image_features(table, encoder=encoder, progress=False, **{"n_jobs": 1} | kwargs)
+    return table.obsm["X_image"].copy()
+
+
+def blocks(folder):
+    return sorted(folder.glob("*/*.npy"))
+
+
+def test_a_second_run_encodes_nothing(table, folder):
+    plain = features(table, Counting())
+    first, second = Counting(), Counting()
+    np.testing.assert_array_equal(features(table, first, cache=folder), plain)
+    assert first.n_encoded == 60 and len(blocks(folder)) > 10
+    np.testing.assert_array_equal(features(table, second, cache=folder), plain)
+    assert second.n_encoded == 0
+    third = Counting()
+    np.testing.assert_array_equal(features(table.copy(), third, cache=str(folder), n_jobs=3), plain)
+    assert third.n_encoded == 0
+
+
+def test_a_stopped_run_goes_on_where_it_stopped(table, folder):
+    expected = features(table, Counting())
+    stopped = Counting(most=35)
+    with pytest.raises(KeyboardInterrupt):
+        features(table, stopped, cache=folder)
+    assert "X_image" not in table.obsm and 0 < stopped.n_encoded <= 35
+    resumed = Counting()
+    np.testing.assert_array_equal(features(table, resumed, cache=folder), expected)
+    assert resumed.n_encoded == 60 - stopped.n_encoded
+
+
+def test_only_what_changed_is_encoded_again(table, folder):
+    def encoded(encoder=None, **kwargs):
+        encoder = encoder or Counting()
+        values = features(table, encoder, cache=folder, **kwargs)
+        np.testing.assert_array_equal(values, features(table, Counting(), **kwargs))
+        return encoder.n_encoded
+
+    assert encoded() == 60
+    assert encoded(Counting(version="2")) == encoded(Counting(weights="b")) == 60
+    assert encoded(patch_um=60) == 60
+    assert encoded(patch_um=[40, 60]) == 0  # both scales are known
+    assert encoded(stain_normalise=None) == 60
+
+    image = table.uns["spatial"]["B"]["images"]
+    image["hires"] = image["hires"].copy()
+    image["hires"][200:206, 400:406] = 7  # nothing but these pixels
+    assert encoded(stain_normalise=None) == 30
+    table.obsm["spatial"][0] += 8.0
+    assert 0 < encoded(stain_normalise=None) < 15
+
+
+def test_damaged_and_half_written_blocks_are_encoded_again(table, folder, caplog):
+    expected = features(table, Counting(), cache=folder)
+    for i, path in enumerate(blocks(folder)):
+        whole = path.read_bytes()
+        spoilt = [whole[:-4], b"", b"no array", whole][min(i, 3)]
+        path.write_bytes(spoilt)
+    np.save(blocks(folder)[3], np.full_like(np.load(blocks(folder)[3]), np.nan))
+    again = Counting()
+    with caplog.at_level(logging.WARNING, logger="flagst"):
+        np.testing.assert_array_equal(features(table, again, cache=folder), expected)
+    assert caplog.text.count("is damaged") == 4 and 0 < again.n_encoded < 60
+    assert all(np.isfinite(np.load(path)).all() for path in blocks(folder))
+
+
+def test_a_block_that_cannot_be_finished_leaves_nothing_behind_that_counts(table, folder, monkeypatch):
+    from flagst.pp import _cache
+
+    def replace(draft, path):
+        if str(path).endswith(".npy"):
+            raise OSError("killed")
+        return real(draft, path)
+
+    real = _cache.os.replace
+    monkeypatch.setattr(_cache.os, "replace", replace)
+    with pytest.raises(OSError, match="killed"):
+        features(table, Counting(), cache=folder)
+    monkeypatch.undo()
+    assert not blocks(folder)
+    again = Counting()
+    features(table, again, cache=folder)
+    assert again.n_encoded == 60
+
+
+def test_values_that_are_not_finite_are_not_kept(table, folder):
+    class Broken(Counting):
+        def encode(self, patches):
+            return np.full((len(patches), 3), np.nan, np.float32)
+
+    with pytest.raises(ValueError, match="NaN"):
+        features(table, Broken(), cache=folder)
+    assert not blocks(folder)
+
+
+def test_a_function_is_kept_by_its_name_and_version(table, folder):
+    from flagst.encoders import CallableEncoder
+
+    def colour(version):
+        return CallableEncoder(lambda x: x.mean((2, 3)), name="a b/c", version=version, patch_px=20, patch_um=40)
+
+    for version in ("1", "2", "1"):
+        features(table, colour(version), cache=folder)
+    assert len(list(folder.iterdir())) == 2 and all(p.name.startswith("a_b_c-") for p in folder.iterdir())
