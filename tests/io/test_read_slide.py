@@ -142,6 +142,19 @@ def test_levels_of_a_pyramid_are_those_of_the_file(pixels, tmp_path):
             np.testing.assert_array_equal(level, pixels[::factor, ::factor])
 
 
+def test_every_level_knows_its_way_to_full_resolution(pixels, tmp_path):
+    from spatialdata import get_extent
+    from spatialdata.transformations import get_transformation
+
+    write_svs(tmp_path / "slide.svs", pixels)
+    element = io.read_slide(tmp_path / "slide.svs").images["slide_image"]
+    extent = get_extent(element, coordinate_system="slide")
+    assert extent["x"] == (0, 700) and extent["y"] == (0, 500)
+    small = element["scale1"]["image"]
+    matrix = get_transformation(small, to_coordinate_system="slide").to_affine_matrix(("x", "y"), ("x", "y"))
+    np.testing.assert_allclose(matrix, np.diag([4, 4, 1]))
+
+
 def test_the_largest_image_of_a_file_is_the_slide(pixels, tmp_path):
     """Labels and overviews come first in some files; each has a scale of its own."""
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:

@@ -33,17 +33,18 @@ def pyramid_element(levels: Sequence, section: str) -> "DataTree":
     """
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Identity, set_transformation
-    from xarray import DataArray, Dataset, DataTree
+    from xarray import Dataset, DataTree
 
     scales = {}
     for number, level in enumerate(with_coarse_levels(levels)):
+        array = Image2DModel.parse(
+            level, dims=("c", "y", "x"), c_coords=CHANNELS, transformations={section: Identity()}
+        )
         sizes = zip("yx", levels[0].shape[1:], level.shape[1:], strict=True)
-        coords = {axis: (np.arange(n) + 0.5) * (full / n) for axis, full, n in sizes}
-        array = DataArray(level, dims=("c", "y", "x"), coords={"c": CHANNELS} | coords, name="image")
-        # every scale needs a first transformation before the tree takes one
-        array.attrs["transform"] = {section: Identity()}
+        array = array.assign_coords({axis: (np.arange(n) + 0.5) * (full / n) for axis, full, n in sizes})
         scales[f"scale{number}"] = Dataset({"image": array})
     element = DataTree.from_dict(scales)
+    # again, on the tree: each scale then knows its way to full-resolution pixels
     set_transformation(element, {section: Identity()}, set_all=True)
     Image2DModel().validate(element)
     return element
