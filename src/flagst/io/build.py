@@ -240,7 +240,8 @@ def _parse_image(section: Section):
     sizes = [level.shape[1:] for level in levels]
     if any(not (0 < min(small) and max(small) < max(large)) for large, small in pairwise(sizes)):
         raise ValueError(
-            f"Image levels of section {section.name!r} have sizes {sizes}. Each level must be smaller than the one before."
+            f"Image levels of section {section.name!r} have sizes {sizes}. "
+            "Each level must be smaller than the one before."
         )
     if len(levels) > 1:
         return pyramid_element(levels, section.name)

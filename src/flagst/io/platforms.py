@@ -193,8 +193,8 @@ def _section(
     left = kept & inside & (totals > 0)
     if not left.any():
         raise ValueError(
-            f"Section {name!r}: of {len(kept)} spots {int((totals > 0).sum())} have counts and {int(inside.sum())} lie on "
-            f"the image of {width} x {height} pixels; none is left. Is the image the one the table was aligned to?"
+            f"Section {name!r}: of {len(kept)} spots {int((totals > 0).sum())} have counts and {int(inside.sum())} lie "
+            f"on the image of {width} x {height} pixels; none is left. Is the image the one the table was aligned to?"
         )
     if not left.all():
         logger.warning(

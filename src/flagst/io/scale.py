@@ -119,8 +119,8 @@ def settle(given: float | None, recorded: Scale | None, *, where: str) -> float:
         raise ValueError(f"um_per_px must be a positive number; got {given!r}.")
     if recorded is not None and abs(recorded.x / recorded.y - 1) > _OBLONG:
         raise ValueError(
-            f"{where} records pixels of {recorded.x:.4g} x {recorded.y:.4g} um ({recorded.source}); flagst needs square "
-            "ones. Resample the image, or correct its metadata."
+            f"{where} records pixels of {recorded.x:.4g} x {recorded.y:.4g} um ({recorded.source}); flagst needs "
+            "square ones. Resample the image, or correct its metadata."
         )
     if given is None and recorded is None:
         raise ValueError(

@@ -103,8 +103,8 @@ def _check_pixels(path: Path, series: "TiffPageSeries") -> None:
     n_channels = int(np.prod([n for axis, n in sizes.items() if axis in _COLOURS]))
     if n_channels not in (3, 4) or page.photometric.name == "PALETTE":
         raise ValueError(
-            f"{path} has {n_channels} channel(s), photometric {page.photometric.name}; flagst needs H&E in RGB or RGBA. "
-            "Convert the image, or choose the H&E image of the slide."
+            f"{path} has {n_channels} channel(s), photometric {page.photometric.name}; flagst needs H&E in RGB or "
+            "RGBA. Convert the image, or choose the H&E image of the slide."
         )
     if n_channels == 4 and page.photometric.name not in ("RGB", "YCBCR"):
         raise ValueError(
