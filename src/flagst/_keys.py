@@ -81,7 +81,7 @@ RECORD = SimpleNamespace(
 #: Keys inside ``adata.uns["flagst"]["params"]``.
 PARAM = SimpleNamespace(
     um_per_px="um_per_px",  # {section: float}, micrometres per full-resolution pixel
-    layout="layout",  # {section: "square" | "hex" | "other"}
+    layout="layout",  # {section: "square" | "hex" | "irregular" | "other"}
     target="target",
     section_key="section_key",
     structure="structure",

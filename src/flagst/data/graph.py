@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from flagst._checks import require_finite, require_one_of
 
 #: Spot layout -> neighbours used for Moran's I.
-MORAN_NEIGHBOURS = {"square": 4, "hex": 6, "other": 6}
+MORAN_NEIGHBOURS = {"square": 4, "hex": 6, "irregular": 6, "other": 6}
 
 
 def knn(coords: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +74,7 @@ def moran_graph(coords: np.ndarray, layout: str) -> sp.csr_matrix:
     coords
         (n_spots, 2) of one section, x then y, any unit of length.
     layout
-        ``"square"``: 4 nearest neighbours; ``"hex"`` and ``"other"``: 6.
+        ``"square"``: 4 nearest neighbours; ``"hex"``, ``"irregular"`` and ``"other"``: 6.
 
     Returns
     -------

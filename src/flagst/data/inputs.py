@@ -42,7 +42,10 @@ def section_inputs(
     pitch = float(np.median(distance[:, 0])) or 1.0 if k else 1.0
     kernel = np.exp(-(distance**2) / (2 * (SIGMA_PITCHES * pitch) ** 2))
     norm = np.linalg.norm(white, axis=1) + 1e-6
-    cosine = (white[:, None] * white[source]).sum(axis=-1) / (norm[:, None] * norm[source])
+    # neighbour by neighbour: all at once would take k times the memory of the features
+    cosine = np.empty(source.shape)
+    for column, near in enumerate(source.T):
+        cosine[:, column] = (white * white[near]).sum(axis=1) / (norm * norm[near])
     itself = np.arange(n_spots)
     mix_index = np.stack([source.ravel(), np.repeat(itself, k)])
     edge_attr = np.stack([kernel.ravel(), cosine.ravel()], axis=1)
