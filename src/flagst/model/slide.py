@@ -126,9 +126,9 @@ class SlidePredictor:
             ``(n_rows,)`` spots that are asked for; ``None`` for all.
         """
         rows = np.arange(len(self.section)) if rows is None else rows
-        step = min(self.window_spots, DECODED_VALUES // self.n_genes, 4 * DECODED_VALUES // (n_draws * self.n_genes))
-        for start in range(0, len(rows), max(step, 1)):
-            places = np.arange(start, min(start + max(step, 1), len(rows)))
+        step = max(min(WINDOW_SPOTS, DECODED_VALUES // self.n_genes, 4 * DECODED_VALUES // (n_draws * self.n_genes)), 1)
+        for start in range(0, len(rows), step):
+            places = np.arange(start, min(start + step, len(rows)))
             yield places, SlidePart(self, rows[places])
 
     def state(self, seed: str) -> np.ndarray:
@@ -179,7 +179,7 @@ class SlidePredictor:
         """Parts of the spots that Moran's I of a draw is taken over, for :func:`order_curve`."""
         looked_at, near = self._looked_at(MAX_SPOTS)
         seen = np.zeros(len(self.section), dtype=bool)
-        step = max(min(self.window_spots, DECODED_VALUES // self.n_genes) // (1 + near.shape[1]), 1)
+        step = max(min(WINDOW_SPOTS, DECODED_VALUES // self.n_genes) // (1 + near.shape[1]), 1)
         for start in range(0, len(looked_at), step):
             own, around = looked_at[start : start + step], near[start : start + step]
             kept, position = np.unique(np.concatenate([own, around.ravel()]), return_inverse=True)
