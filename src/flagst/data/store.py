@@ -46,7 +46,7 @@ class ArrayFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = self.folder / "unfinished.npy"
         np.save(unfinished, values)
-        os.replace(unfinished, self._file(name))
+        _move(unfinished, self._file(name))
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name.replace('/', '_')}.npy"
@@ -135,16 +135,16 @@ class PredictionStore:
         if not made.exists():
             unfinished = self.partial / "unfinished.zarr"
             table.write_zarr(unfinished)
-            os.replace(unfinished, made)
+            _move(unfinished, made)
         for name in self.layers:
             if (self._folder / name).exists():
-                os.replace(self._folder / name, made / "layers" / name)
+                _move(self._folder / name, made / "layers" / name)
         if zarr.open_group(made, mode="r").metadata.consolidated_metadata is not None:
             zarr.consolidate_metadata(zarr.open_group(made, mode="r+", use_consolidated=False).store)
         self._journal.unlink()  # without it, what is left of the folder is nothing to go on with
         if self.out.exists():
-            os.replace(self.out, self.partial / "replaced")
-        os.replace(made, self.out)
+            _move(self.out, self.partial / "replaced")
+        _move(made, self.out)
         shutil.rmtree(self.partial)
 
     def states(self, section: int) -> ArrayFolder:
@@ -174,7 +174,7 @@ class PredictionStore:
     def _note(self, n_done: int) -> None:
         unfinished = self._journal.with_suffix(".new")
         unfinished.write_text(json.dumps({"fingerprint": self.fingerprint, "n_done": n_done}))
-        os.replace(unfinished, self._journal)
+        _move(unfinished, self._journal)
         self.n_done = n_done
 
     def _make_arrays(self) -> None:
@@ -191,6 +191,11 @@ class PredictionStore:
                 zarr_format=anndata.settings.zarr_write_format,
                 attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
             )
+
+
+def _move(source: Path, target: Path) -> None:
+    """Put something in its place in one step."""
+    os.replace(source, target)
 
 
 def partial_of(out: str | Path) -> Path:
