@@ -36,7 +36,9 @@ def read_spots(path: str | Path, *, spatial_key: str, image_key: str, table_key:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist. Pass an h5ad file, or the zarr store of a table or SpatialData.")
+        raise FileNotFoundError(
+            f"{path} does not exist. Pass an h5ad file, or the zarr store of a table or SpatialData."
+        )
     if path.is_dir():
         import zarr
 

@@ -57,9 +57,7 @@ class SpotPredictor(ABC):
         """``m + structure * (d - m)`` for several draws, ``(n_draws, n_spots, n_genes)`` float32."""
         return self._move(structure, self.residuals(n_draws, seed))
 
-    def along(
-        self, structures: Iterable[float], n_draws: int, seed: int | str
-    ) -> Iterator[tuple[float, np.ndarray]]:
+    def along(self, structures: Iterable[float], n_draws: int, seed: int | str) -> Iterator[tuple[float, np.ndarray]]:
         """Each structure with its predictions ``(n_draws, n_spots, n_genes)``, of draws that are made once.
 
         Structure 0 has one prediction, the mean. Without a regression mean there is no dial: one

@@ -137,13 +137,11 @@ def _here(jobs: list[tuple[Path, Path]], model_dir: Path, common: dict) -> Itera
         start = time.perf_counter()
         try:
             yield _predict(path, out, model_dir, **common)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the other slides go on
             yield _failed(path, out, error, time.perf_counter() - start)
 
 
-def _on(
-    client: "Client", jobs: list[tuple[Path, Path]], model_dir: Path, common: dict, retries: int
-) -> Iterator[dict]:
+def _on(client: "Client", jobs: list[tuple[Path, Path]], model_dir: Path, common: dict, retries: int) -> Iterator[dict]:
     """On the workers of a cluster, as they finish."""
     from distributed import as_completed
 
