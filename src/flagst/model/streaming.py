@@ -128,11 +128,12 @@ def predict_to_zarr(
             structure = self._structure(slides, seed)
         with bars.open(query.n_obs, "writing", "spot", start=min(store.n_done * store.chunk_rows, shape[0])) as done:
             for chunk in range(store.n_done, store.n_chunks):
-                rows, values = store.rows(chunk), {}
+                rows = store.rows(chunk)
+                values = {name: np.empty((len(rows), shape[1]), np.float32) for name in layers}
                 for places, part in _parts(slides, rows, self._n_held(**drawn)):
                     found = self._part_layers(part, wanted, structure=structure, seed=seed, **drawn)
                     for name, of_part in found.items():
-                        values.setdefault(names[name], np.empty((len(rows), shape[1]), np.float32))[places] = of_part
+                        values[names[name]][places] = of_part
                 store.write(chunk, values)
                 done(len(rows))
         table = _table(query, wanted, self.setup_["spatial_key"])
