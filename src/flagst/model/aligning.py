@@ -56,9 +56,9 @@ class Alignment:
     def add(self, window: dict[str, Tensor], *, training: bool) -> dict[str, Tensor]:
         """A window with the vectors that the heads need, read now: those of a few genes where there are many."""
         if self.columns is None:
-            return {**window, TENSOR.embedding: _read(self.held, window[TENSOR.row], None)}
+            return {**window, TENSOR.embedding: _read(self.held, window[TENSOR.table_row], None)}
         genes = choose_genes(self.mask, training=training)
-        vectors = _read(self.held, window[TENSOR.row], self.columns[genes.numpy()])
+        vectors = _read(self.held, window[TENSOR.table_row], self.columns[genes.numpy()])
         return {**window, TENSOR.embedding: vectors, TENSOR.read_genes: genes}
 
 
