@@ -128,7 +128,10 @@ def _edges(
 ) -> dict[str, np.ndarray]:
     """Encoder edges to ``target`` ``(n_targets,)`` from ``source`` ``(n_targets, k)``, and from every target itself."""
     norm = np.linalg.norm(white, axis=1) + 1e-6
-    cosine = (white[target][:, None] * white[source]).sum(axis=-1) / (norm[target][:, None] * norm[source])
+    # neighbour by neighbour: all at once would take k times the memory of the features
+    cosine = np.empty(source.shape)
+    for column, near in enumerate(source.T):
+        cosine[:, column] = (white[target] * white[near]).sum(axis=1) / (norm[target] * norm[near])
     index = np.stack([source.ravel(), np.repeat(target, source.shape[1])])
     attr = np.stack([_kernel(distance, pitch).ravel(), cosine.ravel()], axis=1)
     return {
