@@ -5,8 +5,10 @@
 50 genes of each 200-gene panel are hidden from training, as in ``unmeasured_genes.py``; the seed is that of the model
 and of the choice. Co-expression of other patients' sections, or of all sections outside the rotation, gives vectors of
 all 200 genes, so that the hidden ones can be predicted; co-expression of the training sections has vectors of the
-measured ones only. Scores are those of the 150 measured genes at structures 0.5 and 1, and the PCC of the hidden ones
-in the mean (structure 0) and in a draw (structure 1): means over test sections, sd over seeds.
+measured ones only. Scores are those of the measured genes at structures 0.5 and 1, and the PCC of the hidden ones in the
+mean (structure 0) and in a draw (structure 1): means over test sections, sd over seeds. Hidden genes follow from the
+measured ones by their vectors alone, so that the way of aligning has no part in their mean. The variants also differ in
+the random numbers of their training: differences within the spread of seeds are none.
 """
 
 import argparse
@@ -35,8 +37,13 @@ STRUCTURES = (0.5, 1.0)
 COLUMNS = ("pcc 0.5", "gsc 0.5", "ssc 0.5", "gsc 1", "ssc 1", "hidden pcc 0", "hidden pcc 1")
 
 
-def prepare(job: dict) -> dict[str, str]:
-    """Write training sections with gene vectors, and test sections, for every split, source and seed."""
+def prepare(job: dict) -> dict:
+    """Write training and test sections with gene vectors of every source, one file per split.
+
+    Returns
+    -------
+    ``"files"`` and ``"n_genes"`` by test section; ``"sources"``: how many sections are behind each source.
+    """
     from unmeasured_genes import references
 
     from flagst import datasets, gfm, pp
@@ -46,7 +53,7 @@ def prepare(job: dict) -> dict[str, str]:
     pp.image_features(sdata, progress=False)
     table, sources = sdata.tables[TABLE], references(job["rotate"], job["data_dir"])
     table.uns.pop(UNS.spatial)
-    files = {}
+    files, n_genes = {}, {}
     for test in job["rotate"]:
         is_test = (table.obs[OBS.section] == test).to_numpy()
         train = table[~is_test].copy()
@@ -59,7 +66,8 @@ def prepare(job: dict) -> dict[str, str]:
             pp.gene_embeddings(part, gfm.CoExpression(tables), genes=genes, key_added=f"{KEY}_{source}")
         files[test] = str(Path(job["folder"]) / f"{test}.h5ad")
         part.write_h5ad(files[test])
-    return files
+        n_genes[test] = len(genes)
+    return {"files": files, "n_genes": n_genes, "sources": {name: len(tables) for name, tables in sources.items()}}
 
 
 def run(job: dict) -> dict[str, float]:
@@ -127,7 +135,10 @@ def main(arguments: list[str] | None = None) -> None:
     options, start, records = parser.parse_args(arguments), time.perf_counter(), []
     with tempfile.TemporaryDirectory(prefix="flagst_") as folder:
         shared = {name: getattr(options, name) for name in ("data_dir", "rotate", "n_genes", "n_hidden", "max_steps")}
-        files = run_job(shared | {"kind": "alignment_prepare", "folder": folder}, Path(folder))["result"]
+        ready = run_job(shared | {"kind": "alignment_prepare", "folder": folder}, Path(folder))["result"]
+        files = ready["files"]
+        print(", ".join(f"{name}: {n} sections" for name, n in ready["sources"].items()))
+        print("genes by test section: " + ", ".join(f"{test} {n}" for test, n in ready["n_genes"].items()) + "\n")
         for target in options.targets:
             jobs = [
                 shared | {"kind": "alignment", "variant": v, "seed": s, "test": t, "file": files[t], "target": target}

@@ -244,6 +244,7 @@ def test_only_warnings_of_flagst_are_shown_and_once(caplog):
         (PermissionError(13, "Permission denied", "x.h5ad"), "[Errno 13] Permission denied: 'x.h5ad'"),
         (KeyError("adata.obs has no 'x'."), "adata.obs has no 'x'."),
         (RuntimeError("The model is not trained."), "The model is not trained."),
+        (ImportError("OpenSlide is needed."), "OpenSlide is needed."),
     ],
 )
 def test_errors_of_every_kind_are_readable(error, message, monkeypatch, capsys):

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with quiet(verbose=arguments.verbose):
             arguments.run(arguments)
-    except (KeyError, ValueError, TypeError, OSError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if arguments.verbose:
             raise
         # as text, a KeyError is quoted
@@ -68,11 +68,11 @@ def _add_train(commands) -> None:
 
 
 def _add_predict(commands) -> None:
-    parser = _add(commands, "predict", "predict a file's sections with a saved model", _predict)
-    parser.add_argument("data", type=Path, help=DATA_HELP)
+    parser = _add(commands, "predict", "predict a file's sections, or a slide, with a saved model", _predict)
+    parser.add_argument("data", type=Path, nargs="?", help=f"{DATA_HELP}; or give --image")
     parser.add_argument("--model", type=Path, required=True, help="folder of the saved model")
     parser.add_argument(
-        "--out", type=Path, required=True, help="file to write: .h5ad, or .zarr if DATA is a zarr"
+        "--out", type=Path, required=True, help="file to write: .h5ad, or .zarr if DATA is a zarr or with --image"
     )
     parser.add_argument(
         "--structure",
@@ -92,6 +92,28 @@ def _add_predict(commands) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    _add_slide(parser)
+
+
+def _add_slide(parser: argparse.ArgumentParser) -> None:
+    slide = parser.add_argument_group("a slide without expression")
+    slide.add_argument(
+        "--image", type=Path, metavar="FILE", help="OME-TIFF, TIFF, SVS, OME-Zarr, SpatialData zarr, PNG"
+    )
+    slide.add_argument(
+        "--um-per-px", type=float, metavar="UM", help="micrometres per pixel; default: what the file records"
+    )
+    slide.add_argument(
+        "--pitch-um", type=float, metavar="UM", help="distance of spots; default: that of the training sections, or 100"
+    )
+    slide.add_argument("--layout", choices=("hex", "square"), help="default: that of the training sections, or hex")
+    slide.add_argument("--section", metavar="NAME", help="name of the section; default: that of the file")
+    slide.add_argument("--image-key", metavar="NAME", help="which image of a SpatialData zarr that has several")
+    slide.add_argument(
+        "--encoder-path", type=Path, metavar="PATH", help="weights of the image encoder that the model was trained with"
+    )
+    slide.add_argument("--without-image", action="store_true", help="leave the full-resolution image out of the output")
+    slide.add_argument("--resume", action="store_true", help="take over the image features of a run that broke off")
 
 
 def _structure(text: str) -> float | str:

@@ -68,6 +68,7 @@ SLOT = SimpleNamespace(
     history="history",
     version="version",
     ceiling="ceiling",  # of the measurement, whatever the prediction
+    request="request",  # hash of the model and the arguments behind a prediction that was streamed
 )
 
 #: Keys inside ``adata.uns["flagst"]["metrics"][layer]`` that are not there after every evaluation.
@@ -81,7 +82,7 @@ RECORD = SimpleNamespace(
 #: Keys inside ``adata.uns["flagst"]["params"]``.
 PARAM = SimpleNamespace(
     um_per_px="um_per_px",  # {section: float}, micrometres per full-resolution pixel
-    layout="layout",  # {section: "square" | "hex" | "other"}
+    layout="layout",  # {section: "square" | "hex" | "irregular" | "other"}
     target="target",
     section_key="section_key",
     structure="structure",
@@ -213,8 +214,10 @@ TENSOR = SimpleNamespace(
     mean="mean",  # (n_spots, n_genes) standardised regression mean
     state="state",  # (n_spots, d_state) clean diffusion state
     expression="expression",  # (n_spots, n_genes) standardised measured expression
-    row="row",  # (n_spots,) int64 rows of the training table
-    embedding="embedding",  # (n_spots, n_genes, d_gene) or (n_spots, d_cell) of a gene model
-    core="core",  # (n_spots,) bool, spots that count in the loss
+    table_row="table_row",  # (n_spots,) int64 rows of the training table
+    embedding="embedding",  # (n_spots, n_read, d_gene) or (n_spots, d_cell) of a gene model
+    read_genes="read_genes",  # (n_read,) int64, places in the panel of the genes that were read
+    core="core",  # (n_spots,) bool, spots that count in the loss, or that are predicted
+    rows="rows",  # (n_spots,) int64, places in the section
     network="network",  # () int64, the network trained on the window
 )

@@ -68,7 +68,7 @@ def test_hexagonal_ring_is_found():
     inner = 2 * 6 + 2
     distances = np.linalg.norm(coords[graph[inner].indices] - coords[inner], axis=1)
     np.testing.assert_allclose(distances, 100.0)
-    assert MORAN_NEIGHBOURS == {"square": 4, "hex": 6, "other": 6}
+    assert MORAN_NEIGHBOURS == {"square": 4, "hex": 6, "irregular": 6, "other": 6}
 
 
 def test_small_sections_use_what_is_there():

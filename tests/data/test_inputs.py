@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from flagst.data.graph import knn
-from flagst.data.inputs import N_EDGES, SIGMA_PITCHES, partition, section_inputs, window
+from flagst.data.inputs import (
+    N_EDGES,
+    SIGMA_PITCHES,
+    denoiser_window,
+    encoder_window,
+    partition,
+    section_inputs,
+    spot_pitch,
+    window,
+)
 
 
 @pytest.fixture
@@ -118,3 +127,28 @@ def test_parts_are_disjoint_compact_and_small(section):
     assert max(map(len, parts)) <= 13 and len(parts) == 4
     assert max(np.ptp(coords[rows], axis=0).max() for rows in parts) < np.ptp(coords, axis=0).max()
     assert len(partition(coords, 48)) == 1
+
+
+@pytest.mark.parametrize("n_hops", [1, 2])
+def test_edges_of_a_window_of_an_evaluation_are_those_of_the_section(section, tensors, n_hops):
+    """Every spot but the outermost ring has all edges it has in the whole section, with the same values."""
+    _, white, neighbours, distances = section
+    core, graph = np.array([9, 0, 1]), (neighbours[:, :N_EDGES], distances[:, :N_EDGES])
+    pitch = spot_pitch(graph[1])
+    parts = {
+        ("edge_index", "edge_attr"): encoder_window(white, *graph, core, n_hops=n_hops, pitch=pitch),
+        ("mix_index", "mix_weight"): denoiser_window(*graph, core, n_hops=n_hops, pitch=pitch),
+    }
+    for (index, value), part in parts.items():
+        rows = part["rows"]
+        np.testing.assert_array_equal(rows[part["core"]], np.sort(core))
+        source, target = rows[part[index]]
+        inner = core
+        for _ in range(n_hops - 1):
+            inner = np.union1d(inner, graph[0][inner])
+        kept = np.isin(tensors[index][1], inner)
+        expected = {(int(s), int(t)): v for (s, t), v in zip(tensors[index].T[kept], tensors[value][kept], strict=True)}
+        found = {(int(s), int(t)): v for s, t, v in zip(source, target, part[value], strict=True)}
+        assert found.keys() == expected.keys()
+        for edge, values in expected.items():
+            np.testing.assert_allclose(found[edge], values, atol=1e-6)

@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 
 from flagst._keys import TENSOR
@@ -60,9 +62,10 @@ def _windows(make, table, monkeypatch, **choices):
 
     seen, add = [], Alignment.add
 
-    def recorded(self, window):
-        out = add(self, window)
-        seen.append((out[TENSOR.row].numpy(), out[TENSOR.embedding].numpy(), out[TENSOR.expression].numpy()))
+    def recorded(self, window, *, training):
+        out = add(self, window, training=training)
+        genes = out.get(TENSOR.read_genes, slice(None))
+        seen.append((out[TENSOR.table_row].numpy(), out[TENSOR.embedding].numpy(), out[TENSOR.expression].numpy(), genes))
         return out
 
     monkeypatch.setattr(Alignment, "add", recorded)
@@ -80,16 +83,16 @@ def test_windows_get_the_vectors_of_their_own_spots(make, table, monkeypatch, ke
     )
     expected = (counts - counts.mean(0)) / counts.std(0)
     assert len(seen) > 3
-    for rows, vectors, expression in seen:
+    for rows, vectors, expression, genes in seen:
         assert len(set(table.obs["section"].iloc[rows])) == 1
-        np.testing.assert_array_equal(vectors, held[rows])
+        np.testing.assert_array_equal(vectors, held[rows][:, genes])
         assert np.corrcoef(expression.ravel(), expected[rows].ravel())[0, 1] > 0.999
 
 
 def test_only_a_few_spots_are_read_at_a_time(make, table, monkeypatch):
     from flagst.model import aligning
 
-    monkeypatch.setattr(aligning, "SPOTS_AT_A_TIME", 10)
+    monkeypatch.setattr(aligning, "VALUES_AT_A_TIME", 10 * table.n_vars * D)
     sizes, held = [], np.asarray(table.obsm["X_gene_context"])
 
     class Lazy:
@@ -102,8 +105,10 @@ def test_only_a_few_spots_are_read_at_a_time(make, table, monkeypatch):
     settings = resolve("default", target=None, gfm="X_gene_context")
     genes = [str(gene) for gene in table.var_names]
     rows = np.arange(table.n_obs)[::2]
-    lazy = SimpleNamespace(varm={}, obsm={"X_gene_context": Lazy()}, uns={})
-    alignment = build_alignment(lazy, [], genes, rows, settings)
+    lazy = SimpleNamespace(
+        varm={}, obsm={"X_gene_context": Lazy()}, uns={}, var_names=table.var_names, n_vars=table.n_vars
+    )
+    alignment = build_alignment(lazy, settings, sections=[], genes=genes, rows=rows)
     assert max(sizes) == 10 and sum(sizes) == len(rows)
     head = alignment.make_head(16)
     assert head.mask.tolist() == [i != 3 for i in range(table.n_vars)]
@@ -112,7 +117,9 @@ def test_only_a_few_spots_are_read_at_a_time(make, table, monkeypatch):
 
 def test_vectors_of_other_genes_than_the_panel_are_refused(make, table):
     table.obsm["X_gene_context"] = np.ones((table.n_obs, 3, D), np.float16)
-    with pytest.raises(ValueError, match="vectors of 3 genes, the panel has 8.*mode='contextual'"):
+    with pytest.raises(
+        ValueError, match="vectors of 3 genes, and adata.uns does not say which; the table has 8.*mode='contextual'"
+    ):
         make.model(table, gfm="X_gene_context").train(**make.QUICK)
 
 
@@ -122,8 +129,45 @@ def test_vectors_are_found_by_the_names_of_their_genes(make, table, monkeypatch)
     table.obsm["X_gene_context"] = da.from_array(held)
     table.uns["flagst"]["gene_embeddings"] = {"X_gene_context": {"genes": genes}}
     _, seen = _windows(make, table, monkeypatch, gfm="X_gene_context")
-    for rows, vectors, _ in seen:
-        np.testing.assert_array_equal(vectors, held[rows][:, -2::-1])
+    for rows, vectors, _, chosen in seen:
+        np.testing.assert_array_equal(vectors, held[rows][:, -2::-1][:, chosen])
+
+
+def test_vectors_whose_genes_are_not_named_are_those_of_the_table(make, table, monkeypatch):
+    from flagst import FLAG
+
+    panel = [str(gene) for gene in table.var_names[::-1]]
+    FLAG.setup_anndata(table, genes=panel)
+    settings = resolve("default", target=None, gfm="X_gene_context")
+    alignment = build_alignment(table, settings, sections=[], genes=panel, rows=np.arange(table.n_obs))
+    assert alignment.columns.tolist() == list(range(table.n_vars))[::-1]
+
+
+def test_vectors_of_other_genes_are_refused(make, table):
+    genes = ["other", *table.var_names[1:]]
+    table.uns["flagst"]["gene_embeddings"] = {"X_gene_context": {"genes": genes}}
+    with pytest.raises(ValueError, match=r"not those of the panel \(1 are missing, as \['g0'\]\)"):
+        make.model(table, gfm="X_gene_context").train(**make.QUICK)
+
+
+def test_vectors_that_are_not_finite_or_no_array_are_refused(make, table):
+    table.obsm["X_cell"][5, 2] = np.nan
+    with pytest.raises(ValueError, match=r"adata.obsm\['X_cell'\] has NaN or infinite values"):
+        make.model(table, gfm="X_cell").train(**make.QUICK)
+    table.obsm["X_cell"] = sp.csr_matrix(np.ones((table.n_obs, D)))
+    with pytest.raises(TypeError, match="must be an array with two or three axes.*got csr_matrix"):
+        make.model(table, gfm="X_cell").train(**make.QUICK)
+
+
+def test_vectors_per_spot_may_be_a_frame(make, table):
+    frame = pd.DataFrame(np.asarray(table.obsm["X_cell"]), index=table.obs_names).add_prefix("d")
+    rows, settings = np.arange(table.n_obs), resolve("default", target=None, gfm="X_cell")
+    centres = []
+    for held in (table.obsm["X_cell"], frame):
+        table.obsm["X_cell"] = held
+        alignment = build_alignment(table, settings, sections=[], genes=list(table.var_names), rows=rows)
+        centres.append(alignment.make_head(16).centre)
+    torch.testing.assert_close(*centres)
 
 
 def test_vectors_that_are_all_missing_are_refused(make, table):
@@ -178,12 +222,13 @@ def test_the_weight_rises_over_the_warm_up(make, table, monkeypatch):
 
 
 def test_vectors_leave_the_mean_alone_and_move_the_draw(make, table, query):
-    layers = {}
-    for gfm in (None, "X_gene", "X_gene_context"):
-        model = make.model(table, gfm=gfm)
-        model.train(**make.QUICK)
-        out = model.predict(query.copy(), structure=1.0)
-        layers[gfm] = out.layers["flagst_mean"], out.layers["flagst"]
-    for gfm in ("X_gene", "X_gene_context"):
-        np.testing.assert_array_equal(layers[gfm][0], layers[None][0])
-        assert not np.allclose(layers[gfm][1], layers[None][1])
+    for gfm in ("X_gene", "X_gene_context", "X_cell"):
+        mean, draw = [], []
+        for weight in (0.0, 0.5):  # the random numbers are the same, only the gradient is not
+            model = make.model(table, gfm=gfm, align_weight=weight)
+            model.train(**make.QUICK)
+            out = model.predict(query.copy(), structure=1.0)
+            mean.append(out.layers["flagst_mean"])
+            draw.append(out.layers["flagst"])
+        np.testing.assert_array_equal(*mean)
+        assert not np.array_equal(*draw)

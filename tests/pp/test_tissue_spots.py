@@ -99,6 +99,7 @@ def test_specks_and_holes(slides):
         ({"least_tissue": 0}, ValueError, "least_tissue"),
         ({"um_per_px": 0}, ValueError, "um_per_px of 'A'"),
         ({"um_per_px": {"A": 1.0}}, KeyError, "no 'B'"),
+        ({"um_per_px": None}, KeyError, "no 'A'.*Give one number"),
         ({"um_per_px": 100.0}, ValueError, "below two"),
         ({"sections": ["Z"]}, KeyError, "Z_image.*Name images S_image"),
     ],

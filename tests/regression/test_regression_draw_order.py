@@ -146,3 +146,18 @@ def test_order_is_morans_i(parts):
     weights, starts = np.full(k * n_spots, 1 / k), np.arange(0, k * n_spots + 1, k)
     graph = csr_matrix((weights, near.ravel(), starts), shape=(n_spots, n_spots))
     np.testing.assert_allclose(neighbour_moran(values, near), morans_i(values, graph), atol=1e-6)
+
+
+def test_order_factors_from_parts_of_a_section(parts, monkeypatch):
+    """Summed up in parts that share neighbours, at evenly spaced spots: the factors of the whole."""
+    (mean, residual, near), order = parts, np.linspace(0.2, 0.9, G)
+    monkeypatch.setattr(draw_order, "MAX_SPOTS", 150)
+    looked_at, seen, given = draw_order.evenly_spaced(len(mean), 150), np.zeros(len(mean), bool), []
+    for own in np.array_split(looked_at, 7):
+        kept, place = np.unique(np.concatenate([own, near[own].ravel()]), return_inverse=True)
+        places = place[len(own) :].reshape(len(own), -1), place[: len(own)]
+        given.append((mean[kept], residual[kept], *places, ~seen[kept]))
+        seen[kept] = True
+    factors = draw_order.order_factors(draw_order.order_curve(given, restore), order)
+    np.testing.assert_allclose(residual * factors, match_draw_order(mean, residual, restore, near, order), atol=1e-8)
+    assert np.ptp(factors) > 0.1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flagst.data.graph import knn
-from flagst.regression import ContextFeatures, RegressionStage, TargetScaler
+from flagst.regression import ContextFeatures, RegressionStage, TargetScaler, section_centre
 
 
 def _sections(n_sections=3, n_spots=60, seed=0):
@@ -94,3 +94,11 @@ def test_stage_predicts_held_out_spots(regression, n_sections):
     assert predicted.shape == (60, 4) and np.isfinite(predicted).all()
     truth = stage.scaler.standardise(new[3][-1])
     assert all(np.corrcoef(predicted[:, g], truth[:, g])[0, 1] > 0.8 for g in range(4))
+
+
+def test_rows_of_a_section_are_those_of_the_whole():
+    images, near, coords, targets = _sections()
+    stage, _ = RegressionStage.fit(images, near, coords, targets)
+    rows = np.random.default_rng(0).permutation(len(images[0]))[:7]
+    found = stage.predict_rows(images[0], near[0], rows, section_centre(images[0]))
+    np.testing.assert_allclose(found, stage.predict(images[0], near[0])[rows], atol=1e-9)

@@ -14,6 +14,17 @@ if TYPE_CHECKING:
 
 #: Draws behind standard deviation and quantiles.
 N_SAMPLES = 50
+#: Arguments of ``flagst predict`` that only say something about a slide.
+SLIDE_OPTIONS = (
+    "um_per_px",
+    "pitch_um",
+    "layout",
+    "section",
+    "image_key",
+    "encoder_path",
+    "without_image",
+    "resume",
+)
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -46,11 +57,38 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """``flagst predict``."""
+    """``flagst predict``: of a file with spots, or of a slide."""
+    refuse_existing(arguments.out, overwrite=arguments.overwrite)
+    given = [f"--{name.replace('_', '-')}" for name in SLIDE_OPTIONS if getattr(arguments, name) not in (None, False)]
+    if (arguments.data is None) == (arguments.image is None):
+        raise ValueError("Pass either DATA, a file with spots, or --image, a slide without.")
+    if arguments.image is not None:
+        from flagst.cli import slide
+
+        slide.predict(arguments, prediction_options(arguments))
+    elif given:
+        raise ValueError(f"{', '.join(given)} are for --image; {arguments.data} has spots of its own.")
+    else:
+        _predict_file(arguments)
+
+
+def prediction_options(arguments: argparse.Namespace) -> dict:
+    """Keyword arguments of :meth:`flagst.FLAG.predict`."""
+    spread = arguments.std or bool(arguments.quantiles)
+    return {
+        "structure": arguments.structure,
+        "seed": arguments.seed,
+        "allow_missing": arguments.allow_missing,
+        "n_samples": arguments.n_samples or (N_SAMPLES if spread else 1),
+        "return_std": arguments.std,
+        "quantiles": tuple(arguments.quantiles),
+    }
+
+
+def _predict_file(arguments: argparse.Namespace) -> None:
     from flagst.model import FLAG
 
     hush()
-    refuse_existing(arguments.out, overwrite=arguments.overwrite)
     if arguments.out.resolve() == arguments.data.resolve():
         raise ValueError(f"--out is the input {arguments.data}; name another file.")
     if arguments.out.suffix not in (".h5ad", ".zarr"):
@@ -59,16 +97,7 @@ def predict(arguments: argparse.Namespace) -> None:
     data = with_features(read(arguments.data), model.setup_["section_key"])
     if arguments.out.suffix == ".zarr" and not hasattr(data, "tables"):
         raise ValueError(f"{arguments.data} is an h5ad: --out must end in .h5ad too; got {arguments.out}.")
-    spread = arguments.std or bool(arguments.quantiles)
-    options = {
-        "structure": arguments.structure,
-        "seed": arguments.seed,
-        "allow_missing": arguments.allow_missing,
-        "n_samples": arguments.n_samples or (N_SAMPLES if spread else 1),
-        "return_std": arguments.std,
-        "quantiles": tuple(arguments.quantiles),
-    }
-    prediction = model.predict(data, **options)
+    prediction = model.predict(data, **prediction_options(arguments))
     if arguments.out.suffix == ".zarr":
         data.write(arguments.out, overwrite=arguments.overwrite)
     else:

@@ -62,7 +62,7 @@ def sections_from_anndata(
                 name=name,
                 spot_names=adata.obs_names[rows].to_numpy(dtype=str),
                 coords=micrometres,
-                image=image[rows],
+                image=image if len(names) == 1 else image[rows],  # a large slide is not copied
                 neighbours=neighbours,
                 distances=distances,
                 target=None if values is None else values[rows],

@@ -9,7 +9,9 @@ import scipy.sparse as sp
 from flagst._checks import require_finite, require_one_of
 
 #: Spot layout -> neighbours used for Moran's I.
-MORAN_NEIGHBOURS = {"square": 4, "hex": 6, "other": 6}
+MORAN_NEIGHBOURS = {"square": 4, "hex": 6, "irregular": 6, "other": 6}
+#: Spots whose neighbours are ranked at a time, which takes a few kilobytes each.
+SPOTS_AT_ONCE = 50_000
 
 
 def knn(coords: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,15 +57,19 @@ def knn(coords: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         return np.empty((n_spots, 0), dtype=np.int64), np.empty((n_spots, 0))
     # More candidates than asked for, so that all spots tied at the last distance take part in the tie-break.
     n_candidates = min(n_spots, 2 * k + 9)
-    distances, indices = cKDTree(coords).query(coords, k=n_candidates)
-    itself = indices == np.arange(n_spots)[:, None]
-    offsets = coords[indices] - coords[:, None]
-    scale = np.median(distances[:, 1]) or 1.0
-    rank = np.round(distances / scale, 9)
-    rank[itself] = np.inf
-    dx, dy = np.round(offsets / scale, 9).transpose(2, 0, 1)
-    order = np.lexsort((indices, dy, dx, rank))[:, :k]
-    return np.take_along_axis(indices, order, 1).astype(np.int64), np.take_along_axis(distances, order, 1)
+    tree = cKDTree(coords)
+    scale = np.median(tree.query(coords, k=2)[0][:, 1]) or 1.0
+    nearest, apart = np.empty((n_spots, k), dtype=np.int64), np.empty((n_spots, k))
+    for start in range(0, n_spots, SPOTS_AT_ONCE):
+        rows = np.arange(start, min(start + SPOTS_AT_ONCE, n_spots))
+        distances, indices = tree.query(coords[rows], k=n_candidates)
+        offsets = coords[indices] - coords[rows, None]
+        rank = np.round(distances / scale, 9)
+        rank[indices == rows[:, None]] = np.inf
+        dx, dy = np.round(offsets / scale, 9).transpose(2, 0, 1)
+        order = np.lexsort((indices, dy, dx, rank))[:, :k]
+        nearest[rows], apart[rows] = np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
+    return nearest, apart
 
 
 def moran_graph(coords: np.ndarray, layout: str) -> sp.csr_matrix:
@@ -74,7 +80,7 @@ def moran_graph(coords: np.ndarray, layout: str) -> sp.csr_matrix:
     coords
         (n_spots, 2) of one section, x then y, any unit of length.
     layout
-        ``"square"``: 4 nearest neighbours; ``"hex"`` and ``"other"``: 6.
+        ``"square"``: 4 nearest neighbours; ``"hex"``, ``"irregular"`` and ``"other"``: 6.
 
     Returns
     -------

@@ -38,24 +38,119 @@ def section_inputs(
     """
     n_spots, k = len(white), min(N_EDGES, neighbours.shape[1])
     source, distance = neighbours[:, :k], distances[:, :k]
-    # coordinates that repeat have no pitch
-    pitch = float(np.median(distance[:, 0])) or 1.0 if k else 1.0
-    kernel = np.exp(-(distance**2) / (2 * (SIGMA_PITCHES * pitch) ** 2))
-    norm = np.linalg.norm(white, axis=1) + 1e-6
-    cosine = (white[:, None] * white[source]).sum(axis=-1) / (norm[:, None] * norm[source])
-    itself = np.arange(n_spots)
-    mix_index = np.stack([source.ravel(), np.repeat(itself, k)])
-    edge_attr = np.stack([kernel.ravel(), cosine.ravel()], axis=1)
-    tensors = {
-        TENSOR.image: white,
-        TENSOR.edge_index: np.concatenate([mix_index, np.stack([itself, itself])], axis=1),
-        TENSOR.edge_attr: np.concatenate([edge_attr, np.ones((n_spots, 2))]),
-        TENSOR.mix_index: mix_index,
-        TENSOR.mix_weight: (kernel / np.maximum(kernel.sum(axis=1, keepdims=True), 1e-12)).ravel(),
-    }
+    itself, pitch = np.arange(n_spots), spot_pitch(distance)
+    tensors = {TENSOR.image: white} | _edges(white, source, itself, distance, pitch)
+    tensors |= _mixing(source, itself, distance, pitch)
     if mean is not None:
         tensors[TENSOR.mean] = mean
     return {key: _tensor(value) for key, value in tensors.items()}
+
+
+def spot_pitch(distances: np.ndarray) -> float:
+    """Median distance to the nearest spot, from ``(n_spots, k)`` distances, nearest first; 1 without neighbours."""
+    # coordinates that repeat have no pitch
+    return float(np.median(distances[:, 0])) or 1.0 if distances.shape[1] else 1.0
+
+
+def surroundings(neighbours: np.ndarray, core: np.ndarray, n_hops: int) -> tuple[np.ndarray, np.ndarray]:
+    """A core with its halo: what one network evaluation of the core looks at.
+
+    Parameters
+    ----------
+    neighbours
+        ``(n_spots, k)`` of the whole section.
+    core
+        Rows whose values are wanted.
+    n_hops
+        Width of the halo in edges.
+
+    Returns
+    -------
+    Rows of core and halo, sorted, and those of them whose neighbours are all there: the only ones that need edges.
+    """
+    rows, inner = np.sort(core), np.sort(core)[:0]
+    for _ in range(n_hops):
+        inner, rows = rows, np.union1d(rows, neighbours[rows])
+    return rows, inner
+
+
+def encoder_window(
+    white: np.ndarray, neighbours: np.ndarray, distances: np.ndarray, core: np.ndarray, *, n_hops: int, pitch: float
+) -> dict[str, Tensor]:
+    """What :func:`section_inputs` gives the graph encoder, for a core and its halo.
+
+    Parameters
+    ----------
+    white, neighbours, distances
+        Of the whole section, as in :func:`section_inputs`, with 8 neighbours at most.
+    core
+        Rows that are encoded.
+    n_hops
+        Attention layers.
+    pitch
+        Of the whole section, from :func:`spot_pitch`.
+
+    Returns
+    -------
+    ``image``, ``edge_index``, ``edge_attr``; ``rows`` ``(n_window_spots,)`` int64, places in the section; ``core``
+    ``(n_window_spots,)`` bool.
+    """
+    rows, inner = surroundings(neighbours, core, n_hops)
+    source, target = np.searchsorted(rows, neighbours[inner]), np.searchsorted(rows, inner)
+    edges = _edges(white[rows], source, target, distances[inner], pitch)
+    return _window({TENSOR.image: white[rows]} | edges, rows, core)
+
+
+def denoiser_window(
+    neighbours: np.ndarray, distances: np.ndarray, core: np.ndarray, *, n_hops: int, pitch: float
+) -> dict[str, Tensor]:
+    """What :func:`section_inputs` gives the denoiser, for a core and its halo.
+
+    Parameters and further keys as in :func:`encoder_window`; ``n_hops`` is the number of blocks that mix neighbours.
+
+    Returns
+    -------
+    ``mix_index``, ``mix_weight``, ``rows``, ``core``.
+    """
+    rows, inner = surroundings(neighbours, core, n_hops)
+    source, target = np.searchsorted(rows, neighbours[inner]), np.searchsorted(rows, inner)
+    return _window(_mixing(source, target, distances[inner], pitch), rows, core)
+
+
+def _window(tensors: dict[str, np.ndarray], rows: np.ndarray, core: np.ndarray) -> dict[str, Tensor]:
+    """Tensors, with the places of the spots and which are the core's."""
+    out = {key: _tensor(value) for key, value in (tensors | {TENSOR.rows: rows}).items()}
+    return out | {TENSOR.core: torch.as_tensor(np.isin(rows, core))}
+
+
+def _edges(
+    white: np.ndarray, source: np.ndarray, target: np.ndarray, distance: np.ndarray, pitch: float
+) -> dict[str, np.ndarray]:
+    """Encoder edges to ``target`` ``(n_targets,)`` from ``source`` ``(n_targets, k)``, and from every target itself."""
+    norm = np.linalg.norm(white, axis=1) + 1e-6
+    # neighbour by neighbour: all at once would take k times the memory of the features
+    cosine = np.empty(source.shape)
+    for column, near in enumerate(source.T):
+        cosine[:, column] = (white[target] * white[near]).sum(axis=1) / (norm[target] * norm[near])
+    index = np.stack([source.ravel(), np.repeat(target, source.shape[1])])
+    attr = np.stack([_kernel(distance, pitch).ravel(), cosine.ravel()], axis=1)
+    return {
+        TENSOR.edge_index: np.concatenate([index, np.stack([target, target])], axis=1),
+        TENSOR.edge_attr: np.concatenate([attr, np.ones((len(target), 2))]),
+    }
+
+
+def _mixing(source: np.ndarray, target: np.ndarray, distance: np.ndarray, pitch: float) -> dict[str, np.ndarray]:
+    """Mixing edges, without self-edges; weights of a target's edges sum to one."""
+    kernel = _kernel(distance, pitch)
+    return {
+        TENSOR.mix_index: np.stack([source.ravel(), np.repeat(target, source.shape[1])]),
+        TENSOR.mix_weight: (kernel / np.maximum(kernel.sum(axis=1, keepdims=True), 1e-12)).ravel(),
+    }
+
+
+def _kernel(distance: np.ndarray, pitch: float) -> np.ndarray:
+    return np.exp(-(distance**2) / (2 * (SIGMA_PITCHES * pitch) ** 2))
 
 
 def _tensor(values: np.ndarray) -> Tensor:

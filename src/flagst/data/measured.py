@@ -11,6 +11,8 @@ from flagst.data.targets import to_target
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from flagst.data.section import Section
+
 #: Name of the only section of a table that has no section column.
 ONLY_SECTION = "all"
 
@@ -70,8 +72,29 @@ def section_rows(adata: "AnnData", section_key: str | None = None) -> dict[str, 
 
 
 def section_layout(adata: "AnnData", section: str) -> str:
-    """Recorded spot layout of a section: ``"square"``, ``"hex"``, or ``"other"`` when nothing is recorded."""
+    """Recorded spot layout of a section, see :class:`flagst.io.Section`; ``"other"`` when nothing is recorded."""
     return str(recorded_params(adata).get(PARAM.layout, {}).get(section, "other"))
+
+
+def training_spacing(adata: "AnnData", sections: "list[Section]") -> dict[str, float | str] | None:
+    """How far apart spots are and how they are laid out, over sections, for slides that have no spots yet.
+
+    Parameters
+    ----------
+    adata
+        Their table.
+    sections
+        With coordinates in micrometres where the scale is recorded.
+
+    Returns
+    -------
+    ``"pitch_um"``, the median distance of the nearest spot, and ``"layout"``, that of the first section; None where
+    the scale of a section is not known.
+    """
+    if not {section.name for section in sections} <= set(recorded_params(adata).get(PARAM.um_per_px, {})):
+        return None
+    nearest = np.concatenate([section.distances[:, 0] for section in sections])
+    return {"pitch_um": float(np.median(nearest)), "layout": sections[0].layout}
 
 
 def measured_genes(adata: "AnnData", truth=None) -> np.ndarray:

@@ -11,7 +11,7 @@ def spot_noise(
     """Standard normal noise keyed by (seed, section, spot name).
 
     A spot gets the same numbers whatever else is predicted with it: order, tiling and batch size
-    do not change a prediction.
+    do not change a prediction. Nor does what comes after: the first numbers are the same for any further widths.
 
     Parameters
     ----------
@@ -27,8 +27,14 @@ def spot_noise(
     Arrays ``(n_spots, width)`` float32.
     """
     out = np.empty((len(spot_names), sum(widths)), dtype=np.float32)
-    for row, name in enumerate(spot_names):
-        key = blake2b(f"{seed}\x1f{section}\x1f{name}".encode(), digest_size=16).digest()
-        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-        out[row] = generator.standard_normal(out.shape[1], dtype=np.float32)
+    # one generator that is set to each spot's key: making one per spot takes five times as long
+    bits = np.random.Philox(key=0)
+    generator, start = np.random.Generator(bits), bits.state
+    named = blake2b(f"{seed}\x1f{section}\x1f".encode(), digest_size=16)
+    for row, name in zip(out, np.asarray(spot_names).tolist(), strict=True):
+        key = named.copy()
+        key.update(str(name).encode())
+        start["state"]["key"] = np.frombuffer(key.digest(), dtype="<u8")
+        bits.state = start
+        generator.standard_normal(dtype=np.float32, out=row)
     return np.split(out, np.cumsum(widths)[:-1], axis=1)

@@ -31,7 +31,7 @@ class Section:
     depth
         ``(n_spots,)`` total counts over all genes, or ``None`` without expression.
     layout
-        ``"square"``, ``"hex"`` or ``"other"``: how many neighbours Moran's I is taken over.
+        ``"square"``, ``"hex"``, ``"irregular"`` or ``"other"``: how many neighbours Moran's I is taken over.
     """
 
     name: str

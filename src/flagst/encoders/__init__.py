@@ -6,6 +6,7 @@ from flagst.encoders.callable_encoder import CallableEncoder
 from flagst.encoders.handcrafted import Handcrafted
 from flagst.encoders.lazyslide_encoder import LazySlideEncoder
 from flagst.encoders.recipes import RECIPES, Recipe
+from flagst.encoders.recorded import recorded_encoder
 from flagst.encoders.timm_encoder import TimmEncoder
 from flagst.encoders.transformers_encoder import TransformersEncoder
 
@@ -20,5 +21,6 @@ __all__ = [
     "TransformersEncoder",
     "available_encoders",
     "get_encoder",
+    "recorded_encoder",
     "register_encoder",
 ]

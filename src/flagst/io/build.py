@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from flagst._checks import require_one_of, require_unique
 from flagst._keys import LIBRARY, OBS, OBSM, PARAM, SLOT, TABLE, UNS, image_element, shapes_element
 from flagst.io.images import CHUNK, thumbnail
+from flagst.io.pyramid import CHANNELS, pyramid_element
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flagst")
 
-LAYOUTS = ("square", "hex", "other")
-_CHANNELS = ["r", "g", "b"]
+LAYOUTS = ("square", "hex", "irregular", "other")
 
 
 @dataclass
@@ -45,10 +46,10 @@ class Section:
     um_per_px
         Micrometres per full-resolution pixel.
     layout
-        ``"square"``, ``"hex"`` or ``"other"``.
+        ``"square"`` (bins too), ``"hex"``, ``"irregular"`` (cells) or ``"other"``.
     image
         ``(rows, columns, 3)`` or ``(3, rows, columns)`` uint8, numpy or dask; or a list of such levels, each
-        half the size of the one before (see :func:`flagst.io.lazy_pyramid`); or None when there is no image.
+        smaller than the one before (see :func:`flagst.io.lazy_pyramid`); or None when there is no image.
     hires
         ``(rows, columns, 3)`` uint8 small image and its factor from full-resolution pixels; made from
         ``image`` when not given.
@@ -236,25 +237,22 @@ def _parse_image(section: Section):
 
     levels = [da.asarray(level).transpose(2, 0, 1) for level in _levels(section)]
     levels = [level.rechunk((3, CHUNK, CHUNK)) for level in levels]
-    smallest = min(levels[0].shape[1:])
-    n_reduced = len(levels) - 1 if len(levels) > 1 else max(1, min(3, int(np.log2(max(2, smallest / 256)))))
-    element = Image2DModel.parse(
+    sizes = [level.shape[1:] for level in levels]
+    if any(not (0 < min(small) and max(small) < max(large)) for large, small in pairwise(sizes)):
+        raise ValueError(
+            f"Image levels of section {section.name!r} have sizes {sizes}. "
+            "Each level must be smaller than the one before."
+        )
+    if len(levels) > 1:
+        return pyramid_element(levels, section.name)
+    return Image2DModel.parse(
         levels[0],
         dims=("c", "y", "x"),
-        c_coords=_CHANNELS,
-        scale_factors=[2] * n_reduced,
+        c_coords=CHANNELS,
+        scale_factors=[2] * max(1, min(3, int(np.log2(max(2, min(sizes[0]) / 256))))),
         transformations={section.name: Identity()},
         chunks=CHUNK,
     )
-    for i, level in enumerate(levels[1:], start=1):
-        reduced = element[f"scale{i}"]["image"]
-        if reduced.shape != level.shape:
-            raise ValueError(
-                f"Image level {i} of section {section.name!r} has shape {level.shape}, not {reduced.shape}. "
-                "Each level must be half the size of the one before, rounded down."
-            )
-        reduced.variable.data = level
-    return element
 
 
 def _parse_spots(section: Section, names):

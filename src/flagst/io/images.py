@@ -110,6 +110,12 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return image.size
 
 
+def image_mode(path: str | Path) -> str:
+    """Pillow's name of an image file's colours, such as ``RGB`` or ``I;16``, read from its header."""
+    with _open(path) as image:
+        return image.mode
+
+
 def read_reduced(path: str | Path, reduction: int) -> np.ndarray:
     """Decode an image file at 1/``reduction`` of its side: ``(rows, columns, 3)`` uint8, red, green, blue."""
     with _open(path) as image:

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from torch import Tensor, nn
@@ -14,12 +17,12 @@ from flagst.data.section import Section, stack_targets
 from flagst.gfm import coexpression
 from flagst.model.presets import Settings
 from flagst.module import FlagModule
-from flagst.nn import AlignmentHead, CellHead, ContextualHead, SimilarityHead
+from flagst.nn import AlignmentHead, CellHead, ContextualHead, SimilarityHead, choose_genes
 
 COEXPRESSION = "coexpression"
 GFM_HINT = "Pass gfm='coexpression', a key of adata.varm or adata.obsm, or None."
-#: Spots whose vectors are read at a time.
-SPOTS_AT_A_TIME = 256
+#: Numbers that are read at a time.
+VALUES_AT_A_TIME = 2**22
 STATIC_HEADS = {"context": AlignmentHead, "similarity": SimilarityHead}
 
 
@@ -33,14 +36,16 @@ class Alignment:
         From the width of a hidden state to a head.
     vectors, mask
         ``(n_genes, d_gene)`` float32 of unit length and ``(n_genes,)`` bool; ``None`` where vectors are per spot.
-    per_spot
-        From a window's rows of the training table to its vectors; ``None`` where vectors are per gene.
+    held, columns
+        Vectors per spot, ``(n_spots, ...)``, perhaps on disk, and the panel's places along their second axis; ``None``
+        where vectors are per gene.
     """
 
     make_head: Callable[[int], nn.Module]
     vectors: Tensor | None = None
     mask: Tensor | None = None
-    per_spot: Callable[[Tensor], Tensor] | None = None
+    held: Any = None
+    columns: np.ndarray | None = None
 
     def attach(self, module: FlagModule, settings: Settings, *, n_steps: int) -> None:
         """Add heads and tied gene identities to the networks of a module, for ``n_steps`` of training."""
@@ -48,11 +53,13 @@ class Alignment:
         if settings.gene_identity != "free":
             module.follow_genes(self.vectors, self.mask, tied=settings.gene_identity == "tied")
 
-    def add(self, window: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A window with what the heads need of it, read now."""
-        if self.per_spot is None:
-            return window
-        return {**window, TENSOR.embedding: self.per_spot(window[TENSOR.row])}
+    def add(self, window: dict[str, Tensor], *, training: bool) -> dict[str, Tensor]:
+        """A window with the vectors that the heads need, read now: those of a few genes where there are many."""
+        if self.columns is None:
+            return {**window, TENSOR.embedding: _read(self.held, window[TENSOR.table_row], None)}
+        genes = choose_genes(self.mask, training=training)
+        vectors = _read(self.held, window[TENSOR.table_row], self.columns[genes.numpy()])
+        return {**window, TENSOR.embedding: vectors, TENSOR.read_genes: genes}
 
 
 def require_vectors(adata: AnnData, settings: Settings) -> None:
@@ -77,7 +84,7 @@ def require_vectors(adata: AnnData, settings: Settings) -> None:
 
 
 def build_alignment(
-    adata: AnnData, sections: list[Section], genes: list[str], rows: np.ndarray, settings: Settings
+    adata: AnnData, settings: Settings, *, sections: list[Section], genes: list[str], rows: np.ndarray
 ) -> Alignment | None:
     """Vectors and heads that ``settings.gfm`` stands for; ``None`` for no alignment.
 
@@ -85,6 +92,8 @@ def build_alignment(
     ----------
     adata
         Training table.
+    settings
+        Of the model.
     sections
         Training sections with targets, for ``gfm="coexpression"``.
     genes
@@ -97,7 +106,10 @@ def build_alignment(
     KeyError
         No such key in ``adata.varm`` or ``adata.obsm``.
     ValueError
-        No gene or spot has a vector, or vectors per spot and gene that are not of the panel.
+        No gene or spot has a vector, vectors that are not finite, or vectors per spot and gene that are not of the
+        panel.
+    TypeError
+        Vectors per spot that are no array.
     """
     gfm, weight = settings.gfm, settings.align_weight
     if gfm is None:
@@ -112,35 +124,57 @@ def build_alignment(
 
 def _per_spot(adata: AnnData, rows: np.ndarray, genes: list[str], *, key: str, weight: float) -> Alignment:
     """Alignment to vectors per spot and gene, or per spot; read a few spots at a time."""
-    held = adata.obsm[key]
-    columns = _columns(adata, key, genes) if held.ndim == 3 else slice(None)
-
-    def read(wanted: Tensor | np.ndarray) -> Tensor:
-        return torch.as_tensor(np.asarray(held[np.asarray(wanted)])[:, columns])
-
+    held = _require_array(adata.obsm[key], key)
+    columns = _columns(adata, key, genes) if held.ndim == 3 else None
+    step = max(VALUES_AT_A_TIME // int(np.prod(held.shape[1:])), 1)
     total, count = 0.0, 0
-    for start in range(0, len(rows), SPOTS_AT_A_TIME):
-        part = read(rows[start : start + SPOTS_AT_A_TIME]).double()
+    for start in range(0, len(rows), step):
+        part = _read(held, rows[start : start + step], columns).double()
+        if not part.isfinite().all():
+            raise ValueError(f"adata.obsm[{key!r}] has NaN or infinite values. A spot without a vector has zeros.")
         total, count = total + part.sum(dim=0), count + part.any(dim=-1).sum(dim=0)
     mask = count > 0
     if not mask.any():
         raise ValueError(f"adata.obsm[{key!r}] has no vector for any training spot. {GFM_HINT}")
     centre = (total / count.clamp(min=1)[..., None]).float()
     if held.ndim == 2:
-        return Alignment(lambda width: CellHead(width, centre, weight=weight), per_spot=read)
-    return Alignment(lambda width: ContextualHead(width, centre, mask, weight=weight), per_spot=read)
+        return Alignment(lambda width: CellHead(width, centre, weight=weight), held=held)
+    make_head = lambda width: ContextualHead(width, centre, mask, weight=weight)  # noqa: E731
+    return Alignment(make_head, mask=mask, held=held, columns=columns)
+
+
+def _require_array(held, key: str):
+    """Vectors per spot as something that rows can be read from."""
+    if isinstance(held, pd.DataFrame):
+        return held.to_numpy()
+    if not hasattr(held, "ndim") or sp.issparse(held) or held.ndim not in (2, 3):
+        raise TypeError(
+            f"adata.obsm[{key!r}] must be an array with two or three axes, one vector per spot or per spot and gene; got "
+            f"{type(held).__name__}."
+        )
+    return held
+
+
+def _read(held, rows: np.ndarray | Tensor, columns: np.ndarray | None) -> Tensor:
+    """Vectors of some spots, and of some genes where there are genes."""
+    rows = np.asarray(rows)
+    part = held[rows] if columns is None else held[rows][:, columns]
+    return torch.as_tensor(np.asarray(part))
 
 
 def _columns(adata: AnnData, key: str, genes: list[str]) -> np.ndarray:
     """Places of the panel's genes among those that ``adata.obsm[key]`` has vectors of."""
     record = adata.uns.get(UNS.flagst, {}).get(SLOT.gene_embeddings, {}).get(key, {})
-    held = [str(gene) for gene in record.get(EMBEDDINGS.genes, genes)]
+    held = [str(gene) for gene in record.get(EMBEDDINGS.genes, adata.var_names)]
     place = {gene: i for i, gene in enumerate(held)}
     missing = [gene for gene in genes if gene not in place]
-    if missing or len(held) != adata.obsm[key].shape[1]:
+    n_held = adata.obsm[key].shape[1]
+    if missing or len(held) != n_held:
+        known = f"which are not those of the panel ({len(missing)} are missing, as {missing[:3]})"
+        unknown = f"and adata.uns does not say which; the table has {adata.n_vars}"
         raise ValueError(
-            f"adata.obsm[{key!r}] has vectors of {adata.obsm[key].shape[1]} genes, the panel has {len(genes)}, among them "
-            f"{missing[:5]}. Run flagst.pp.gene_embeddings(adata, source, mode='contextual', genes=...) with the panel's."
+            f"adata.obsm[{key!r}] has vectors of {n_held} genes, {known if record else unknown}. Run "
+            "flagst.pp.gene_embeddings(adata, source, mode='contextual', genes=...) with the panel's."
         )
     return np.array([place[gene] for gene in genes])
 

@@ -14,7 +14,7 @@ from scvi.train import TrainRunner
 from flagst._keys import SLOT, TABLE, UNS
 from flagst.data import query as queries
 from flagst.data.from_anndata import sections_from_anndata
-from flagst.data.measured import section_rows
+from flagst.data.measured import section_rows, training_spacing
 from flagst.data.record import table_of
 from flagst.data.section import Section
 from flagst.model.aligning import build_alignment, require_vectors
@@ -117,7 +117,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         self.genes_ = [str(gene) for gene in self.setup_["genes"]]
         self.d_features_ = int(self.summary_stats[f"n_{IMAGE_FIELD}"])
         self.fitted_, self.seed_, self.features_ = None, seed, {}
-        self.intervals_ = self.familiar_ = self.order_ = self.unmeasured_ = None
+        self.intervals_ = self.familiar_ = self.order_ = self.unmeasured_ = self.spacing_ = None
         self.sections_ = [] if adata is None else list(section_rows(self.adata, self.setup_["section_key"]))
         self._reset_module()
         self._model_summary_string = (
@@ -157,9 +157,9 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         Writes
         ------
         ``history_`` (losses per epoch), ``fitted_``, ``familiar_`` and ``order_`` (what training images and
-        training expression look like), ``unmeasured_`` (genes that have a vector beside the panel's),
-        ``intervals_`` (calibration of quantiles, from the held-out tissue), and the module's weights: their
-        exponential moving average.
+        training expression look like), ``spacing_`` (how far apart spots are), ``unmeasured_`` (genes that have a
+        vector beside the panel's), ``intervals_`` (calibration of quantiles, from the held-out tissue), and the
+        module's weights: their exponential moving average.
 
         Raises
         ------
@@ -178,6 +178,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         self.features_ = deepcopy(dict(self.adata.uns.get(UNS.flagst, {}).get(SLOT.features, {})))
         self.fitted_, data = fit_before_diffusion(sections, self.settings_)
         self.familiar_, self.order_ = FamiliarTissue.fit(sections), TrainingOrder.fit(sections)
+        self.spacing_ = training_spacing(self.adata, sections)
         self.unmeasured_ = fit_unmeasured(self.adata, self.genes_, self.fitted_, data, self.settings_)
         self._reset_module()
         folds = None
@@ -186,8 +187,9 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         predictors = [self._predictor(s, mean=mean) for s, mean in zip(sections, data.mean, strict=True)]
         if self.settings_.diffusion:
             rows = list(section_rows(self.adata, self.setup_["section_key"]).values())
-            alignment = build_alignment(self.adata, sections, self.genes_, np.concatenate(rows), self.settings_)
-            of_spots = alignment is not None and alignment.per_spot is not None
+            found = {"sections": sections, "genes": self.genes_, "rows": np.concatenate(rows)}
+            alignment = build_alignment(self.adata, self.settings_, **found)
+            of_spots = alignment is not None and alignment.held is not None
             training, validation = split_windows(predictors, data, folds, rows if of_spots else None)
             train_diffusion(
                 self,

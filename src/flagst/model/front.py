@@ -82,7 +82,7 @@ def front(
     query = self._registered() if adata is None else table_of(adata, table_key)
     measured = _measured(query, self.genes_, layer=self.setup_["layer"], target=self.settings_.target)
     rows, graphs = [], {}
-    predictors = self._predictors(query)
+    predictors = self._predictors(query, windows=False)
     for spots, predictor in predictors:
         section = predictor.section
         graphs[section.name] = moran_graph(section.coords, section.layout)

@@ -1,6 +1,7 @@
 """Quantiles of the draws, calibrated on tissue that was held out of the diffusion."""
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,15 @@ class IntervalCalibration:
     n_blocks: int
     n_spots: int
 
-    def move(self, draws: np.ndarray, quantiles: tuple[float, ...]) -> np.ndarray:
-        """Calibrated quantiles ``(n_quantiles, n_spots, n_genes)`` of draws ``(n_draws, n_spots, n_genes)``."""
-        return _moved(draw_quantiles(draws, quantiles), spread(draws), self.levels, self.shift, quantiles)
+    def move(
+        self, draws: np.ndarray, quantiles: tuple[float, ...], *, unit: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Calibrated quantiles ``(n_quantiles, n_spots, n_genes)`` of draws ``(n_draws, n_spots, n_genes)``.
+
+        ``unit``, ``(n_genes,)``, is :func:`spread` of the whole section where the draws are those of a part of it.
+        """
+        unit = spread(draws) if unit is None else unit
+        return _moved(draw_quantiles(draws, quantiles), unit, self.levels, self.shift, quantiles)
 
     def record(self, quantiles: tuple[float, ...]) -> dict:
         """Plain types for ``uns``."""
@@ -168,8 +175,16 @@ def spread(draws: np.ndarray) -> np.ndarray:
 
     One number per gene, repeated: where all draws are clipped at zero, a spot has no spread of its own.
     """
-    per_gene = np.sqrt(draws.var(axis=0, ddof=1, dtype=np.float64).mean(axis=0)).astype(np.float32)
-    return np.broadcast_to(per_gene, draws.shape[1:])
+    return np.broadcast_to(pooled_spread([draws]), draws.shape[1:])
+
+
+def pooled_spread(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """:func:`spread` once per gene, ``(n_genes,)`` float32, of the draws ``(n_draws, n_part, n_genes)`` of parts."""
+    total, n_spots = 0.0, 0
+    for draws in parts:
+        total = total + draws.var(axis=0, ddof=1, dtype=np.float64).sum(axis=0)
+        n_spots += draws.shape[1]
+    return np.sqrt(total / n_spots).astype(np.float32)
 
 
 def share_below(curve: np.ndarray, levels: np.ndarray, measured: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """``structure="auto"``: how much of a draw gives a prediction the order of the training sections."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ from flagst.data.graph import moran_graph
 from flagst.data.section import Section
 from flagst.model.fitting import MIN_SPOTS
 from flagst.model.predicting import SectionPredictor
+from flagst.model.slide import SlidePredictor
+from flagst.regression import TargetScaler, neighbour_moran
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +53,14 @@ class TrainingOrder:
         spread = found.std(axis=0, ddof=1) if len(found) > 1 else np.zeros(2)
         return cls(*map(float, found.mean(axis=0)), *map(float, np.maximum(spread, MIN_TOLERANCE)))
 
-    def choose(self, predictors: list[SectionPredictor], seed: int) -> float:
+    def choose(self, predictors: list[SectionPredictor | SlidePredictor], seed: int) -> float:
         """Smallest structure at which the prediction is no more ordered than training sections are.
 
         A mean is smoother than tissue and its genes are more alike; both come down as the structure grows.
         The choice is the first of 0.05, 0.1, ..., 1 at which the prediction's mean Moran's I and mean absolute
         correlation, averaged over the query's sections, have come down to those of the training sections plus
         the tolerance; 1 when they never do. It looks at the draw that is going to be written and at nothing
-        that was measured in the query.
+        that was measured in the query; of a section that is predicted in windows, at 5,000 evenly spaced spots.
 
         Parameters
         ----------
@@ -74,10 +77,8 @@ class TrainingOrder:
         predictors = [p for p in predictors if len(p.section) >= MIN_SPOTS]
         if not predictors:
             raise ValueError(f"structure={AUTO!r} needs a section of at least {MIN_SPOTS} spots. Pass a number.")
-        for step in zip(*(p.along(STRUCTURES, 1, seed) for p in predictors), strict=True):
-            found = [_order(drawn[0], p.section) for (_, drawn), p in zip(step, predictors, strict=True)]
+        for structure, *found in zip(STRUCTURES, *(_orders(p, seed) for p in predictors), strict=True):
             moran, correlation = np.mean(found, axis=0)
-            structure = step[0][0]
             if moran <= self.moran + self.moran_tolerance and correlation <= self.most_correlated:
                 break
         logger.info(
@@ -92,11 +93,34 @@ class TrainingOrder:
         return self.correlation + self.correlation_tolerance
 
 
+def _orders(predictor: SectionPredictor | SlidePredictor, seed: int) -> Iterator[tuple[float, float]]:
+    """:func:`_order` of one section at every structure."""
+    if not isinstance(predictor, SlidePredictor):
+        for _, drawn in predictor.along(STRUCTURES, 1, seed):
+            yield _order(drawn[0], predictor.section)
+        return
+    scaler = predictor.fitted.stage.scaler
+    genes = _genes_looked_at(predictor.n_genes)
+    mean, residual, neighbours, rows = predictor.sampled(genes, f"{seed}/0")
+    some = TargetScaler(scaler.mean[genes], scaler.sd[genes])
+    for structure in STRUCTURES:
+        values = some.restore(mean + structure * residual).astype(np.float32)
+        yield float(neighbour_moran(values, neighbours, rows).mean()), _strength(values[rows])
+
+
 def _order(values: np.ndarray, section: Section) -> tuple[float, float]:
     """Mean Moran's I and mean absolute correlation of ``(n_spots, n_genes)``; 0 for genes that do not vary."""
-    n_genes = values.shape[1]
-    looked_at = values[:, np.linspace(0, n_genes - 1, min(n_genes, MAX_GENES)).astype(int)]
+    looked_at = values[:, _genes_looked_at(values.shape[1])]
     moran = metrics.morans_i(looked_at, moran_graph(section.coords, section.layout)).mean()
-    pairs = np.triu_indices(looked_at.shape[1], 1)
-    strength = np.abs(metrics.gene_correlation(looked_at)[pairs])
-    return float(moran), float(strength.mean()) if strength.size else 0.0
+    return float(moran), _strength(looked_at)
+
+
+def _strength(values: np.ndarray) -> float:
+    """Mean absolute correlation of all pairs of columns; 0 where there are none."""
+    pairs = np.triu_indices(values.shape[1], 1)
+    strength = np.abs(metrics.gene_correlation(values)[pairs])
+    return float(strength.mean()) if strength.size else 0.0
+
+
+def _genes_looked_at(n_genes: int) -> np.ndarray:
+    return np.linspace(0, n_genes - 1, min(n_genes, MAX_GENES)).astype(int)

@@ -1,6 +1,6 @@
 """From a section to draws: mean, noise, solver, decoding."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from copy import copy
 
 import numpy as np
@@ -14,13 +14,14 @@ from flagst.data.section import Section
 from flagst.model.fitting import MIN_SPOTS, Fitted, network_inputs
 from flagst.model.intervals import IntervalCalibration, draw_quantiles
 from flagst.model.presets import Settings
+from flagst.model.spots import SpotPredictor
 from flagst.model.threads import threads_for
 from flagst.module import FlagModule
 from flagst.regression import match_draw_order
 
 
-class SectionPredictor:
-    """Everything a prediction of one section needs; the context is encoded once per call of ``draws``.
+class SectionPredictor(SpotPredictor):
+    """A section as a whole; the context is encoded once per call of ``draws``.
 
     Parameters
     ----------
@@ -50,9 +51,9 @@ class SectionPredictor:
         networks: tuple[int, ...] | None = None,
     ):
         self.section, self.fitted, self.settings, self.module = section, fitted, settings, module
+        self.section_name, self.spot_names = section.name, section.spot_names
         self.networks, self.trust = networks, trust
-        matched = settings.match_order and settings.edges and len(section) >= MIN_SPOTS
-        self.order = fitted.order.get(section.layout) if matched else None
+        self.order = order_aimed_at(section, fitted, settings)
         self.mean = fitted.stage.predict(section.image, section.neighbours) if mean is None else mean
         self.inputs = network_inputs(section, fitted, self.mean, settings, module.d_image)
         self.d_state = settings.n_latent if settings.denoiser == "latent" else self.mean.shape[1]
@@ -67,37 +68,6 @@ class SectionPredictor:
         other = copy(self)
         other.networks = (network,)
         return other
-
-    def predict(self, structure: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Prediction and mean, each ``(n_spots, n_genes)`` float32 in the unit of the target.
-
-        ``clip(m + structure * (d - m))``: one draw ``d`` around the fitted mean ``m``. Without a
-        regression mean both are the average of ``n_average`` draws.
-        """
-        if self.fitted.residual is None:
-            average = self.draws(self.settings.n_average, seed).mean(axis=0)
-            return average, average
-        mean = self.fitted.stage.scaler.restore(self.mean).astype(np.float32)
-        return (self.moved(structure, 1, seed)[0] if structure > 0 else mean), mean
-
-    def moved(self, structure: float, n_draws: int, seed: int | str) -> np.ndarray:
-        """``m + structure * (d - m)`` for several draws, ``(n_draws, n_spots, n_genes)`` float32."""
-        return self._move(structure, self.residuals(n_draws, seed))
-
-    def along(
-        self, structures: Iterable[float], n_draws: int, seed: int | str
-    ) -> Iterator[tuple[float, np.ndarray]]:
-        """Each structure with its predictions ``(n_draws, n_spots, n_genes)``, of draws that are made once.
-
-        Structure 0 has one prediction, the mean. Without a regression mean there is no dial: one
-        prediction, and NaN for its structure.
-        """
-        if self.fitted.residual is None:
-            yield np.nan, self.predict(1.0, seed)[0][None]
-            return
-        residuals = self.residuals(n_draws, seed)
-        for structure in structures:
-            yield structure, self._move(structure, residuals if structure > 0 else residuals[:1])
 
     def residuals(self, n_draws: int, seed: int | str) -> list[np.ndarray]:
         """Residuals of several draws, each ``(n_spots, n_genes)`` standardised."""
@@ -115,16 +85,9 @@ class SectionPredictor:
         restore = self.fitted.stage.scaler.restore
         return match_draw_order(mean, residual, restore, neighbours, self.order, trust=self.trust)
 
-    def _move(self, structure: float, residuals: list[np.ndarray]) -> np.ndarray:
-        restore = self.fitted.stage.scaler.restore
-        return np.stack([restore(self.mean + structure * r).astype(np.float32) for r in residuals])
-
-    def draws(self, n_draws: int, seed: int | str) -> np.ndarray:
-        """Full draws, ``(n_draws, n_spots, n_genes)`` float32 in the unit of the target."""
-        if self.fitted.residual is None:
-            noise = torch.as_tensor(np.stack([z for z, *_ in self._noise(n_draws, seed)]))
-            return np.clip(self._solve(noise).numpy(), 0, None)
-        return self.moved(1.0, n_draws, seed)
+    def diffused(self, n_draws: int, seed: int | str) -> np.ndarray:
+        """States of several draws as the solver gives them."""
+        return self._solve(torch.as_tensor(np.stack([z for z, *_ in self._noise(n_draws, seed)]))).numpy()
 
     def redrawn(self, n_states: int, n_noises: int, seed: int | str) -> Iterator[np.ndarray]:
         """Full draws ``(n_spots, n_genes)`` one by one: each of a few drawn states with several noises beside it.
@@ -146,11 +109,15 @@ class SectionPredictor:
         n_latent = len(self.fitted.residual.sd)
         return [(z[:, :n_latent], e, f[:, :n_latent]) for z, (_, e, f) in zip(states, noise, strict=True)]
 
+    def parts(self, n_draws: int) -> Iterator[tuple[np.ndarray, SpotPredictor]]:
+        """Rows and predictor of what is predicted at once: everything."""
+        yield np.arange(len(self.section)), self
+
     def _noise(self, n_draws: int, seed: int | str) -> list[list[np.ndarray]]:
         """Starting noise, gene noise and state noise of every draw."""
         widths = (self.d_state, self.mean.shape[1], self.d_state)
-        names = self.section.spot_names
-        return [spot_noise(self.section.name, names, seed=f"{seed}/{i}", widths=widths) for i in range(n_draws)]
+        name, spots = self.section_name, self.spot_names
+        return [spot_noise(name, spots, seed=f"{seed}/{i}", widths=widths) for i in range(n_draws)]
 
     def _solve(self, noise: Tensor) -> Tensor:
         with threads_for(len(self.section)):
@@ -163,8 +130,14 @@ class SectionPredictor:
             )
 
 
-def predict_layers(
-    predictors: list[tuple[np.ndarray, SectionPredictor]],
+def order_aimed_at(section: Section, fitted: Fitted, settings: Settings) -> np.ndarray | None:
+    """Spatial order that draws of a section are given, ``(n_genes,)``; ``None`` to leave them as they come."""
+    matched = settings.match_order and settings.edges and len(section) >= MIN_SPOTS
+    return fitted.order.get(section.layout) if matched else None
+
+
+def part_layers(
+    predictor: SpotPredictor,
     *,
     structure: float,
     seed: int,
@@ -173,12 +146,12 @@ def predict_layers(
     quantiles: tuple[float, ...] = (),
     intervals: IntervalCalibration | None = None,
 ) -> dict[str, np.ndarray]:
-    """Prediction and mean of all sections; standard deviation and quantiles over full draws if asked.
+    """Prediction and mean of some spots; standard deviation and quantiles over full draws if asked.
 
     Parameters
     ----------
-    predictors
-        Rows and predictor of every section.
+    predictor
+        Of the spots; a :class:`flagst.model.unmeasured.GenePredictor` will do too.
     n_samples
         Full draws behind standard deviation and quantiles.
     intervals
@@ -189,18 +162,21 @@ def predict_layers(
     ``draw``, ``mean`` and maybe ``std`` and quantiles named by :func:`flagst._keys.quantile_part`, each
     ``(n_spots, n_genes)`` float32.
     """
-    shape = sum(len(rows) for rows, _ in predictors), predictors[0][1].mean.shape[1]
-    parts = ["draw", "mean", *(["std"] if return_std else []), *map(quantile_part, quantiles)]
-    out = {name: np.empty(shape, np.float32) for name in parts}
-    for rows, predictor in predictors:
-        out["draw"][rows], out["mean"][rows] = predictor.predict(structure, seed)
-        if not return_std and not quantiles:
-            continue
-        draws = predictor.draws(n_samples, seed)
-        if return_std:
-            out["std"][rows] = draws.std(axis=0, ddof=1)
-        if quantiles:
-            found = draw_quantiles(draws, quantiles) if intervals is None else intervals.move(draws, quantiles)
-            for quantile, values in zip(quantiles, found, strict=True):
-                out[quantile_part(quantile)][rows] = values
+    out = dict(zip(("draw", "mean"), predictor.predict(structure, seed), strict=True))
+    if not return_std and not quantiles:
+        return out
+    draws = predictor.draws(n_samples, seed)
+    if return_std:
+        out["std"] = draws.std(axis=0, ddof=1)
+    if quantiles:
+        if intervals is None:
+            found = draw_quantiles(draws, quantiles)
+        else:
+            found = intervals.move(draws, quantiles, unit=predictor.spread(n_samples, seed))
+        out |= {quantile_part(quantile): values for quantile, values in zip(quantiles, found, strict=True)}
     return out
+
+
+def layer_parts(return_std: bool, quantiles: tuple[float, ...]) -> list[str]:
+    """Names of what :func:`part_layers` returns."""
+    return ["draw", "mean", *(["std"] if return_std else []), *map(quantile_part, quantiles)]

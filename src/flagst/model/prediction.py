@@ -15,7 +15,11 @@ from flagst.data.record import check_request, table_of, write_prediction
 from flagst.model.front import front
 from flagst.model.intervals import calibration_record
 from flagst.model.order import AUTO
-from flagst.model.predicting import SectionPredictor, predict_layers
+from flagst.model.predicting import SectionPredictor, layer_parts, part_layers
+from flagst.model.progress import Bars
+from flagst.model.slide import SlidePredictor, check_windows, is_large
+from flagst.model.spots import SpotPredictor
+from flagst.model.streaming import predict_to_zarr
 from flagst.model.training import plain_history
 from flagst.model.unlike import unlike_scores
 from flagst.model.unmeasured import GenePredictor
@@ -42,6 +46,7 @@ class Prediction:
         quantiles: Sequence[float] = (),
         genes: Sequence[str] | None = None,
         allow_missing: bool = False,
+        window_spots: int | None = None,
         table_key: str = TABLE,
     ) -> AnnData:
         """Predict expression: ``clip(m + structure * (d - m))``, one draw ``d`` around the mean ``m``.
@@ -82,6 +87,10 @@ class Prediction:
             ``var["flagst_trained"]``. Their level is a guess: compare spots, not genes. They have no quantiles.
         allow_missing
             Predict genes the query lacks; they are marked ``False`` in ``var["flagst_measured"]``.
+        window_spots
+            Sections with more spots are predicted in windows of so many, each with its surroundings, and the same
+            numbers up to rounding; ``None``: 4,096, and sections are cut earlier when they have very many genes.
+            See :meth:`predict_to_zarr` for predictions that do not fit in memory.
         table_key
             Table of a SpatialData.
 
@@ -124,37 +133,30 @@ class Prediction:
         check_request(structure=1.0 if structure == AUTO else structure, layer=layer, **drawn)
         query = self._registered() if adata is None else table_of(adata, table_key)
         wanted = self.genes_ if genes is None else self._wanted(genes, quantiles=drawn["quantiles"])
-        predictors = self._predictors(query)
+        predictors = self._predictors(query, window_spots=check_windows(window_spots))
         table = queries.prediction_table(query, wanted, allow_missing=allow_missing, panel=genes is None)
         if structure == AUTO:
             structure = self._structure(predictors, seed)
-        of_genes = predictors
-        if wanted != self.genes_:
-            of_genes = [(r, GenePredictor(p, self.genes_, wanted, self.unmeasured_)) for r, p in predictors]
-        predicted = predict_layers(of_genes, structure=structure, seed=seed, intervals=self.intervals_, **drawn)
-        train_pcc = dict(zip(self.genes_, self.fitted_.train_pcc, strict=True))
-        params = {
-            PARAM.target: self.settings_.target,
-            PARAM.section_key: self.setup_["section_key"],
-            PARAM.structure: float(structure),
-            PARAM.seed: int(seed),
-            PARAM.n_samples: int(n_samples),
-        }
+        layers = layer_parts(return_std, drawn["quantiles"])
+        predicted = {name: np.empty((query.n_obs, len(wanted)), np.float32) for name in layers}
+        for rows, predictor in predictors:
+            for places, part in predictor.parts(self._n_held(**drawn)):
+                found = self._part_layers(part, wanted, structure=structure, seed=seed, **drawn)
+                for name, values in found.items():
+                    predicted[name][rows[places]] = values
         return write_prediction(
             adata,
             query,
             table,
             predicted,
             layer=layer,
-            params=params,
-            train_pcc=np.array([train_pcc.get(gene, np.nan) for gene in wanted]),
-            genes=wanted,
-            trained=np.array([gene in train_pcc for gene in wanted]),
-            history=plain_history(self.history_),
             unlike=unlike_scores(self.familiar_, predictors),
             quantiles=drawn["quantiles"],
             calibration=calibration_record(self.intervals_, drawn["quantiles"]) if drawn["quantiles"] else None,
+            **self._record(wanted, structure=structure, seed=seed, n_samples=n_samples),
         )
+
+    predict_to_zarr = predict_to_zarr
 
     def sample(
         self, adata: "AnnData | SpatialData | None" = None, n_samples: int = 8, *, seed: int = 0, table_key: str = TABLE
@@ -244,7 +246,36 @@ class Prediction:
             raise ValueError("Quantiles are calibrated for the panel as a whole. Leave out quantiles= or genes=.")
         return wanted
 
-    def _structure(self, predictors: list[tuple[np.ndarray, SectionPredictor]], seed: int) -> float:
+    def _n_held(self, *, n_samples: int, return_std: bool, quantiles: tuple[float, ...]) -> int:
+        """Full draws that a prediction holds at once."""
+        own = 1 if self.fitted_.residual is not None else self.settings_.n_average
+        return max(own, n_samples if return_std or quantiles else 1)
+
+    def _part_layers(self, part: SpotPredictor, wanted: list[str], **request) -> dict[str, np.ndarray]:
+        """Layers of some spots for the genes that are wanted."""
+        if wanted != self.genes_:
+            part = GenePredictor(part, self.genes_, wanted, self.unmeasured_)
+        return part_layers(part, intervals=self.intervals_, **request)
+
+    def _record(self, wanted: list[str], *, structure: float, seed: int, n_samples: int) -> dict:
+        """What a prediction says of itself, for :func:`flagst.data.record.write_prediction`."""
+        train_pcc = dict(zip(self.genes_, self.fitted_.train_pcc, strict=True))
+        params = {
+            PARAM.target: self.settings_.target,
+            PARAM.section_key: self.setup_["section_key"],
+            PARAM.structure: float(structure),
+            PARAM.seed: int(seed),
+            PARAM.n_samples: int(n_samples),
+        }
+        return {
+            "params": params,
+            "train_pcc": np.array([train_pcc.get(gene, np.nan) for gene in wanted]),
+            "genes": wanted,
+            "trained": np.array([gene in train_pcc for gene in wanted]),
+            "history": plain_history(self.history_),
+        }
+
+    def _structure(self, predictors: list[tuple[np.ndarray, SectionPredictor | SlidePredictor]], seed: int) -> float:
         """What ``structure="auto"`` means for a query."""
         if self.fitted_.residual is None:  # a draw as it is: there is no dial
             return 1.0
@@ -252,8 +283,10 @@ class Prediction:
             raise ValueError("This model knows nothing of the order of its training sections. Pass a number.")
         return self.order_.choose([predictor for _, predictor in predictors], seed)
 
-    def _predictors(self, query: AnnData) -> list[tuple[np.ndarray, SectionPredictor]]:
-        """Rows and predictor of every section of a query."""
+    def _predictors(
+        self, query: AnnData, *, window_spots: int | None = None, windows: bool | None = None, bars: Bars | None = None
+    ) -> list[tuple[np.ndarray, SectionPredictor | SlidePredictor]]:
+        """Rows and predictor of every section of a query; ``windows`` is for all of them, ``None`` for large ones."""
         sections = self._sections(query, measured=False)
         width = sections[0].image.shape[1]
         self._check_features(query, width)
@@ -265,6 +298,13 @@ class Prediction:
                 "Spot layout %s was not among the training sections' (%s): draws keep their own spatial order.",
                 ", ".join(foreign), ", ".join(sorted(self.fitted_.order)),
             )  # fmt: skip
-        # the spatial order of the training sections holds as far as spots are familiar
-        familiar = [float((self.familiar_.score(s.image) <= 1).mean()) for s in sections]
-        return [(r, self._predictor(s, trust=f)) for r, s, f in zip(rows, sections, familiar, strict=True)]
+        predictors = []
+        for section in sections:
+            # the spatial order of the training sections holds as far as spots are familiar
+            trust = float((self.familiar_.score(section.image) <= 1).mean())
+            if is_large(section, len(self.genes_), window_spots) if windows is None else windows:
+                parts = section, self.fitted_, self.settings_, self.module
+                predictors.append(SlidePredictor(*parts, trust=trust, window_spots=window_spots, bars=bars))
+            else:
+                predictors.append(self._predictor(section, trust=trust))
+        return list(zip(rows, predictors, strict=True))

@@ -48,7 +48,7 @@ def train_diffusion(
     ------
     ``model.module`` and ``model.history_``.
     """
-    complete = {} if alignment is None or alignment.per_spot is None else {"complete": alignment.add}
+    complete = {} if alignment is None or alignment.held is None else {"complete": alignment.add}
     splitter = model._data_splitter_cls(training, validation, **complete, **datasplitter_kwargs)
     if max_epochs is None:
         max_epochs = math.ceil(model.settings_.max_steps / splitter.steps_per_epoch)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 N_COMPONENTS = 30
 #: Share of left-out training spots that are nearer than the unit of the score.
 USUAL = 0.95
+#: Spots whose features are scaled at a time.
+SPOTS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,10 @@ class FamiliarTissue:
 
     def score(self, image: np.ndarray) -> np.ndarray:
         """``(n_spots,)`` float64, 0 or more, from features ``(n_spots, d_image)``."""
+        starts = range(0, max(len(image), 1), SPOTS_AT_ONCE)
+        return np.concatenate([self._score(image[start : start + SPOTS_AT_ONCE]) for start in starts])
+
+    def _score(self, image: np.ndarray) -> np.ndarray:
         unit = (image - self.centre) / self.scale
         along = unit @ self.axes.T
         squared = ((along / self.sd) ** 2).sum(axis=1) / max(len(self.sd), 1)

@@ -9,8 +9,8 @@ from anndata import AnnData
 from flagst.data.noise import spot_noise
 from flagst.model.aligning import unit_vectors
 from flagst.model.fitting import Fitted, TrainingData
-from flagst.model.predicting import SectionPredictor
 from flagst.model.presets import Settings
+from flagst.model.spots import SpotPredictor
 from flagst.regression import GeneTransfer
 
 #: Genes of the panel with a vector that it takes to say anything of others.
@@ -57,7 +57,7 @@ def fit_unmeasured(
 
 
 class GenePredictor:
-    """Draws of one section for chosen genes, some of them not in the panel; what predictions are made from.
+    """Draws of some spots for chosen genes, some of them not in the panel; what predictions are made from.
 
     Genes of the panel are those of the model itself. The others are weighted sums of the panel's mean and residual,
     plus independent noise, as much as brings their variance over the training spots to that of the target.
@@ -75,9 +75,9 @@ class GenePredictor:
     """
 
     def __init__(
-        self, predictor: SectionPredictor, panel: list[str], genes: Sequence[str], unmeasured: UnmeasuredGenes | None
+        self, predictor: SpotPredictor, panel: list[str], genes: Sequence[str], unmeasured: UnmeasuredGenes | None
     ):
-        self.predictor, self.section = predictor, predictor.section
+        self.predictor = predictor
         place = {gene: i for i, gene in enumerate(panel)}
         self.taken = np.array([place.get(gene, -1) for gene in genes])
         self.new = np.flatnonzero(self.taken < 0)
@@ -95,22 +95,22 @@ class GenePredictor:
         self.mean = self._genes(predictor.mean)
 
     def predict(self, structure: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """As :meth:`SectionPredictor.predict`."""
+        """As :meth:`SpotPredictor.predict`."""
         mean = self._restore(self.mean)
         return (self._moved(structure, 1, seed)[0] if structure > 0 else mean), mean
 
     def draws(self, n_draws: int, seed: int | str) -> np.ndarray:
-        """As :meth:`SectionPredictor.draws`."""
+        """As :meth:`SpotPredictor.draws`."""
         return self._moved(1.0, n_draws, seed)
 
     def _moved(self, structure: float, n_draws: int, seed: int | str) -> np.ndarray:
-        section, out = self.section, []
+        name, spots, out = self.predictor.section_name, self.predictor.spot_names, []
         for i, residual in enumerate(self.predictor.residuals(n_draws, seed)):
             moved = self._genes(residual)
             if len(self.new):
                 # as wide as all genes that could be asked for, so that a gene's noise is its own
                 width = (len(self.unmeasured.names),)
-                noise = spot_noise(section.name, section.spot_names, seed=f"{seed}/{i}/unmeasured", widths=width)[0]
+                noise = spot_noise(name, spots, seed=f"{seed}/{i}/unmeasured", widths=width)[0]
                 moved[:, self.new] += noise[:, self.columns] * self.noise
             out.append(self._restore(self.mean + structure * moved))
         return np.stack(out)

@@ -48,7 +48,7 @@ def split_windows(
                 TENSOR.expression: torch.as_tensor(data.expression[i], dtype=torch.float32),
             }
             if rows is not None:
-                tensors[TENSOR.row] = torch.as_tensor(rows[i])
+                tensors[TENSOR.table_row] = torch.as_tensor(rows[i])
             held = folds[i] == network if folds is not None else np.zeros(n_spots, dtype=bool)
             for kept, out in ((np.flatnonzero(~held), training), (np.flatnonzero(held), validation)):
                 if len(kept):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flagst._keys import TENSOR
 from flagst.diffusion import EDM, VESDE, NoiseProcess, denoising_loss, dpm_solver_pp_2m, heun
-from flagst.nn import FlagNetwork, GeneDenoiser, start_from_vectors
+from flagst.nn import LOSS, FlagNetwork, GeneDenoiser, start_from_vectors
 
 PROCESSES: dict[str, type[NoiseProcess]] = {"edm": EDM, "ve": VESDE}
 SOLVERS = {"dpm++2m": dpm_solver_pp_2m, "heun": heun}
@@ -148,9 +148,9 @@ class FlagModule(BaseModuleClass):
             expression = tensors[TENSOR.expression].to(self.device)
             generator = None if self.training else torch.Generator().manual_seed(VALIDATION_SEED)
             head = self.alignment[_number(tensors)]
-            embedding = tensors.get(TENSOR.embedding)
-            aligned = head(generative_outputs["hidden"], expression, _on(self.device, embedding), controls=generator)
-            loss = loss + self._align_weight(head) * aligned["align_loss"][core].mean()
+            of_spots = [_on(self.device, tensors.get(key)) for key in (TENSOR.embedding, TENSOR.read_genes)]
+            aligned = head(generative_outputs["hidden"], expression, *of_spots, controls=generator)
+            loss = loss + self._align_weight(head) * aligned[LOSS][core].mean()
             extra |= {name: value[core].mean() for name, value in aligned.items()}
         return LossOutput(loss=loss, extra_metrics=extra, n_obs_minibatch=int(core.sum()))
 

@@ -8,7 +8,7 @@ with warnings.catch_warnings():
     import torch_geometric.nn  # noqa: F401
 
 from flagst.nn.alignment import GeneReadout, alignment_loss, contextual_embedding, similarity_loss
-from flagst.nn.alignment_heads import AlignmentHead, CellHead, ContextualHead, SimilarityHead
+from flagst.nn.alignment_heads import LOSS, AlignmentHead, CellHead, ContextualHead, SimilarityHead, choose_genes
 from flagst.nn.gene_denoiser import GeneDenoiser
 from flagst.nn.gene_identity import TiedIdentity, start_from_vectors
 from flagst.nn.graph_encoder import EdgeModulatedAttention, SpatialGraphEncoder
@@ -16,6 +16,7 @@ from flagst.nn.latent_denoiser import LatentDenoiser
 from flagst.nn.network import FlagNetwork
 
 __all__ = [
+    "LOSS",
     "AlignmentHead",
     "CellHead",
     "ContextualHead",
@@ -28,6 +29,7 @@ __all__ = [
     "SpatialGraphEncoder",
     "TiedIdentity",
     "alignment_loss",
+    "choose_genes",
     "contextual_embedding",
     "similarity_loss",
     "start_from_vectors",

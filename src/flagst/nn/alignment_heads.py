@@ -11,10 +11,23 @@ from torch import Tensor, nn
 
 from flagst.nn.alignment import GeneReadout, alignment_loss, contextual_embedding, similarity_loss
 
-#: Genes read out per training step; a fresh random subset each time keeps the cost free of the panel.
+#: Genes read out per step; a random subset keeps the cost free of the panel.
 MAX_GENES = 64
 
 LOSS, SHUFFLED_GENES, SHUFFLED_SPOTS = "align_loss", "align_loss_shuffled_genes", "align_loss_shuffled_spots"
+
+
+def choose_genes(mask: Tensor, *, training: bool) -> Tensor:
+    """Genes that are read out now, ``(n_read,)`` int64: all that have a vector, or 64 of them.
+
+    In training a fresh random subset each time, otherwise always the same.
+    """
+    known = torch.nonzero(mask)[:, 0]
+    if len(known) <= MAX_GENES:
+        return known
+    generator = None if training else torch.Generator().manual_seed(0)
+    order = torch.randperm(len(known), generator=generator, device=known.device if training else None)
+    return known[order[:MAX_GENES].to(known.device)]
 
 
 class _GeneHead(nn.Module):
@@ -25,13 +38,6 @@ class _GeneHead(nn.Module):
         self.weight = weight
         self.readout = GeneReadout(width, *shape)
         self.register_buffer("mask", mask)
-
-    def _genes(self) -> tuple[Tensor, Tensor]:
-        """Genes that have a vector, and those of them that are read out now."""
-        known = torch.nonzero(self.mask)[:, 0]
-        if self.training and len(known) > MAX_GENES:
-            return known, known[torch.randperm(len(known), device=known.device)[:MAX_GENES]]
-        return known, known
 
 
 class AlignmentHead(_GeneHead):
@@ -62,11 +68,12 @@ class AlignmentHead(_GeneHead):
         hidden: Tensor,
         expression: Tensor,
         embedding: Tensor | None = None,
+        genes: Tensor | None = None,
         *,
         controls: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of each spot; the controls with a generator of their shuffles. ``embedding`` is not used."""
-        known, genes = self._genes()
+        """Losses of each spot; the controls with a generator of their shuffles. What is read of spots is not used."""
+        known, genes = torch.nonzero(self.mask)[:, 0], choose_genes(self.mask, training=self.training)
         readout = self.readout(hidden, genes)
         target = contextual_embedding(expression, self.vectors, genes)
         losses = {LOSS: alignment_loss(readout, target)}
@@ -101,11 +108,12 @@ class SimilarityHead(_GeneHead):
         hidden: Tensor,
         expression: Tensor,
         embedding: Tensor | None = None,
+        genes: Tensor | None = None,
         *,
         controls: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Losses of each spot; the control with a generator of its shuffle. Hidden state only."""
-        _, genes = self._genes()
+        genes = choose_genes(self.mask, training=self.training)
         readout = self.readout(hidden, genes)
         losses = {LOSS: similarity_loss(readout, self.vectors[genes])}
         if controls is not None:
@@ -137,11 +145,16 @@ class ContextualHead(_GeneHead):
         self.register_buffer("centre", centre)
 
     def forward(
-        self, hidden: Tensor, expression: Tensor, embedding: Tensor, *, controls: torch.Generator | None = None
+        self,
+        hidden: Tensor,
+        expression: Tensor,
+        embedding: Tensor,
+        genes: Tensor,
+        *,
+        controls: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of each spot; ``embedding (n_spots, n_genes, d_gene)``, zero where a spot has no vector of a gene."""
-        _, genes = self._genes()
-        readout, raw = self.readout(hidden, genes), embedding[:, genes].to(hidden)
+        """Losses of each spot; ``embedding (n_spots, n_read, d_gene)`` of ``genes (n_read,)``, zero where it has none."""
+        readout, raw = self.readout(hidden, genes), embedding.to(hidden)
         there = raw.any(dim=-1)
         target = torch.where(there[..., None], raw - self.centre[genes], 0)
         losses = {LOSS: alignment_loss(readout, target, there)}
@@ -164,6 +177,8 @@ class CellHead(nn.Module):
         ``(d_cell,)`` mean over the training spots.
     weight
         Weight of the loss beside the denoising loss.
+    d_hidden
+        Width of the read-out's hidden layer.
     """
 
     def __init__(self, width: int, centre: Tensor, *, weight: float, d_hidden: int = 64):
@@ -173,7 +188,13 @@ class CellHead(nn.Module):
         self.register_buffer("centre", centre)
 
     def forward(
-        self, hidden: Tensor, expression: Tensor, embedding: Tensor, *, controls: torch.Generator | None = None
+        self,
+        hidden: Tensor,
+        expression: Tensor,
+        embedding: Tensor,
+        genes: Tensor | None = None,
+        *,
+        controls: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Losses of each spot; ``embedding (n_spots, d_cell)``, zero for a spot without a vector."""
         readout = self.readout(hidden if hidden.dim() == 2 else hidden.mean(dim=1))

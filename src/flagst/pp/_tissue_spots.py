@@ -32,7 +32,7 @@ def tissue_spots(
     sdata: "SpatialData",
     pitch_um: float,
     *,
-    um_per_px: float | Mapping[str, float],
+    um_per_px: float | Mapping[str, float] | None = None,
     sections: str | Sequence[str] | None = None,
     layout: str = "hex",
     spot_diameter_um: float | None = None,
@@ -51,7 +51,8 @@ def tissue_spots(
     pitch_um
         Distance of neighbouring spots, micrometres. That of the training sections is what a model knows.
     um_per_px
-        Micrometres per full-resolution pixel; one number, or one per section.
+        Micrometres per full-resolution pixel; one number, or one per section. By default what
+        :func:`flagst.io.read_slide` recorded.
     sections
         Names S; by default all that have an image.
     layout
@@ -100,7 +101,8 @@ def tissue_spots(
     for element, where in [(table_key, sdata.tables), *((shapes_element(name), sdata.shapes) for name in names)]:
         if element in where:
             raise ValueError(f"The SpatialData has {element!r} already. Delete it first, or choose other sections.")
-    scales = {name: _scale(um_per_px, name) for name in names}
+    known = _recorded(sdata) if um_per_px is None else um_per_px
+    scales = {name: _scale(known, name) for name in names}
     found = {}
     for name in names:
         levels = image_levels(sdata.images[image_element(name)])
@@ -120,6 +122,11 @@ def _sections(sdata: "SpatialData", sections: str | Sequence[str] | None) -> lis
     for name in names:
         require_key(sdata.images, image_element(name), where="sdata.images", hint=hint)
     return names
+
+
+def _recorded(sdata: "SpatialData") -> Mapping[str, float]:
+    """Micrometres per pixel of the sections that were opened by flagst."""
+    return sdata.attrs.get(UNS.flagst, {}).get(SLOT.params, {}).get(PARAM.um_per_px, {})
 
 
 def _scale(um_per_px: float | Mapping[str, float], name: str) -> float:
@@ -152,6 +159,7 @@ def _lay(name: str, levels: list, pitch: float, diameter: float, layout: str, le
 def _tissue_share(small: np.ndarray, factor: float, pitch: float, diameter: float) -> np.ndarray:
     """Share of tissue in a spot around every pixel of a small image."""
     from scipy import ndimage
+    from scipy.signal import fftconvolve
     from skimage.filters import threshold_otsu
 
     density = ndimage.gaussian_filter(Overview.of(small, factor).density, max(1.0, _SMOOTH * pitch * factor))
@@ -163,7 +171,8 @@ def _tissue_share(small: np.ndarray, factor: float, pitch: float, diameter: floa
     radius = diameter * factor / 2
     reach = np.arange(-np.floor(radius), np.floor(radius) + 1)
     disc = (reach[:, None] ** 2 + reach**2 <= radius**2).astype(float)
-    return ndimage.convolve(tissue.astype(float), disc / disc.sum(), mode="constant")
+    # rounded: half a spot is half a spot, whatever the transform leaves in the last digits
+    return np.round(fftconvolve(tissue.astype(float), disc / disc.sum(), mode="same"), 6)
 
 
 def _without_specks(mask: np.ndarray, least: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The regression mean and the cross-fitted residual around it. Numpy only."""
 
-from flagst.regression.context import ContextFeatures
-from flagst.regression.draw_order import match_draw_order
+from flagst.regression.context import ContextFeatures, section_centre
+from flagst.regression.draw_order import evenly_spaced, match_draw_order, order_curve, order_factors
 from flagst.regression.folds import count_networks, cross_fitting_folds, network_folds
 from flagst.regression.gene_transfer import GeneTransfer
 from flagst.regression.mean import RegressionMean
@@ -21,7 +21,11 @@ __all__ = [
     "TargetScaler",
     "count_networks",
     "cross_fitting_folds",
+    "evenly_spaced",
     "match_draw_order",
     "neighbour_moran",
     "network_folds",
+    "order_curve",
+    "order_factors",
+    "section_centre",
 ]

@@ -2,13 +2,20 @@
 
 import numpy as np
 
+#: Columns above which fewer rows than columns are decomposed by rows: the square of the columns would not fit.
+WIDE = 5000
+
 
 def principal_axes(values: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """``(n, d)`` leading axes of centred ``values`` and the ``(n,)`` standard deviations along them."""
-    variance, axes = np.linalg.eigh(values.T @ values / len(values))
+    by_rows = len(values) < values.shape[1] and values.shape[1] > WIDE
+    products = values @ values.T if by_rows else values.T @ values
+    variance, axes = np.linalg.eigh(products / len(values))
     keep = np.argsort(-variance)[:n]
     keep = keep[variance[keep] > 1e-10 * variance.max()]
     axes = axes[:, keep].T
+    if by_rows:
+        axes = axes @ values / np.sqrt(len(values) * variance[keep])[:, None]
     # eigenvectors have no sign of their own: fix it, or two machines disagree
     signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])
     return axes * signs[:, None], np.sqrt(variance[keep])

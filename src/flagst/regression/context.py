@@ -58,7 +58,7 @@ class ContextFeatures:
         neighbourhoods
             Empty for no surroundings.
         """
-        centred = [image - image.mean(axis=0, dtype=np.float64) for image in images]
+        centred = [image - section_centre(image) for image in images]
         scale = np.concatenate(centred).std(axis=0)
         scale = np.where(scale > 1e-8, scale, 1.0)
         scaled = [values / scale for values in centred]
@@ -69,17 +69,42 @@ class ContextFeatures:
 
     def transform(self, image: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
         """Design matrix ``(n_spots, n_components)`` of a whole section."""
-        scaled = self._scaled(image)
+        scaled = self._scaled(image, section_centre(image))
         return _append_means(scaled, neighbours, self.neighbourhoods) @ self.components.T
 
-    def whiten(self, image: np.ndarray) -> np.ndarray:
-        """``(n_spots, n_white)`` unit-variance components of a whole section, clipped to +-4."""
-        return np.clip(self._scaled(image) @ self.whitening.T, -4, 4)
+    def transform_rows(
+        self, image: np.ndarray, neighbours: np.ndarray, rows: np.ndarray, centre: np.ndarray
+    ) -> np.ndarray:
+        """Those rows ``(n_rows,)`` of :meth:`transform`; ``centre`` is :func:`section_centre` of the whole section."""
+        near = neighbours[rows, : max(self.neighbourhoods, default=0)]
+        kept, position = np.unique(np.concatenate([rows, near.ravel()]), return_inverse=True)
+        scaled = self._scaled(image[kept], centre)
+        own, near = position[: len(rows)], position[len(rows) :].reshape(near.shape)
+        return _append_means(scaled, near, self.neighbourhoods, own) @ self.components.T
 
-    def _scaled(self, image: np.ndarray) -> np.ndarray:
-        return (image - image.mean(axis=0, dtype=np.float64)) / self.scale
+    def whiten(self, image: np.ndarray, centre: np.ndarray | None = None) -> np.ndarray:
+        """``(n_spots, n_white)`` unit-variance components, clipped to +-4.
+
+        ``image`` is that of a whole section, or any part of it with the ``centre`` of the whole.
+        """
+        scaled = self._scaled(image, section_centre(image) if centre is None else centre)
+        return np.clip(scaled @ self.whitening.T, -4, 4)
+
+    def _scaled(self, image: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        return (image - centre) / self.scale
 
 
-def _append_means(values: np.ndarray, neighbours: np.ndarray, neighbourhoods: tuple[int, ...]) -> np.ndarray:
-    means = [values[neighbours[:, :k]].mean(axis=1) for k in neighbourhoods]
-    return np.hstack([values, *means])
+def section_centre(image: np.ndarray) -> np.ndarray:
+    """Mean features of a section, ``(d_image,)`` float64."""
+    return image.mean(axis=0, dtype=np.float64)
+
+
+def _append_means(
+    values: np.ndarray,
+    neighbours: np.ndarray,
+    neighbourhoods: tuple[int, ...],
+    own: np.ndarray | slice = slice(None),
+) -> np.ndarray:
+    # neighbour by neighbour: all at once would take 18 times the memory
+    near = [neighbours[:, :k].T for k in neighbourhoods]
+    return np.hstack([values[own], *[sum(values[n] for n in columns) / len(columns) for columns in near]])

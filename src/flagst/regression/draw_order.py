@@ -5,11 +5,11 @@ know it only roughly: a few hundred spots of one draw leave Moran's I to chance,
 genes are smoother than measured, each by another amount. So each gene's residual is scaled, once per draw.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from flagst.regression.spatial_order import neighbour_moran
+from flagst.regression.spatial_order import MoranSums, neighbour_moran
 
 #: Share of the training sections in the order that is aimed at; the rest is the draw's own.
 TRUST = 0.75
@@ -57,10 +57,22 @@ def match_draw_order(
     ``(n_spots, n_genes)``: the residual, each gene times its factor. Moran's I is taken over 2,000 evenly spaced
     spots at most. Genes whose Moran's I the residual does not lower keep factor 1, and so does a single gene.
     """
-    curve = _curve(mean, residual, restore, neighbours)
+    return residual * order_factors(_curve(mean, residual, restore, neighbours), order, trust=trust)
+
+
+def order_factors(curve: np.ndarray, order: np.ndarray, *, trust: float = 1.0) -> np.ndarray:
+    """Factors ``(n_genes,)`` of the residual, from Moran's I of the mean plus every part of it.
+
+    Parameters
+    ----------
+    curve
+        ``(len(STEPS), n_genes)``.
+    order, trust
+        As in :func:`match_draw_order`.
+    """
     free = curve[-1] < curve[0]
     if free.sum() < 2:
-        return residual
+        return np.ones(curve.shape[1])
     draw = curve[STEPS == 1][0]
     weight = np.where(np.isfinite(order), TRUST * trust, 0.0)
     aim = np.minimum(weight * np.nan_to_num(order) + (1 - weight) * draw, curve[0])
@@ -79,16 +91,41 @@ def match_draw_order(
     # a curve with a plateau makes a gene's factor jump: between the two sides of the jump
     apart = more.mean() - less.mean()
     share = np.clip((1 - less.mean()) / apart, 0, 1) if apart > 0 else 0.0
-    return residual * (less + share * (more - less))
+    return less + share * (more - less)
+
+
+def order_curve(
+    parts: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    restore: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Moran's I of the mean plus every part of the residual, ``(len(STEPS), n_genes)``, from parts of a section.
+
+    Parameters
+    ----------
+    parts
+        Mean and residual of some spots, and ``neighbours``, ``rows`` and ``new`` as in :meth:`MoranSums.add`.
+    restore
+        As in :func:`match_draw_order`.
+    """
+    sums = [MoranSums() for _ in STEPS]
+    for mean, residual, *where in parts:
+        for step, total in zip(STEPS, sums, strict=True):
+            total.add(restore(mean + step * residual), *where)
+    return np.stack([total.result() for total in sums])
+
+
+def evenly_spaced(n_spots: int, n_wanted: int) -> np.ndarray:
+    """Evenly spaced rows, all where there are no more than ``n_wanted``."""
+    return np.linspace(0, n_spots - 1, min(n_spots, n_wanted)).astype(int)
 
 
 def _curve(
     mean: np.ndarray, residual: np.ndarray, restore: Callable[[np.ndarray], np.ndarray], neighbours: np.ndarray
 ) -> np.ndarray:
-    """Moran's I of the mean plus every part of the residual, ``(n_steps, n_genes)``."""
+    """:func:`order_curve` of a whole section at once."""
     rows = None
     if len(mean) > MAX_SPOTS:
-        looked_at = np.linspace(0, len(mean) - 1, MAX_SPOTS).astype(int)
+        looked_at = evenly_spaced(len(mean), MAX_SPOTS)
         kept, position = np.unique(np.concatenate([looked_at, neighbours[looked_at].ravel()]), return_inverse=True)
         mean, residual = mean[kept], residual[kept]
         rows, neighbours = position[:MAX_SPOTS], position[MAX_SPOTS:].reshape(MAX_SPOTS, -1)

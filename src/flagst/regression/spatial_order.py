@@ -32,3 +32,39 @@ def neighbour_moran(values: np.ndarray, neighbours: np.ndarray, rows: np.ndarray
     # neighbour by neighbour: all at once would take k times the memory of the values
     around = sum(centred[nearest] for nearest in neighbours.T) / neighbours.shape[1]
     return np.where(constant, 0.0, (own * around).sum(axis=0) / np.where(variance > 0, variance, np.inf))
+
+
+class MoranSums:
+    """:func:`neighbour_moran` of a section that is too large to hold, summed up part by part."""
+
+    def __init__(self):
+        self.n_spots = self.n_rows = 0
+        self.sums = 0.0
+
+    def add(self, values: np.ndarray, neighbours: np.ndarray, rows: np.ndarray, new: np.ndarray) -> None:
+        """Add some spots.
+
+        Parameters
+        ----------
+        values
+            ``(n_part, n_columns)``: spots that are summed over, and their neighbours.
+        neighbours, rows
+            ``(n_rows, k)`` and ``(n_rows,)`` positions in ``values``; no spot is summed over in two parts.
+        new
+            ``(n_part,)`` bool, spots that were in no part before: each counts once in the mean.
+        """
+        values = np.asarray(values, dtype=np.float64)
+        own, around = values[rows], sum(values[nearest] for nearest in neighbours.T) / neighbours.shape[1]
+        fresh = values[new]
+        self.n_spots, self.n_rows = self.n_spots + len(fresh), self.n_rows + len(own)
+        found = [fresh, fresh**2, own, own**2, around, own * around]
+        self.sums = self.sums + np.stack([part.sum(axis=0) for part in found])
+
+    def result(self) -> np.ndarray:
+        """``(n_columns,)`` float64; 0 for constant columns."""
+        total, total_squared, own, own_squared, around, product = self.sums
+        mean, square = total / self.n_spots, total_squared / self.n_spots
+        constant = square - mean**2 <= CONSTANT * np.maximum(square, CONSTANT)
+        variance = own_squared - 2 * mean * own + self.n_rows * mean**2
+        shared = product - mean * (own + around) + self.n_rows * mean**2
+        return np.where(constant, 0.0, shared / np.where(variance > 0, variance, np.inf))

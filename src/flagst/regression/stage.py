@@ -72,3 +72,9 @@ class RegressionStage:
     def predict(self, image: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
         """Standardised mean of one whole section, ``(n_spots, n_genes)``."""
         return self.mean.predict(self.context.transform(image, neighbours))
+
+    def predict_rows(
+        self, image: np.ndarray, neighbours: np.ndarray, rows: np.ndarray, centre: np.ndarray
+    ) -> np.ndarray:
+        """Those rows of :meth:`predict`, see :meth:`ContextFeatures.transform_rows`."""
+        return self.mean.predict(self.context.transform_rows(image, neighbours, rows, centre))

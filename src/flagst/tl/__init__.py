@@ -1,8 +1,9 @@
-"""Tools: score a prediction, and check what is done with it downstream."""
+"""Tools: score a prediction, check what is done with it downstream, and predict many slides."""
 
 from flagst.tl.ceiling import structure_ceiling
 from flagst.tl.domains import domain_agreement
 from flagst.tl.evaluation import evaluate
 from flagst.tl.markers import marker_overlap
+from flagst.tl.slides import predict_slides
 
-__all__ = ["domain_agreement", "evaluate", "marker_overlap", "structure_ceiling"]
+__all__ = ["domain_agreement", "evaluate", "marker_overlap", "predict_slides", "structure_ceiling"]

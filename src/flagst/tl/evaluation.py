@@ -61,8 +61,8 @@ def evaluate(
     spatial_key
         Positions in ``adata.obsm``, (n_obs, 2), any unit of length.
     layout
-        ``"square"``, ``"hex"`` or ``"other"``, which decides how many neighbours Moran's I uses; None takes
-        the recorded layout of every section, ``"other"`` where nothing is recorded.
+        ``"square"``, ``"hex"``, ``"irregular"`` or ``"other"``, which decides how many neighbours Moran's I uses;
+        None takes the recorded layout of every section, ``"other"`` where nothing is recorded.
     n_top
         Gene numbers of the "top genes" rows: ``pcc10`` is the mean PCC of the 10 genes predicted best *on
         this very data*, as usually reported and optimistic; ``pcc10_train`` that of the 10 best genes on

@@ -1,6 +1,7 @@
 """Batches: a batch is one window of one section."""
 
 from collections.abc import Callable
+from functools import partial
 
 import lightning.pytorch as pl
 from torch import Tensor
@@ -35,7 +36,7 @@ class WindowSplitter(pl.LightningDataModule):
         An epoch goes through the training windows as often as it takes to see at least so many:
         one pass over few sections would be few steps.
     complete
-        Called with a window when it is its turn, for what would not fit in memory for all windows at once.
+        Called with a window and ``training=`` when it is its turn, for what would not fit in memory for all at once.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class WindowSplitter(pl.LightningDataModule):
         validation: list[Window],
         *,
         windows_per_epoch: int = 24,
-        complete: Callable[[Window], Window] | None = None,
+        complete: Callable[..., Window] | None = None,
     ):
         super().__init__()
         self.training, self.validation, self.complete = training, validation, complete
@@ -55,10 +56,15 @@ class WindowSplitter(pl.LightningDataModule):
         """Optimiser steps of an epoch on one device."""
         return len(self.training) * self.n_repeats
 
+    def _completing(self, *, training: bool) -> Callable[[Window], Window] | None:
+        return None if self.complete is None else partial(self.complete, training=training)
+
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(_Windows(self.training, self.complete, self.n_repeats), batch_size=None, shuffle=True)
+        return DataLoader(
+            _Windows(self.training, self._completing(training=True), self.n_repeats), batch_size=None, shuffle=True
+        )
 
     def val_dataloader(self) -> DataLoader | list:
         if not self.validation:
             return []
-        return DataLoader(_Windows(self.validation, self.complete), batch_size=None, shuffle=False)
+        return DataLoader(_Windows(self.validation, self._completing(training=False)), batch_size=None, shuffle=False)

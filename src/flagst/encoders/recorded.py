@@ -1,0 +1,61 @@
+"""The encoder behind features that were made earlier, from what was written beside them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flagst._checks import require_key
+from flagst._keys import FEATURES
+from flagst.data.measured import plain
+from flagst.encoders._base import ImageEncoder
+from flagst.encoders._registry import available_encoders, get_encoder
+
+
+def recorded_encoder(record: Mapping[str, Any], *, path: str | Path | None = None) -> ImageEncoder:
+    """The encoder that made recorded image features, with the same settings.
+
+    Parameters
+    ----------
+    record
+        ``uns["flagst"]["features"][key]`` of the training data, as a model keeps it in ``features_[key]``.
+    path
+        Weights of a network, as for :func:`get_encoder`; the record holds their hash.
+
+    Returns
+    -------
+    The encoder, for :func:`flagst.pp.image_features`.
+
+    Raises
+    ------
+    FileNotFoundError
+        A network without ``path``.
+    KeyError
+        The record names no encoder.
+    ValueError
+        An encoder that is not there, or is there in another version, with other weights or other settings.
+
+    Example
+    -------
+    >>> encoder = recorded_encoder(model.features_["X_image"])  # doctest: +SKIP
+    """
+    hint = "Extract features of the slide as those of the training data were, and predict from that table."
+    require_key(record, FEATURES.encoder, where="The record of image features", hint=hint)
+    known = plain(dict(record))
+    name, settings = known[FEATURES.encoder], known.get(FEATURES.params, {})
+    if name not in available_encoders():
+        raise ValueError(
+            f"The image features were made by the encoder {name!r}, which is not there; found {available_encoders()}. "
+            f"Make it known with flagst.encoders.register_encoder. {hint}"
+        )
+    try:
+        encoder = get_encoder(name, **(settings if path is None else {"path": path}))
+    except TypeError as error:
+        given = f"the recorded settings {settings}" if path is None else f"path={str(path)!r}"
+        raise ValueError(f"The encoder {name!r} does not take {given}: {error}. {hint}") from None
+    found = (encoder.version, plain(encoder.params()))
+    if found != (known.get(FEATURES.version), settings):
+        raise ValueError(
+            f"The image features were made by version {known.get(FEATURES.version)!r} of the encoder {name!r} with "
+            f"settings {settings}; this one is version {found[0]!r} with {found[1]}. {hint}"
+        )
+    return encoder

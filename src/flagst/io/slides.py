@@ -1,0 +1,152 @@
+"""Slides from files of any kind, lazily, with their scale."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flagst._checks import require_key, require_one_of
+from flagst._keys import PARAM, SLOT, UNS, image_element
+from flagst.data.patches import image_levels
+from flagst.io.images import image_mode, lazy_pyramid
+from flagst.io.level import lazy
+from flagst.io.ngff import is_ngff, ngff_levels
+from flagst.io.openslide import openslide_levels
+from flagst.io.pyramid import pyramid_element
+from flagst.io.scale import Scale, settle
+from flagst.io.tiff import tiff_levels
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+READERS = ("auto", "openslide")
+_TIFF = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn")
+_PLAIN = (".png", ".jpg", ".jpeg")
+#: Whole endings, longest first: what is left of a file name is the section's name.
+_ENDINGS = (".ome.tiff", ".ome.tif", ".ome.zarr")
+_COLOUR_MODES = ("RGB", "RGBA", "P")
+
+
+def read_slide(
+    path: str | Path,
+    *,
+    um_per_px: float | None = None,
+    section: str | None = None,
+    image_key: str | None = None,
+    reader: str = "auto",
+) -> "SpatialData":
+    """Open a slide's image, without reading it, for :func:`flagst.pp.tissue_spots`.
+
+    Parameters
+    ----------
+    path
+        TIFF, OME-TIFF or SVS (tiled or not, with or without a pyramid); OME-Zarr; a SpatialData zarr; PNG or JPEG,
+        which are decoded as a whole on first use. Other whole-slide formats go to OpenSlide. The image must be RGB or
+        RGBA of uint8; a fourth channel is dropped.
+    um_per_px
+        Micrometres per full-resolution pixel; by default what the file records: ``PhysicalSizeX`` of OME, ``MPP`` of
+        Aperio and OpenSlide, OME-Zarr's scale where it has a unit, a TIFF's resolution where it is no screen's.
+    section
+        Name of the section; by default that of the file.
+    image_key
+        Which image of a SpatialData zarr that has several.
+    reader
+        ``"openslide"`` reads a TIFF or SVS with OpenSlide.
+
+    Returns
+    -------
+    SpatialData with the image ``S_image``, a lazy pyramid ``(3, rows, columns)`` uint8 in the coordinate system S, and
+    micrometres per pixel of S in ``attrs["flagst"]["params"]["um_per_px"]``. Missing coarse levels are averaged from
+    the finer ones when they are read.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ImportError
+        The format needs OpenSlide, which is not installed.
+    KeyError
+        Several images in a SpatialData zarr, or no ``image_key`` among them.
+    TypeError
+        Pixels that are not uint8.
+    ValueError
+        No micrometres per pixel, neither given nor recorded; pixels that are not square; an image that is not RGB;
+        a file that cannot be read; a section name that cannot name an element.
+
+    Warns
+    -----
+    UserWarning
+        ``um_per_px`` differs from what the file records by more than 5 %.
+
+    Examples
+    --------
+    >>> slide = flagst.io.read_slide("slide.svs")  # doctest: +SKIP
+    >>> flagst.pp.tissue_spots(slide, pitch_um=100)  # doctest: +SKIP
+    """
+    from spatialdata import SpatialData
+
+    path = Path(path).resolve()
+    require_one_of(reader, READERS, name="reader")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist.")
+    name = _section_name(path, section, image_key)
+    levels, recorded = _open(path, image_key, reader)
+    scale = settle(um_per_px, recorded, where=path.name)
+    return SpatialData(
+        images={image_element(name): pyramid_element(levels, name)},
+        attrs={UNS.flagst: {SLOT.params: {PARAM.um_per_px: {name: scale}}}},
+    )
+
+
+def _section_name(path: Path, section: str | None, image_key: str | None) -> str:
+    """The given name; else that of the image or file, with what cannot name an element replaced."""
+    if section is not None:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", section):
+            raise ValueError(f"section={section!r} cannot name an element; use letters, digits, '_', '-' and '.' only.")
+        return section
+    ending = next((e for e in _ENDINGS if path.name.lower().endswith(e)), path.suffix)
+    name = image_key.removesuffix("_image") if image_key else path.name[: len(path.name) - len(ending)]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name) or "slide"
+
+
+def _open(path: Path, image_key: str | None, reader: str) -> tuple[list, Scale | None]:
+    """Levels ``(3, rows, columns)`` as dask arrays, and the recorded scale."""
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return _open_zarr(path, image_key)
+    if suffix in _PLAIN:
+        mode = image_mode(path)
+        if mode not in _COLOUR_MODES:
+            raise ValueError(f"{path} is an image of mode {mode}; flagst needs RGB or RGBA of 8 bits. Convert it.")
+        return [level.transpose(2, 0, 1) for level in lazy_pyramid(path)], None
+    levels, scale = tiff_levels(path) if suffix in _TIFF and reader == "auto" else openslide_levels(path)
+    return [lazy(level) for level in levels], scale
+
+
+def _open_zarr(path: Path, image_key: str | None) -> tuple[list, Scale | None]:
+    """An OME-Zarr image, or one of a SpatialData."""
+    import zarr
+
+    try:
+        group = zarr.open_group(path, mode="r")
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is a folder but no zarr group: {error}.") from None
+    if "images" in group and not is_ngff(group):
+        return _of_spatialdata(path, image_key)
+    levels, scale = ngff_levels(path, group)
+    return [lazy(level) for level in levels], scale
+
+
+def _of_spatialdata(path: Path, image_key: str | None) -> tuple[list, Scale | None]:
+    """One image of a SpatialData, and the scale in its attributes or in that of its tables that knows it."""
+    import spatialdata
+
+    sdata = spatialdata.read_zarr(path)
+    if image_key is None and len(sdata.images) != 1:
+        raise KeyError(f"{path} has {len(sdata.images)} images: {sorted(sdata.images)}. Name one with image_key=.")
+    key = next(iter(sdata.images)) if image_key is None else image_key
+    require_key(sdata.images, key, where=f"images of {path}", hint="Name one of them with image_key=.")
+    slots = [sdata.attrs, *(table.uns for table in sdata.tables.values())]
+    known = [slot.get(UNS.flagst, {}).get(SLOT.params, {}).get(PARAM.um_per_px, {}) for slot in slots]
+    scale = next((float(of[name]) for of in known for name in of if image_element(name) == key), None)
+    levels = [level.pixels for level in image_levels(sdata.images[key])]
+    return levels, None if scale is None else Scale(scale, scale, "its own record")

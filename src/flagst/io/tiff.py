@@ -1,0 +1,221 @@
+"""TIFF slides as lazy levels: tiles or strips are decoded when a region is read, and only those it needs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flagst.io.images import CHUNK
+from flagst.io.level import SlideLevel, file_stamp
+from flagst.io.scale import Scale, from_aperio, from_ome, from_resolution, from_unit
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPageSeries
+
+#: Scanners leave out tiles without tissue: they are shown as glass.
+GLASS = 255
+#: Aperio's JPEG 2000 in YCbCr, whose colours tifffile does not convert.
+_APERIO_YCBCR = 33003
+_SIDES = {"Y", "X"}
+_COLOURS = {"S", "C"}
+
+
+@dataclass(frozen=True)
+class TiffLevel(SlideLevel):
+    """One resolution of a TIFF.
+
+    Parameters
+    ----------
+    series
+        Which image of the file: labels and overviews are images too.
+    """
+
+    series: int
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        """Pixels of a region; only the tiles or strips that it touches are decoded."""
+        return _segments(self.path, self.series, self.level, self.stamp).read(y0, y1, x0, x1)
+
+
+def tiff_levels(path: Path) -> tuple[list[TiffLevel], Scale | None]:
+    """Levels of a TIFF, finest first, and the scale that it records; nothing is decoded.
+
+    Parameters
+    ----------
+    path
+        Tiled or in strips, with or without a pyramid; OME-TIFF and Aperio's SVS are TIFF too.
+
+    Returns
+    -------
+    One :class:`TiffLevel` per resolution, and micrometres per pixel, None where the file does not say.
+
+    Raises
+    ------
+    TypeError
+        Pixels that are not uint8.
+    ValueError
+        Not a TIFF; grey, palette or more than four channels; several focal planes or time points; a compression
+        that cannot be decoded.
+    """
+    import tifffile
+
+    stamp = file_stamp(path)
+    try:
+        tiff = tifffile.TiffFile(path)
+    except tifffile.TiffFileError as error:
+        raise ValueError(f"{path} is not a TIFF that can be read: {error}.") from None
+    with tiff:
+        if not tiff.series:
+            raise ValueError(f"{path} holds no image.")
+        sizes = [_height_width(series) for series in tiff.series]
+        largest = max(range(len(sizes)), key=lambda i: (np.prod(sizes[i]), -i))
+        series = tiff.series[largest]
+        _check_pixels(path, series)
+        levels = [
+            TiffLevel(str(path), number, *_height_width(level), _best_chunk(level), stamp, largest)
+            for number, level in enumerate(series.levels)
+        ]
+        return levels, _recorded_scale(tiff, largest)
+
+
+def _height_width(series: "TiffPageSeries") -> tuple[int, int]:
+    """Rows and columns; 0 where an axis is missing."""
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    return sizes.get("Y", 0), sizes.get("X", 0)
+
+
+def _check_pixels(path: Path, series: "TiffPageSeries") -> None:
+    """Only what can be shown as red, green and blue bytes goes on."""
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    page = series.keyframe
+    planes = {axis: n for axis, n in sizes.items() if axis not in _SIDES | _COLOURS and n > 1}
+    if planes or not _SIDES <= set(sizes):
+        raise ValueError(
+            f"{path} has axes {series.axes} of sizes {tuple(series.shape)}; a slide has rows, columns and colours. "
+            "Save one focal plane and time point as a TIFF of its own."
+        )
+    if series.is_multifile:
+        raise ValueError(f"{path} is spread over several files. Save it as one TIFF, or as OME-Zarr.")
+    n_channels = int(np.prod([n for axis, n in sizes.items() if axis in _COLOURS]))
+    if n_channels not in (3, 4) or page.photometric.name == "PALETTE":
+        raise ValueError(
+            f"{path} has {n_channels} channel(s), photometric {page.photometric.name}; flagst needs H&E in RGB or "
+            "RGBA. Convert the image, or choose the H&E image of the slide."
+        )
+    if n_channels == 4 and page.photometric.name not in ("RGB", "YCBCR"):
+        raise ValueError(
+            f"{path} has 4 channels, photometric {page.photometric.name}, which are not RGBA. "
+            "flagst needs H&E in RGB: convert the image."
+        )
+    if series.dtype != np.uint8:
+        raise TypeError(f"{path} has pixels of type {series.dtype}; flagst needs uint8, 0 to 255. Convert the image.")
+    if page.compression == _APERIO_YCBCR:
+        raise ValueError(
+            f"{path} is compressed as JPEG 2000 in YCbCr (33003), whose colours would come out wrong. "
+            'Read it with OpenSlide: pip install "flagst[wsi]", then read_slide(path, reader="openslide").'
+        )
+
+
+def _recorded_scale(tiff: "TiffFile", series: int) -> Scale | None:
+    """What the file says of an image's pixel size: its own format first, then the resolution tags."""
+    page = tiff.series[series].keyframe
+    if tiff.is_ome and (scale := from_ome(tiff.ome_metadata, series)):
+        return scale
+    if tiff.is_svs and (scale := from_aperio(page.description)):
+        return scale
+    tags = [page.tags.valueof(name) for name in ("XResolution", "YResolution", "ResolutionUnit")]
+    per_unit = [value[0] / value[1] if value and value[1] else 0.0 for value in tags[:2]]
+    if tiff.is_imagej:
+        unit = str((tiff.imagej_metadata or {}).get("unit", ""))
+        return from_unit([1 / n if n else 0.0 for n in per_unit], unit, source="ImageJ's pixel size")
+    return from_resolution(per_unit, 1 if tags[2] is None else int(tags[2]))
+
+
+def _best_chunk(level: "TiffPageSeries") -> tuple[int, int]:
+    """Rows and columns of about ``CHUNK`` squared pixels that hold whole tiles or strips."""
+    page = level.keyframe
+    if page.is_tiled:
+        return tuple(max(1, round(CHUNK / side)) * side for side in (page.tilelength, page.tilewidth))
+    if level.dataoffset is not None:
+        return CHUNK, CHUNK
+    strip = min(page.rowsperstrip, page.imagelength)
+    rows = max(1, round(CHUNK**2 / (page.imagewidth * strip))) * strip
+    return min(rows, page.imagelength), page.imagewidth
+
+
+class _Segments:
+    """Where the tiles or strips of one level lie in the file, and how they are decoded."""
+
+    def __init__(self, path: str, level: "TiffPageSeries"):
+        self.path, self.offset = path, level.dataoffset
+        self.stored = (tuple(level.shape), level.axes)
+        page = level.keyframe
+        self.decode, self.size = page.decode, (page.imagelength, page.imagewidth)
+        strip = (min(page.rowsperstrip, page.imagelength), page.imagewidth)
+        self.step = (page.tilelength, page.tilewidth) if page.is_tiled else strip
+        self.header = page.jpegheader
+        # colours side by side in a tile, tile after tile, or page after page
+        self.n_planes = page.samplesperpixel if page.planarconfig == 2 else 1
+        pages = [] if self.offset is not None else [page for page in level.pages if page is not None]
+        self.pages = [(page.dataoffsets, page.databytecounts, page.jpegtables) for page in pages]
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        """Pixels of a region, ``(y1 - y0, x1 - x0, 3)`` uint8."""
+        if self.offset is not None:
+            return self._mapped()[y0:y1, x0:x1].copy()
+        out = np.full((y1 - y0, x1 - x0, 3), GLASS, np.uint8)
+        with open(self.path, "rb") as file:
+            for (number, index), channel in self._overlapping(y0, y1, x0, x1):
+                offsets, counts, tables = self.pages[number]
+                if index >= len(offsets) or not counts[index]:
+                    continue
+                file.seek(offsets[index])
+                self._paste(out, (y0, x0), file.read(counts[index]), index, tables, channel)
+        return out
+
+    def _overlapping(self, y0: int, y1: int, x0: int, x1: int) -> Iterator[tuple[tuple[int, int], int | None]]:
+        """Page and number of every tile that touches a region, and the colour it holds, None for all."""
+        n_rows, n_columns = (-(-size // step) for size, step in zip(self.size, self.step, strict=True))
+        lines = range(y0 // self.step[0], -(-y1 // self.step[0]))
+        columns = range(x0 // self.step[1], -(-x1 // self.step[1]))
+        for number, plane in product(range(len(self.pages)), range(self.n_planes)):
+            channel = None if len(self.pages) == self.n_planes == 1 else number + plane
+            if channel is not None and channel > 2:
+                continue
+            for line, column in product(lines, columns):
+                yield (number, (plane * n_rows + line) * n_columns + column), channel
+
+    def _paste(self, out: np.ndarray, corner: tuple, data: bytes, index: int, tables, channel: int | None) -> None:
+        known = {"jpegtables": tables, "jpegheader": self.header}
+        segment, (_, _, y, x, _), _ = self.decode(data, index, **{k: v for k, v in known.items() if v is not None})
+        if segment is None:
+            return
+        segment, y, x = segment[0], y - corner[0], x - corner[1]
+        top, left = max(0, -y), max(0, -x)
+        part = segment[top : out.shape[0] - y, left : out.shape[1] - x]
+        place = np.s_[y + top : y + top + part.shape[0], x + left : x + left + part.shape[1]]
+        if channel is None:
+            out[place] = part[..., :3]
+        else:
+            out[(*place, channel)] = part[..., 0]
+
+    def _mapped(self) -> np.ndarray:
+        """Uncompressed pixels that lie in one piece: nothing is read but what is asked for."""
+        shape, axes = self.stored
+        pixels = np.memmap(self.path, np.uint8, "r", self.offset, shape)
+        colour = next(axis for axis in axes if axis in _COLOURS and shape[axes.index(axis)] > 1)
+        pixels = pixels[tuple(slice(None) if axis in f"YX{colour}" else 0 for axis in axes)]
+        order = [axis for axis in axes if axis in f"YX{colour}"]
+        return pixels.transpose([order.index(axis) for axis in f"YX{colour}"])[..., :3]
+
+
+@lru_cache(maxsize=16)
+def _segments(path: str, series: int, level: int, stamp: tuple[int, int]) -> _Segments:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        return _Segments(path, tiff.series[series].levels[level])

@@ -1,0 +1,201 @@
+"""Predictions that are written to zarr window by window."""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from flagst import __version__
+from flagst._keys import LAYERS, SLOT, TABLE, UNS, prediction_layers
+from flagst.data.reading import read_spots
+from flagst.data.record import check_request, table_of, write_prediction
+from flagst.data.store import PredictionStore, finished_request
+from flagst.model.fingerprint import fingerprint
+from flagst.model.intervals import calibration_record
+from flagst.model.order import AUTO
+from flagst.model.predicting import layer_parts
+from flagst.model.progress import Bars
+from flagst.model.slide import SlidePredictor, check_windows
+from flagst.model.unlike import unlike_scores
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+#: Parts of a model that its predictions follow from.
+PARTS = ("settings_", "setup_", "genes_", "fitted_", "familiar_", "order_", "intervals_", "unmeasured_")
+
+
+def predict_to_zarr(
+    self,
+    adata: "AnnData | SpatialData | str | Path",
+    out: str | Path,
+    *,
+    structure: float | str = 0.5,
+    n_samples: int = 1,
+    seed: int = 0,
+    layer: str = LAYERS.draw,
+    return_std: bool = False,
+    quantiles: Sequence[float] = (),
+    genes: Sequence[str] | None = None,
+    window_spots: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    table_key: str = TABLE,
+) -> Path:
+    """Predict a slide of any size, window by window, straight to a zarr store that :func:`anndata.read_zarr` reads.
+
+    The numbers are those of :meth:`predict`, up to rounding. Memory holds what a few thousand spots need for all
+    genes, and per spot the image features, neighbours, the context of every network and what does not depend on
+    genes. The query's own expression is not read.
+
+    Parameters
+    ----------
+    adata
+        Spots with positions and image features, expression and genes not needed: a table, a SpatialData, or the path
+        of an h5ad file or a zarr store, of which only ``obs``, ``uns`` and the two arrays of ``obsm`` are read.
+        Every section must be whole.
+    out
+        Folder of the store. Until the prediction is complete there is nothing there: it is made in ``<out>.partial``.
+    structure, n_samples, seed, layer, return_std, quantiles, genes, table_key
+        As in :meth:`predict`.
+    window_spots
+        Spots of a window, besides its surroundings; ``None`` for 4,096. Changes memory and speed, not the numbers.
+    resume
+        Go on with what a call that was interrupted has left, with the same model, spots and arguments; without any,
+        start. Where ``out`` is already complete, and of the same model and arguments, nothing is done.
+    overwrite
+        Replace ``out``, and forget what an interrupted call has left.
+    progress
+        Show progress bars.
+
+    Returns
+    -------
+    ``out``.
+
+    Writes
+    ------
+    ``out`` with ``obs`` of the query and ``obs["flagst_ood"]``, ``var``, ``obsm`` with the positions, ``uns``, and
+    the layers of :meth:`predict` in chunks of rows, ``(n_spots, n_genes)`` float32 each. No X and no image features.
+
+    Raises
+    ------
+    RuntimeError
+        The model is not trained, or another process is writing there.
+    FileExistsError
+        ``out`` is there, or what an interrupted call has left, and neither ``resume`` nor ``overwrite`` is given; or
+        ``out`` is complete and was made with another model or other arguments.
+    ValueError
+        What was left is of another model, other spots or other arguments; or as :meth:`predict`.
+    FileNotFoundError, KeyError
+        As :meth:`predict`; there is no such file.
+
+    Warns
+    -----
+    UserWarning
+        Quantiles are not calibrated, as nothing was held out in training.
+
+    Examples
+    --------
+    >>> model.predict_to_zarr("slide.h5ad", "slide_predicted.zarr")
+    >>> prediction = anndata.read_zarr("slide_predicted.zarr")
+    """
+    self._require_trained()
+    out, quantiles = Path(out), tuple(float(q) for q in quantiles)
+    drawn = {"n_samples": n_samples, "return_std": return_std, "quantiles": quantiles}
+    check_request(structure=1.0 if structure == AUTO else structure, layer=layer, **drawn)
+    wanted = self.genes_ if genes is None else self._wanted(genes, quantiles=quantiles)
+    asked = drawn | {"structure": structure, "seed": int(seed), "layer": layer, "genes": wanted}
+    request = fingerprint(_model_parts(self), asked | {"window_spots": check_windows(window_spots)}, __version__)
+    if _is_finished(out, request, resume=resume, overwrite=overwrite):
+        return out
+    query = _spots(self, adata, table_key)
+    bars = Bars(shown=progress)
+    slides = self._predictors(query, window_spots=window_spots, windows=True, bars=bars)
+    names = {"draw": layer} | prediction_layers(layer, quantiles)
+    layers = [names[part] for part in layer_parts(return_std, quantiles)]
+    spots = [[s.name, s.spot_names, s.coords, s.image, s.layout] for s in (slide.section for _, slide in slides)]
+    shape, whole = (query.n_obs, len(wanted)), fingerprint(request, spots)
+    store = PredictionStore(out, shape=shape, layers=layers, fingerprint=whole)
+    with store.opened(resume=resume, overwrite=overwrite):
+        for number, (_, slide) in enumerate(slides):
+            slide.states = store.states(number)
+        if structure == AUTO:
+            structure = self._structure(slides, seed)
+        with bars.open(query.n_obs, "writing", "spot", start=min(store.n_done * store.chunk_rows, shape[0])) as done:
+            for chunk in range(store.n_done, store.n_chunks):
+                rows = store.rows(chunk)
+                values = {name: np.empty((len(rows), shape[1]), np.float32) for name in layers}
+                for places, part in _parts(slides, rows, self._n_held(**drawn)):
+                    found = self._part_layers(part, wanted, structure=structure, seed=seed, **drawn)
+                    for name, of_part in found.items():
+                        values[names[name]][places] = of_part
+                store.write(chunk, values)
+                done(len(rows))
+        table = _table(query, wanted, self.setup_["spatial_key"])
+        write_prediction(
+            None,
+            query,
+            table,
+            {},
+            layer=layer,
+            unlike=unlike_scores(self.familiar_, slides),
+            quantiles=quantiles,
+            calibration=calibration_record(self.intervals_, quantiles) if quantiles else None,
+            **self._record(wanted, structure=structure, seed=seed, n_samples=n_samples),
+        )
+        table.uns[UNS.flagst][SLOT.request] = request
+        store.finish(table)
+    return out
+
+
+def _is_finished(out: Path, request: str, *, resume: bool, overwrite: bool) -> bool:
+    """Whether there is nothing to do; raises a ``FileExistsError`` for what must not be replaced."""
+    if not out.exists() or overwrite:
+        return False
+    if not resume:
+        raise FileExistsError(f"{out} is already there. Pass overwrite=True to replace it.")
+    if finished_request(out) != request:
+        raise FileExistsError(
+            f"{out} was made with another model or other arguments. Pass overwrite=True to replace it."
+        )
+    return True
+
+
+def _model_parts(model) -> list:
+    """Everything of a model that its predictions follow from."""
+    return [*(getattr(model, name) for name in PARTS), model.module.state_dict()]
+
+
+def _spots(model, adata: "AnnData | SpatialData | str | Path", table_key: str) -> AnnData:
+    """The query's table; of a path, what is needed of it."""
+    if not isinstance(adata, str | Path):
+        return table_of(adata, table_key)
+    keys = {name: model.setup_[name] for name in ("spatial_key", "image_key")}
+    return read_spots(adata, table_key=table_key, **keys)
+
+
+def _parts(slides: list[tuple[np.ndarray, SlidePredictor]], rows: np.ndarray, n_draws: int) -> Iterator[tuple]:
+    """Places in ``rows``, consecutive rows of the query, and predictor of what is decoded at once."""
+    for own, slide in slides:
+        first, last = np.searchsorted(own, (rows[0], rows[-1] + 1))
+        inside = np.arange(first, last)
+        for places, part in slide.parts(n_draws, inside):
+            yield own[inside[places]] - rows[0], part
+
+
+def _table(query: AnnData, genes: list[str], spatial_key: str) -> AnnData:
+    """What is written around the layers."""
+    table = AnnData(
+        obs=query.obs.copy(),
+        var=pd.DataFrame(index=pd.Index(genes)),
+        obsm={spatial_key: np.asarray(query.obsm[spatial_key])},
+        uns=deepcopy(dict(query.uns)),
+    )
+    for name in (SLOT.metrics, SLOT.calibration):  # of layers that stay behind
+        table.uns.get(UNS.flagst, {}).pop(name, None)
+    return table

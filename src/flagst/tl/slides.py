@@ -1,0 +1,188 @@
+"""Predictions of many slides, one after the other or on the workers of a cluster."""
+
+import inspect
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flagst._keys import LAYERS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from distributed import Client
+
+    from flagst.model import FLAG
+
+logger = logging.getLogger("flagst")
+
+SUFFIXES = (".h5ad", ".zarr")
+#: Arguments of the model's method that are set here.
+OURS = ("adata", "out", "resume", "overwrite", "progress")
+
+
+def predict_slides(
+    paths: Sequence[str | Path],
+    model_dir: str | Path,
+    out_dir: str | Path,
+    *,
+    client: "Client | None" = None,
+    overwrite: bool = False,
+    retries: int = 2,
+    progress: bool = True,
+    **options,
+) -> "pd.DataFrame":
+    """Predict many slides, each to a zarr store of its own; call it again to go on after a stop.
+
+    A slide that is complete is skipped, and one that was interrupted is gone on with. When a worker of a cluster is
+    lost, another one goes on with its slide from the last chunk that was written. One slide that fails does not stop
+    the others: the table says why.
+
+    Parameters
+    ----------
+    paths
+        h5ad files, and zarr stores of tables or of SpatialData, with positions and image features.
+    model_dir
+        Folder of a saved model.
+    out_dir
+        Folder of the results, ``<out_dir>/<name of the slide>.zarr``.
+    client
+        Client of a ``dask.distributed`` cluster whose workers see the same files and have flagst, with one thread
+        each; ``None`` predicts here, slide by slide.
+    overwrite
+        Predict slides again that are complete.
+    retries
+        How often a slide that failed is tried again on a cluster, besides those of lost workers.
+    progress
+        Show a progress bar over slides.
+    **options
+        Of :meth:`flagst.FLAG.predict_to_zarr`: ``structure``, ``seed``, ``window_spots`` and so on.
+
+    Returns
+    -------
+    One row per slide, in the order of ``paths``: ``path``, ``out``, ``status`` (``"done"``, ``"skipped"`` or
+    ``"failed"``), ``seconds``, ``n_spots`` (0 for those that failed), ``error`` (empty without one).
+
+    Writes
+    ------
+    ``<out_dir>/<name>.zarr`` of every slide, see :meth:`flagst.FLAG.predict_to_zarr`.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no model in ``model_dir``.
+    TypeError
+        An option that does not exist.
+    ValueError
+        Two slides of one name, or no slide.
+
+    Examples
+    --------
+    >>> from dask.distributed import Client, LocalCluster
+    >>> client = Client(LocalCluster(n_workers=2, threads_per_worker=1))
+    >>> flagst.tl.predict_slides(["a.h5ad", "b.h5ad"], "model", "predicted", client=client)
+    """
+    import pandas as pd
+
+    jobs = _jobs(paths, Path(out_dir))
+    model_dir = Path(model_dir).resolve()
+    if not (model_dir / "model.pt").exists():
+        raise FileNotFoundError(f"{model_dir} holds no saved model. Pass the folder that model.save() wrote.")
+    _check_options(options)
+    Path(out_dir).mkdir(parents=True, exist_ok=True)
+    common = {"overwrite": overwrite, "options": options}
+    run = _here(jobs, model_dir, common) if client is None else _on(client, jobs, model_dir, common, retries)
+    found = {}
+    for row in _counted(run, len(jobs), shown=progress):
+        found[row["path"]] = row
+        if row["error"]:
+            logger.warning("%s failed: %s", row["path"], row["error"])
+    return pd.DataFrame([found[str(path)] for path, _ in jobs])
+
+
+def _jobs(paths: Sequence[str | Path], out_dir: Path) -> list[tuple[Path, Path]]:
+    """Slides and their results, as whole paths: workers have folders of their own."""
+    paths = [Path(path).resolve() for path in paths]
+    if not paths:
+        raise ValueError("paths is empty: there is no slide to predict.")
+    names = [path.stem if path.suffix in SUFFIXES else path.name for path in paths]
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        raise ValueError(f"Several slides are named {twice[:5]}, and would be written to one place. Rename them.")
+    return [(path, out_dir.resolve() / f"{name}.zarr") for path, name in zip(paths, names, strict=True)]
+
+
+def _check_options(options: dict) -> None:
+    """Raise a ``TypeError`` for what the model's method does not take."""
+    from flagst.model import FLAG
+
+    known = set(inspect.signature(FLAG.predict_to_zarr).parameters) - {"self", *OURS}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise TypeError(f"predict_slides() has no options {unknown}; there are {sorted(known)}.")
+
+
+def _counted(rows: Iterator[dict], n_rows: int, *, shown: bool) -> Iterator[dict]:
+    from tqdm.auto import tqdm
+
+    yield from tqdm(rows, total=n_rows, desc="slides", unit="slide", disable=not shown)
+
+
+def _here(jobs: list[tuple[Path, Path]], model_dir: Path, common: dict) -> Iterator[dict]:
+    """Slide by slide in this process."""
+    for path, out in jobs:
+        start = time.perf_counter()
+        try:
+            yield _predict(path, out, model_dir, **common)
+        except Exception as error:  # noqa: BLE001  whatever it is, the other slides go on
+            yield _failed(path, out, error, time.perf_counter() - start)
+
+
+def _on(client: "Client", jobs: list[tuple[Path, Path]], model_dir: Path, common: dict, retries: int) -> Iterator[dict]:
+    """On the workers of a cluster, as they finish."""
+    from distributed import as_completed
+
+    start = time.perf_counter()
+    options = {"retries": retries, "pure": False, **common}
+    futures = {client.submit(_predict, path, out, model_dir, **options): (path, out) for path, out in jobs}
+    for future in as_completed(list(futures)):
+        error = future.exception()
+        yield future.result() if error is None else _failed(*futures[future], error, time.perf_counter() - start)
+
+
+def _predict(path: Path, out: Path, model_dir: Path, *, overwrite: bool, options: dict) -> dict:
+    """One slide."""
+    import zarr
+
+    start, there = time.perf_counter(), out.exists()
+    model = _model(str(model_dir), (model_dir / "model.pt").stat().st_mtime_ns)
+    model.predict_to_zarr(path, out, resume=not overwrite, overwrite=overwrite, progress=False, **options)
+    layer = zarr.open_group(out, mode="r")["layers"][options.get("layer", LAYERS.draw)]
+    status = "skipped" if there and not overwrite else "done"
+    return _row(path, out, status, time.perf_counter() - start, n_spots=layer.shape[0])
+
+
+def _failed(path: Path, out: Path, error: BaseException, seconds: float) -> dict:
+    return _row(path, out, "failed", seconds, error=f"{type(error).__name__}: {error}")
+
+
+def _row(path: Path, out: Path, status: str, seconds: float, *, n_spots: int = 0, error: str = "") -> dict:
+    return {
+        "path": str(path),
+        "out": str(out),
+        "status": status,
+        "seconds": seconds,
+        "n_spots": n_spots,
+        "error": error,
+    }
+
+
+@lru_cache(maxsize=1)
+def _model(model_dir: str, changed: int) -> "FLAG":
+    """The model, loaded once per process; ``changed`` tells a model that was saved again."""
+    from flagst.model import FLAG
+
+    return FLAG.load(model_dir)

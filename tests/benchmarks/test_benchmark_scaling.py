@@ -1,0 +1,45 @@
+"""Cost of a prediction against spots and genes."""
+
+import numpy as np
+import pytest
+import scaling
+
+
+def test_slopes_are_those_of_the_logarithms():
+    assert scaling.slope([10, 100, 1000], [3, 30, 300]) == pytest.approx(1)
+    assert scaling.slope([1, 2, 4], [1, 4, 16]) == pytest.approx(2)
+    assert np.isnan(scaling.slope([10], [3]))
+
+
+def test_spots_lie_on_a_hex_grid():
+    from scipy.spatial import cKDTree
+
+    grid = scaling.hex_grid(400)
+    distances = cKDTree(grid).query(grid, k=7)[0][:, 1:]
+    inside = (grid > 150).all(axis=1) & (grid < grid.max(axis=0) - 150).all(axis=1)
+    np.testing.assert_allclose(distances[inside], scaling.PITCH)
+    assert len(np.unique(grid, axis=0)) == 400
+
+
+def test_the_table_has_both_slopes():
+    records = [
+        {"spots": s, "genes": g, "seconds": s / 1000 * (g / 10) ** 2, "peak_mb": s**0.5, "more_mb": g}
+        for s, g in ((1000, 10), (10_000, 10), (10_000, 100))
+    ]
+    lines = scaling.table(records).splitlines()
+    assert lines[2:5] == [
+        "| 1,000 | 10 | 1.0 | 1.00 | 32 | 10 |",
+        "| 10,000 | 10 | 10.0 | 1.00 | 100 | 10 |",
+        "| 10,000 | 100 | 1000.0 | 100.00 | 100 | 100 |",
+    ]
+    found = [[abs(float(cell)) for cell in line.split("|")[2:-1]] for line in lines[-2:]]
+    assert found == [[1.0, 0.5, 0.0], [2.0, 0.0, 1.0]] and lines[-2].startswith("| spots")
+
+
+@pytest.mark.skipif(not scaling.Path("/proc/self/status").exists(), reason="memory is read from /proc")
+@pytest.mark.filterwarnings("ignore")
+def test_a_small_run(monkeypatch):
+    monkeypatch.setattr(scaling, "TRAIN_SPOTS", 20)
+    [record] = scaling.measure([150], [6], threads=1, max_steps=2)
+    assert (record["spots"], record["genes"]) == (150, 6)
+    assert record["seconds"] > 0 and record["peak_mb"] > record["more_mb"] > 0
