@@ -170,6 +170,27 @@ def test_predict_zarr_extracts_features(files):
     assert main(["evaluate", str(out)]) == 0
 
 
+def test_features_are_made_by_the_encoder_of_the_training_data(files, tmp_path, monkeypatch, capsys):
+    load = flagst.FLAG.load
+
+    def changed(change, *args, **kwargs):
+        model = load(*args, **kwargs)
+        model.features_["X_image"] |= change
+        return model
+
+    arguments = ["predict", files.zarr, "--model", files.model, "--out", str(tmp_path / "out.zarr")]
+    change = {"encoder_params": {"nucleus_threshold": 9.0}, "stain_normalise": "none"}
+    monkeypatch.setattr(flagst.FLAG, "load", partial(changed, change))
+    assert main(arguments) == 0
+    made = spatialdata.read_zarr(tmp_path / "out.zarr").tables["table"].uns["flagst"]["features"]["X_image"]
+    assert made["encoder_params"] == {"nucleus_threshold": 9.0} and made["stain_normalise"] == "none"
+    monkeypatch.setattr(flagst.FLAG, "load", partial(changed, {"encoder": "uni"}))
+    assert main([*arguments, "--overwrite"]) == 1
+    assert "'uni' needs its weights" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite", "--encoder-path", str(tmp_path / "gone.bin")]) == 1
+    assert "gone.bin" in capsys.readouterr().err
+
+
 def test_predict_genes_that_were_not_measured(files, capsys):
     blank = anndata.read_h5ad(files.h5ad)[:, :0].copy()
     blank.X = None

@@ -90,6 +90,12 @@ def _add_predict(commands) -> None:
     parser.add_argument(
         "--allow-missing", action="store_true", help="predict genes that DATA does not have too"
     )
+    parser.add_argument(
+        "--encoder-path",
+        type=Path,
+        metavar="PATH",
+        help="weights of the image encoder that the model was trained with, where image features are to be made",
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     _add_slide(parser)
@@ -109,9 +115,6 @@ def _add_slide(parser: argparse.ArgumentParser) -> None:
     slide.add_argument("--layout", choices=("hex", "square"), help="default: that of the training sections, or hex")
     slide.add_argument("--section", metavar="NAME", help="name of the section; default: that of the file")
     slide.add_argument("--image-key", metavar="NAME", help="which image of a SpatialData zarr that has several")
-    slide.add_argument(
-        "--encoder-path", type=Path, metavar="PATH", help="weights of the image encoder that the model was trained with"
-    )
     slide.add_argument("--without-image", action="store_true", help="leave the full-resolution image out of the output")
     slide.add_argument("--resume", action="store_true", help="take over the image features of a run that broke off")
 

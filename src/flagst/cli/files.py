@@ -21,7 +21,6 @@ SLIDE_OPTIONS = (
     "layout",
     "section",
     "image_key",
-    "encoder_path",
     "without_image",
     "resume",
 )
@@ -94,9 +93,16 @@ def _predict_file(arguments: argparse.Namespace) -> None:
     if arguments.out.suffix not in (".h5ad", ".zarr"):
         raise ValueError(f"--out must end in .h5ad or .zarr; got {arguments.out}.")
     model = FLAG.load(str(arguments.model))
-    data = with_features(read(arguments.data), model.setup_["section_key"])
+    data = read(arguments.data)
     if arguments.out.suffix == ".zarr" and not hasattr(data, "tables"):
         raise ValueError(f"{arguments.data} is an h5ad: --out must end in .h5ad too; got {arguments.out}.")
+    key = model.setup_["image_key"]
+    if key not in table(data).obsm:
+        from flagst.cli import slide
+
+        record = model.features_.get(key, {})
+        encoder = slide.open_encoder(record, arguments.encoder_path)
+        slide.extract(data, encoder, record, key, section_key=model.setup_["section_key"])
     prediction = model.predict(data, **prediction_options(arguments))
     if arguments.out.suffix == ".zarr":
         data.write(arguments.out, overwrite=arguments.overwrite)

@@ -14,6 +14,7 @@ from flagst._keys import FEATURES, OBS, OBSM, TABLE
 from flagst.cli.console import Steps, hush, interactive
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from spatialdata import SpatialData
 
     from flagst.encoders import ImageEncoder
@@ -105,15 +106,24 @@ def lay_spots(model: "FLAG", arguments: argparse.Namespace) -> "SpatialData":
     return slide
 
 
-def extract(slide: "SpatialData", encoder: "ImageEncoder", record: dict, key: str, *, cache: Path) -> None:
+def extract(
+    data: "AnnData | SpatialData",
+    encoder: "ImageEncoder",
+    record: dict,
+    key: str,
+    *,
+    section_key: str = OBS.section,
+    cache: Path | None = None,
+) -> None:
     """Image features as those of the training data; finished blocks are kept for a run that resumes this one."""
     from flagst import pp
 
     pp.image_features(
-        slide,
+        data,
         encoder=encoder,
         patch_um=np.asarray(record.get(FEATURES.patch_um, encoder.patch_um), dtype=float).tolist(),
         stain_normalise=str(record.get(FEATURES.stain_normalise, "section")),
+        section_key=section_key,
         key_added=key,
         cache=cache,
         progress=interactive(),
