@@ -42,6 +42,7 @@ def test_what_is_no_dict_of_tensors_is_refused(tmp_path):
         ({0: torch.zeros(2)}, "a tensor named 0"),
         ({"a": torch.eye(2).to_sparse()}, "a is sparse"),
         ({"a": torch.zeros(2, device="meta")}, "without values"),
+        ({"a": torch.zeros(2).to(torch.float8_e4m3fn)}, "quantised"),
     ],
 )
 def test_tensors_that_no_network_has_are_refused(tmp_path, held, reason):

@@ -69,7 +69,8 @@ def _require_plain(name: Any, value: Any) -> None:
 
     if not isinstance(name, str):
         raise ValueError(f"it has a tensor named {name!r}; names of weights are text")  # noqa: TRY004  the file's fault
-    if value.layout is not torch.strided or value.is_nested or value.is_quantized or value.is_meta:
+    quantised = value.is_quantized or (value.is_floating_point() and value.element_size() < 2)
+    if value.layout is not torch.strided or value.is_nested or value.is_meta or quantised:
         raise ValueError(f"{name} is sparse, quantised, or without values; only plain dense tensors are read")
 
 

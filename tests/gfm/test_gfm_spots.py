@@ -286,10 +286,13 @@ def spoil_weights(path, change):
     [
         (
             lambda f: rewrite(f / "config.json", intermediate_size=16),
-            r"pytorch_model.bin has .*intermediate.*\(12, 8\)",
+            r"pytorch_model.bin does not fit .* in config.json.*intermediate.*\(12, 8\)",
         ),
-        (lambda f: rewrite(f / "config.json", num_hidden_layers=4), r"pytorch_model.bin lacks 16 .*layer\.3"),
-        (lambda f: rewrite(f / "config.json", num_hidden_layers=2), r"pytorch_model.bin has encoder\.layer\.2"),
+        (lambda f: rewrite(f / "config.json", num_hidden_layers=4), r"pytorch_model.bin .* 16 missing .*layer\.3"),
+        (
+            lambda f: rewrite(f / "config.json", num_hidden_layers=2),
+            r"pytorch_model.bin .*no place for \(encoder\.layer\.2",
+        ),
         (lambda f: rewrite(f / "config.json", num_attention_heads=3), "config.json does not describe a BERT"),
         (lambda f: rewrite(f / "config.json", num_hidden_layers="many"), "hidden_layer is -2.*many"),
         (
@@ -300,7 +303,7 @@ def spoil_weights(path, change):
         ),
         (
             lambda f: spoil_weights(f / "pytorch_model.bin", lambda s: s.pop("bert.encoder.layer.1.output.dense.bias")),
-            r"lacks 1 of the .* first encoder\.layer\.1\.output\.dense\.bias",
+            r"1 missing \(encoder\.layer\.1\.output\.dense\.bias\)",
         ),
     ],
 )
@@ -324,10 +327,14 @@ def test_mislabelled_geneformer_folders_are_refused(transformers, tmp_path, spoi
         (lambda f: rewrite(f / "args.json", input_emb_style="scaling"), ValueError, "args.json.*'scaling'"),
         (lambda f: rewrite(f / "args.json", input_style="log1p"), ValueError, "args.json.*'log1p'"),
         (lambda f: rewrite(f / "args.json", pre_norm=True), ValueError, "args.json asks for pre_norm"),
-        (lambda f: rewrite(f / "args.json", nlayers=3), ValueError, r"best_model.pt lacks 12 .*layers\.2"),
-        (lambda f: rewrite(f / "args.json", nlayers=1), ValueError, r"best_model.pt has .*layers\.1"),
-        (lambda f: rewrite(f / "args.json", d_hid=9), ValueError, r"best_model.pt has .*linear1.*\(12, 8\)"),
-        (lambda f: rewrite(f / "args.json", embsize=16), ValueError, "best_model.pt has encoder.embedding"),
+        (lambda f: rewrite(f / "args.json", nlayers=3), ValueError, r"best_model.pt .* 12 missing .*layers\.2"),
+        (lambda f: rewrite(f / "args.json", nlayers=1), ValueError, r"best_model.pt .*no place for .*layers\.1"),
+        (lambda f: rewrite(f / "args.json", d_hid=9), ValueError, r"best_model.pt .*linear1.*\(12, 8\)"),
+        (
+            lambda f: rewrite(f / "args.json", embsize=16),
+            ValueError,
+            "best_model.pt does not fit .* in args.json.*encoder.embedding",
+        ),
         (
             lambda f: spoil_weights(f / "best_model.pt", lambda s: s.update({"dsbn.weight": torch.zeros(1)})),
             ValueError,

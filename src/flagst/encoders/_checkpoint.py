@@ -1,20 +1,17 @@
 """Weights of an encoder: found on disk, fetched when asked for, and fitted to their architecture or refused."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flagst._files import load_weights, reason_of
+from flagst._weights import WEIGHT_FILES, fit_weights, some
 
 if TYPE_CHECKING:
     import torch
 
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
-#: Names of weight files on the hub, the safer format first.
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_HINT = "If that is a repository of Hugging Face, pass hub=True to download it."
-# What wrappers put before every name.
-_PREFIXES = ("module.", "backbone.", "model.")
 
 
 def find_weights(path: str | Path, files: Sequence[str] = WEIGHT_FILES, *, hint: str = "") -> Path:
@@ -41,10 +38,10 @@ def find_weights(path: str | Path, files: Sequence[str] = WEIGHT_FILES, *, hint:
     others = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in SUFFIXES)
     if not others:
         raise FileNotFoundError(
-            f"{path} has no {expected}; found {_some(p.name for p in path.iterdir())}. {hint}".strip()
+            f"{path} has no {expected}; found {some(p.name for p in path.iterdir())}. {hint}".strip()
         )
     if len(others) > 1:
-        raise ValueError(f"{path} has several weights files, {_some(p.name for p in others)}. Pass the one you mean.")
+        raise ValueError(f"{path} has several weights files, {some(p.name for p in others)}. Pass the one you mean.")
     return others[0]
 
 
@@ -93,64 +90,7 @@ def load_into(network: "torch.nn.Module", path: Path, *, architecture: str, spar
     ValueError
         The file is broken, or names or shapes do not fit; some are named.
     """
-    expected = network.state_dict()
-    state = bare_names(load_finite(path), expected)
-    state = {name: value for name, value in state.items() if name in expected or not name.startswith(tuple(spare))}
-    require_fit(
-        path,
-        architecture,
-        missing=[name for name in expected if name not in state],
-        unexpected=[name for name in state if name not in expected],
-        shapes={
-            name: (tuple(state[name].shape), tuple(value.shape))
-            for name, value in expected.items()
-            if name in state and state[name].shape != value.shape
-        },
+    spare = tuple(spare)
+    fit_weights(
+        network, load_weights(path), file=path.name, model=architecture, spare=lambda name: name.startswith(spare)
     )
-    network.load_state_dict(state)
-
-
-def load_finite(path: Path) -> dict[str, "torch.Tensor"]:
-    """Weights of a file by name; a ``ValueError`` names the file and the first that has NaN or infinity."""
-    state = load_weights(path)
-    spoilt = next((name for name, value in state.items() if not value.isfinite().all()), None)
-    if spoilt is not None:
-        raise ValueError(f"{path.name} has values in {spoilt} that are not finite: the file is damaged.")
-    return state
-
-
-def bare_names(state: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
-    """``state`` without a prefix that all its names have and the expected ones have not."""
-    state = dict(state)
-    for prefix in _PREFIXES:
-        if state and all(name.startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in expected):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
-
-
-def require_fit(
-    path: Path,
-    architecture: str,
-    *,
-    missing: Sequence[str],
-    unexpected: Sequence[str],
-    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] | None = None,
-) -> None:
-    """Raise a ``ValueError`` unless a file and a network have the same weights; ``shapes``: name -> (file's, wanted)."""
-    faults = []
-    if missing:
-        faults.append(f"{len(missing)} missing ({_some(missing)})")
-    if unexpected:
-        faults.append(f"{len(unexpected)} that it has no place for ({_some(unexpected)})")
-    if shapes:
-        examples = [f"{name} is {found}, wanted {wanted}" for name, (found, wanted) in shapes.items()]
-        faults.append(f"{len(shapes)} of another shape ({_some(examples)})")
-    if faults:
-        raise ValueError(
-            f"{path.name} does not fit {architecture}: weights {', '.join(faults)}. Is it the file of another model?"
-        )
-
-
-def _some(names) -> str:
-    names = sorted(names)
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "nothing"

@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from flagst._keys import NETWORK
-from flagst.encoders._checkpoint import WEIGHT_FILES, find_weights
+from flagst._weights import WEIGHT_FILES
+from flagst.encoders._checkpoint import find_weights
 from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
 
 if TYPE_CHECKING:

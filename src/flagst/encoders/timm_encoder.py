@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from flagst._checks import require_one_of
 from flagst._files import reason_of, sha256_of
 from flagst._keys import NETWORK
-from flagst.encoders._checkpoint import HUB_HINT, WEIGHT_FILES, download, find_weights, load_into
+from flagst._weights import WEIGHT_FILES
+from flagst.encoders._checkpoint import HUB_HINT, download, find_weights, load_into
 from flagst.encoders._pooling import TOKEN_POOLINGS, pool_tokens
 from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
 

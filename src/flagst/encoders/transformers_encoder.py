@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flagst._checks import require_one_of
-from flagst._files import guarded, load_json, sha256_of
+from flagst._files import guarded, load_json, load_weights, sha256_of
 from flagst._keys import NETWORK
-from flagst.encoders._checkpoint import HUB_HINT, WEIGHT_FILES, download, find_weights, load_finite, require_fit
+from flagst._weights import WEIGHT_FILES, require_finite_weights, require_fit
+from flagst.encoders._checkpoint import HUB_HINT, download, find_weights
 from flagst.encoders._pooling import TOKEN_POOLINGS, pool_tokens
 from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
 
@@ -126,7 +127,8 @@ def _network(config: Any, weights: Path) -> "torch.nn.Module":
     import torch
     from transformers import AutoModel, __version__
 
-    state = load_finite(weights)
+    state = load_weights(weights)
+    require_finite_weights(weights.name, state)
     with torch.device("meta"):  # only to learn which class it is
         kind = type(guarded(weights.parent / _CONFIG, lambda: AutoModel.from_config(config, trust_remote_code=False)))
     fill = {"config": config, "state_dict": state, "ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -135,7 +137,7 @@ def _network(config: Any, weights: Path) -> "torch.nn.Module":
     with _no_bar():
         network, report = guarded(weights, lambda: kind.from_pretrained(None, **fill))
     require_fit(
-        weights,
+        weights.name,
         kind.__name__,
         missing=[name for name in report["missing_keys"] if not name.startswith(_UNUSED)],
         unexpected=[name for name in report["unexpected_keys"] if not name.startswith(_UNUSED)],

@@ -1,59 +1,11 @@
-"""Networks with the weights of somebody else's checkpoint, or not at all."""
+"""Networks of other libraries with the weights of a checkpoint, or not at all."""
 
 from typing import TYPE_CHECKING, Any
 
+from flagst._weights import bare_names, fit_weights
+
 if TYPE_CHECKING:
     from torch import nn
-
-
-def fill_network(
-    network: "nn.Module", state: dict[str, Any], *, weights: str, settings: str, whole: tuple[str, ...]
-) -> "nn.Module":
-    """A network with the weights of a file, ready to be evaluated.
-
-    Parameters
-    ----------
-    network
-        As the settings describe it.
-    state
-        Tensors by name; what the network has no use for is left, outside ``whole``.
-    weights, settings
-        Names of the two files, for the message.
-    whole
-        Beginnings of names under which the file may hold nothing that the network lacks, such as further layers.
-
-    Returns
-    -------
-    The network.
-
-    Raises
-    ------
-    ValueError
-        The two files are not of one model, or weights are not finite; the files are named.
-    """
-    import torch
-
-    wanted = network.state_dict()
-    missing = [name for name in wanted if name not in state]
-    if missing:
-        raise ValueError(
-            f"{weights} lacks {len(missing)} of the {len(wanted)} arrays of a network as in {settings}, first "
-            f"{missing[0]}: they are not of one model."
-        )
-    for name, tensor in wanted.items():
-        found = state[name]
-        if found.shape != tensor.shape:
-            raise ValueError(
-                f"{weights} has {name} of shape {tuple(found.shape)}, by {settings} it is {tuple(tensor.shape)}: they "
-                "are not of one model."
-            )
-        if not torch.isfinite(found).all():
-            raise ValueError(f"{weights} has values in {name} that are not finite.")
-    further = [name for name in state if name.startswith(whole) and name not in wanted]
-    if further:
-        raise ValueError(f"{weights} has {further[0]}, a network as in {settings} does not: they are not of one model.")
-    network.load_state_dict({name: state[name] for name in wanted})
-    return network.eval().requires_grad_(False)
 
 
 def bert_network(config: dict[str, Any], state: dict[str, Any], *, weights: str, depth: int) -> "nn.Module":
@@ -97,7 +49,11 @@ def bert_network(config: dict[str, Any], state: dict[str, Any], *, weights: str,
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"config.json does not describe a BERT model: {reason}") from error
     # older files keep the numbers 0, 1, 2, ... as if they were weights
-    state = {name.removeprefix("bert."): x for name, x in state.items() if not name.endswith("position_ids")}
-    fill_network(network, state, weights=weights, settings="config.json", whole=("embeddings.", "encoder."))
+    state = {name: x for name, x in bare_names(state).items() if not name.endswith("position_ids")}
+    state = {name.removeprefix("bert."): x for name, x in state.items()}  # beside it are heads that it is trained with
+    whole = ("embeddings.", "encoder.")
+    fit_weights(
+        network, state, file=weights, model="a network as in config.json", spare=lambda name: not name.startswith(whole)
+    )
     network.encoder.layer = network.encoder.layer[:depth]
-    return network
+    return network.eval().requires_grad_(False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, scaled_dot_product_attention
 
 from flagst._files import load_json
-from flagst.gfm._networks import fill_network
+from flagst._weights import bare_names, fit_weights
 
 #: Counts above this are taken for this, as published.
 MAX_VALUE = 512
@@ -207,8 +207,7 @@ class ScGPTNetwork(nn.Module):
 def plain_names(state: Mapping[str, Any]) -> dict[str, Any]:
     """Weights under the names of plain torch, whatever wrapped the model and computed its attention."""
     plain = {}
-    for name, tensor in state.items():
-        name = str(name).removeprefix("module.")
+    for name, tensor in bare_names(state).items():
         for pattern, replacement in _FLASH:
             name = re.sub(pattern, replacement, name)
         plain[name] = tensor
@@ -250,4 +249,7 @@ def scgpt_network(arguments: Arguments, state: Mapping[str, Any], *, weights: st
         )
     network = ScGPTNetwork(arguments, n_tokens, n_values)
     whole = ("value_encoder.", "transformer_encoder.")
-    return fill_network(network, state, weights=weights, settings="args.json", whole=whole)
+    fit_weights(
+        network, state, file=weights, model="a network as in args.json", spare=lambda name: not name.startswith(whole)
+    )
+    return network.eval().requires_grad_(False)

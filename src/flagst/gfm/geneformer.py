@@ -9,6 +9,7 @@ import numpy as np
 from flagst._checks import require_one_of
 from flagst._files import load_json, load_weights
 from flagst._keys import EMBEDDINGS
+from flagst._weights import WEIGHT_FILES
 from flagst.gfm._files import file_record, load_pickle, require_one_version, settings_digest
 from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
 from flagst.gfm.spots import MODES, POOLINGS, Sequences, count_batches, pad, spot_vectors
@@ -17,7 +18,6 @@ from flagst.gfm.tokens import RankTokeniser
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _EMBEDDING = "embeddings.word_embeddings.weight"
 _CLS, _PAD = "<cls>", "<pad>"
 _TOKENISED_AT_ONCE = 4096  # spots
@@ -99,9 +99,9 @@ class Geneformer:
         require_one_of(self.pooling, POOLINGS, name="pooling")
         if self.pooling == "cls" and _CLS not in found["tokens"]:
             raise ValueError(f"pooling='cls' needs {_CLS}, and the token dictionary has none: this is V1. Use 'mean'.")
-        self.weights = next((name for name in _WEIGHTS if (self.path / name).is_file()), None)
+        self.weights = next((name for name in WEIGHT_FILES if (self.path / name).is_file()), None)
         if self.weights is None:
-            raise FileNotFoundError(f"{self.path} has neither {_WEIGHTS[0]} nor {_WEIGHTS[1]}.")
+            raise FileNotFoundError(f"{self.path} has neither {' nor '.join(WEIGHT_FILES)}.")
         self.vectors = self._vectors(load_weights(self.path / self.weights))
 
     def encode(self, adata: "AnnData", genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

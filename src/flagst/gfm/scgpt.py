@@ -11,6 +11,7 @@ import numpy as np
 from flagst._checks import require_key, require_one_of
 from flagst._files import load_json, load_weights
 from flagst._keys import EMBEDDINGS
+from flagst._weights import bare_names
 from flagst.gfm._files import file_record, require_one_version, settings_digest
 from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
 from flagst.gfm.spots import MODES, Sequences, count_batches, pad, spot_vectors
@@ -183,7 +184,7 @@ class ScGPT:
         return Sequences(padded, present, is_gene, pad(values, arguments.pad_value)[0].astype(np.float32))
 
     def _vectors(self, state: dict[str, Any]) -> np.ndarray:
-        state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+        state = bare_names(state)
         if _TABLE not in state or state[_TABLE].ndim != 2:
             raise ValueError(f"{self.weights} has no {_TABLE}; it is no scGPT checkpoint. Found {list(state)[:3]}.")
         values = state[_TABLE].float().numpy().astype(np.float64)
