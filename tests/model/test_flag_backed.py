@@ -44,6 +44,22 @@ def test_counts_on_disk_train_the_same_model(make, query, tmp_path, monkeypatch,
     assert not isinstance(backed.X, np.ndarray) and not sp.issparse(backed.X)
 
 
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+def test_a_table_on_disk_is_predicted_too(make, trained, tmp_path, kind):
+    """Also when it has more genes than the model."""
+    genes = trained.genes_
+    adata = make.table(names=("X", "Y"), n_genes=len(genes) + 2, n_spots=24, seed=7)
+    expected = trained.predict(adata.copy()).layers["flagst"]
+    if kind == "zarr":
+        query = _in_zarr(adata, tmp_path / "table.zarr")
+    else:
+        adata.write_h5ad(tmp_path / "table.h5ad")
+        query = ad.read_h5ad(tmp_path / "table.h5ad", backed="r")
+    predicted = trained.predict(query)
+    assert list(predicted.var_names) == genes
+    np.testing.assert_array_equal(predicted.layers["flagst"], expected)
+
+
 def test_counts_are_read_in_parts(make, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(from_anndata, "ROWS_AT_A_TIME", 50)
     adata = make.table()
