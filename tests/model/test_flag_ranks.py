@@ -50,9 +50,9 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(make):
-    """Losses of one process, by name, for three seeds: ``(3, n_epochs)``."""
+    """Losses of one process, by name, for two seeds: ``(2, n_epochs)``."""
     histories = []
-    for seed in range(3):
+    for seed in range(2):
         model = make.model(make.table(), seed=seed)
         model.train(**make.QUICK | {"max_epochs": N_EPOCHS})
         histories.append(model.history_)

@@ -72,6 +72,7 @@ def train_diffusion(
             training_plan=model._training_plan_cls(model.module, **plan_kwargs),
             data_splitter=splitter,
             max_epochs=max_epochs,
+            callbacks=[*trainer_kwargs.pop("callbacks", [])],  # scvi-tools appends its own
             **{"check_val_every_n_epoch": 1, "early_stopping_monitor": MONITOR} | trainer_kwargs,
         )
         n_ranks = runner.trainer.world_size
