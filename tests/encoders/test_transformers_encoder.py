@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -57,6 +58,15 @@ def test_vectors_are_transformers_own(tmp_path, patches, kind):
         encoder = TransformersEncoder(tmp_path, pooling=pooling, batch_size=3)
         np.testing.assert_allclose(encoder.encode(patches), expected, atol=1e-5, rtol=1e-4)
         assert encoder.params()["pooling"] == pooling and encoder.n_features == expected.shape[1]
+
+
+def test_another_process_reads_the_same_folder(folder, patches):
+    encoder = TransformersEncoder(folder, pooling="mean", batch_size=3)
+    packed = pickle.dumps(encoder)
+    assert len(packed) < 10_000  # no weights
+    again = pickle.loads(packed)
+    np.testing.assert_array_equal(again.encode(patches), encoder.encode(patches))
+    assert again.params() == encoder.params() and again.batch_size == 3
 
 
 def test_a_bin_file_is_read_too_and_hashed(folder, patches):

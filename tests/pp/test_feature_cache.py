@@ -227,3 +227,15 @@ def test_a_corrected_licence_is_written_and_nothing_encoded(table):
     corrected.licence = "CC0"
     image_features(table, encoder=corrected, progress=False, n_jobs=1)
     assert corrected.n_encoded == 0 and record["licence"] == "CC0"
+
+
+def test_a_precision_that_other_machines_choose_is_none_of_this_one(folder):
+    from flagst.encoders import CallableEncoder
+    from flagst.pp._cache import FeatureCache
+
+    def kept(precision, **kwargs):
+        encoder = CallableEncoder(lambda x: x.mean((2, 3)), name="n", patch_px=20, precision=precision)
+        return FeatureCache(folder, encoder, **kwargs).folder
+
+    assert kept("auto") == kept("float32") == kept("float32", elsewhere=True)
+    assert len({kept("auto"), kept("auto", elsewhere=True), kept("bfloat16")}) == 3

@@ -1,6 +1,7 @@
 """AnnData to sections: the checks of what a user registers, in one place."""
 
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 from anndata import AnnData
@@ -13,6 +14,9 @@ from flagst.data.section import N_NEIGHBOURS, Section
 from flagst.data.targets import to_target
 
 logger = logging.getLogger(__name__)
+
+#: Rows of counts in a file that are read at once.
+ROWS_AT_A_TIME = 4096
 
 
 def sections_from_anndata(
@@ -37,7 +41,8 @@ def sections_from_anndata(
     genes, target
         Which genes in which unit; ``target=None`` leaves expression out.
     layer
-        Layer with raw counts; ``None`` for X.
+        Layer with raw counts; ``None`` for X. Counts may stay in a file: they are read some spots at a time, and only
+        the genes asked for are kept.
 
     Raises
     ------
@@ -166,15 +171,17 @@ def _expression(
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise ValueError(f"{where} is empty: training needs measured counts.")
-    # predictions are clipped at 0, so that no target may go below
-    (require_non_negative if target == "identity" else require_counts)(matrix, where=where)
-    depth = total_counts(adata, matrix)
     columns = np.arange(adata.n_vars) if genes is None else adata.var_names.get_indexer(genes)
     gone = [gene for gene, column in zip(genes or [], columns, strict=False) if column < 0]
     if gone:
         raise KeyError(f"{len(gone)} genes of the panel are no longer in adata.var_names, for example {gone[:5]}.")
-    counts = matrix[:, columns]
-    counts = np.asarray(counts.todense() if hasattr(counts, "todense") else counts, dtype=np.float32)
+    counts = np.empty((adata.n_obs, len(columns)), dtype=np.float32)
+    for rows, part in read_rows(matrix):
+        # predictions are clipped at 0, so that no target may go below
+        (require_non_negative if target == "identity" else require_counts)(part, where=where)
+        kept = part[:, columns]
+        counts[rows] = kept.toarray() if hasattr(kept, "toarray") else kept
+    depth = total_counts(adata, matrix)
     empty = np.flatnonzero(~counts.any(axis=0))
     if len(empty):
         shown = [str(adata.var_names[columns[i]]) for i in empty[:5]]
@@ -185,13 +192,40 @@ def _expression(
     return to_target(counts, depth, target), depth
 
 
+def read_rows(matrix) -> Iterator[tuple[slice, object]]:
+    """Parts of a matrix of counts, in memory.
+
+    Parameters
+    ----------
+    matrix
+        ``(n_spots, n_genes)``: an array or scipy matrix, which is one part, or one in an h5ad file or a zarr store or
+        of dask, of which 4,096 rows are read at a time. A sparse one that is stored by genes is read as a whole.
+
+    Yields
+    ------
+    Rows and their counts, ``(n_rows, n_genes)``, numpy or scipy sparse.
+    """
+    if isinstance(matrix, np.ndarray) or hasattr(matrix, "toarray"):
+        yield slice(None), matrix
+        return
+    if getattr(matrix, "format", None) == "csc":
+        logger.warning("Counts are stored by genes (csc) and read as a whole; by spots (csr) they are read in parts.")
+        yield slice(None), matrix.to_memory()
+        return
+    for start in range(0, matrix.shape[0], ROWS_AT_A_TIME):
+        rows = slice(start, start + ROWS_AT_A_TIME)
+        part = matrix[rows]
+        yield rows, part.compute() if hasattr(part, "compute") else part
+
+
 def total_counts(adata: AnnData, matrix) -> np.ndarray:
     """Total counts per spot over all genes."""
     if OBS.total_counts in adata.obs:
         depth = adata.obs[OBS.total_counts].to_numpy(dtype=np.float64)
         require_finite(depth, where=f"adata.obs[{OBS.total_counts!r}]", hint="It holds a spot's total counts.")
     else:
-        depth = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
+        sums = [np.asarray(part.sum(axis=1), dtype=np.float64).ravel() for _, part in read_rows(matrix)]
+        depth = np.concatenate(sums)
         logger.warning(
             "adata.obs has no %r; using the sum over the %d genes present.", OBS.total_counts, adata.n_vars
         )

@@ -155,11 +155,9 @@ def crop_block(block: Block, *, most_px: int = BLOCK_PX) -> Iterator[tuple[np.nd
     ``rows`` (n_patches,) int64 and patches (n_patches, out_px, out_px, 3) uint8, reflected at the image
     border.
     """
-    level, step, out_px = block.level, block.step, block.out_px
-    low, high = block.corners.min(axis=0), block.corners.max(axis=0) + out_px
-    columns = _Axis.over(low[0], high[0], step / level.factor_x, level.pixels.shape[2])
-    lines = _Axis.over(low[1], high[1], step / level.factor_y, level.pixels.shape[1])
-    slab = level.pixels[:, lines.start : lines.stop, columns.start : columns.stop]
+    out_px, low = block.out_px, block.corners.min(axis=0)
+    lines, columns = _axes(block)
+    slab = block.level.pixels[read_region(block)]
     if hasattr(slab, "compute"):
         slab = slab.compute(scheduler="synchronous")
 
@@ -173,6 +171,12 @@ def crop_block(block: Block, *, most_px: int = BLOCK_PX) -> Iterator[tuple[np.nd
             part = members[start : start + MOST_PATCHES]
             places = block.corners[part] - first
             yield block.rows[part], np.stack([pixels[y : y + out_px, x : x + out_px] for x, y in places])
+
+
+def read_region(block: Block) -> tuple[slice, slice, slice]:
+    """What :func:`crop_block` reads of the level's pixels: all channels, some rows, some columns."""
+    lines, columns = _axes(block)
+    return slice(None), slice(lines.start, lines.stop), slice(columns.start, columns.stop)
 
 
 def check_inside(levels: list[Level], centres: np.ndarray, *, side: float) -> None:
@@ -262,6 +266,14 @@ class _Axis:
 
     def part(self, low: int, high: int) -> sp.csr_matrix:
         return self.weights[low - self.low : high - self.low]
+
+
+def _axes(block: Block) -> tuple[_Axis, _Axis]:
+    """Rows and columns of a block's output pixels."""
+    level, low, high = block.level, block.corners.min(axis=0), block.corners.max(axis=0) + block.out_px
+    _, height, width = level.pixels.shape
+    lines = _Axis.over(low[1], high[1], block.step / level.factor_y, height)
+    return lines, _Axis.over(low[0], high[0], block.step / level.factor_x, width)
 
 
 def _factor(full: int, reduced: int) -> float:

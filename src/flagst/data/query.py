@@ -67,7 +67,8 @@ def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool, p
         return adata
     if not missing:
         logger.info("Writing to a new AnnData with the %d predicted genes of %d.", len(genes), adata.n_vars)
-        return adata[:, genes].copy()
+        panel_only = adata[:, genes]
+        return panel_only.to_memory() if adata.isbacked else panel_only.copy()
     logger.warning("%d genes were not measured in the query: %s.", len(missing), missing[:10])
     table = empty_query(adata, genes)
     if adata.X is not None:

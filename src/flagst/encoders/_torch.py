@@ -38,6 +38,16 @@ class TorchEncoder:
 
     version = "1"
 
+    def __new__(cls, *args, **kwargs):
+        """Remember the arguments: networks, devices and threads that wait for them cannot be pickled."""
+        encoder = super().__new__(cls)
+        encoder._arguments = args, kwargs
+        return encoder
+
+    def __reduce__(self) -> tuple:
+        """In another process an encoder is made anew from its arguments: a path is read there."""
+        return _made_again, (type(self), *self._arguments)
+
     def __init__(
         self,
         network: Callable,
@@ -159,6 +169,10 @@ class TorchEncoder:
                 f"Encoder {self.name!r} gives NaN or infinite values for a grey patch. {remedy_of_nan(self)}"
             )
         return vectors.shape[1]
+
+
+def _made_again(cls: type, args: tuple, kwargs: dict[str, Any]) -> TorchEncoder:
+    return cls(*args, **kwargs)
 
 
 def find_devices(device: str | Sequence[str] | None) -> list["torch.device"]:

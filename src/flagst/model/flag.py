@@ -35,6 +35,7 @@ from flagst.model.windows import split_windows
 from flagst.module import FlagModule
 from flagst.regression import count_networks, network_folds
 from flagst.train import FlagTrainingPlan, WindowSplitter
+from flagst.train.ranks import is_distributed
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -145,9 +146,10 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         Parameters
         ----------
         max_epochs
-            Epochs of about 24 optimiser steps; ``None`` makes ``settings_.max_steps`` steps.
+            Epochs of about 24 optimiser steps; ``None`` makes ``settings_.max_steps`` steps. With several ranks
+            these are the steps of all of them together: epochs see the same windows in fewer steps.
         accelerator, devices
-            As in scvi-tools.
+            As in scvi-tools. ``devices=4, strategy="ddp"`` trains in four processes, see :doc:`/distributed`.
         plan_kwargs, datasplitter_kwargs
             For :class:`flagst.train.FlagTrainingPlan` and :class:`flagst.train.WindowSplitter`.
         **trainer_kwargs
@@ -164,7 +166,8 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         Raises
         ------
         ValueError
-            No registered data, counts that are no counts, or ``early_stopping`` without cross-fitted networks.
+            No registered data, counts that are no counts, ``early_stopping`` without cross-fitted networks or with
+            several ranks, or several devices without ``strategy="ddp"``.
 
         Warns
         -----
@@ -173,6 +176,8 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         """
         if trainer_kwargs.get("early_stopping") and not (self.settings_.cross_fit and self.settings_.diffusion):
             raise ValueError("early_stopping=True needs networks with tissue that they do not see. Use cross_fit=True.")
+        if trainer_kwargs.get("early_stopping") and is_distributed(trainer_kwargs.get("strategy")):
+            raise ValueError("early_stopping=True works in one process only; with strategy='ddp' pass max_epochs.")
         self.is_trained_, self.history_, self.intervals_, self.unmeasured_ = False, {}, None, None
         sections = self._sections(self._registered(), measured=True)
         self.features_ = deepcopy(dict(self.adata.uns.get(UNS.flagst, {}).get(SLOT.features, {})))

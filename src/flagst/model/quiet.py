@@ -22,6 +22,7 @@ MESSAGES = (
     r".*The number of training batches.*",
     r".*Total length of `(list|DataLoader)` across ranks is zero.*",
     r".*Checkpoint directory.*",
+    r"early_stopping was automatically disabled due to the use of DDP",
     r".*`var_names` for the loaded `model` does not match.*",
 )
 

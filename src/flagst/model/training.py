@@ -1,6 +1,7 @@
 """One run of the trainer: windows in, averaged weights and losses out."""
 
 import math
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from flagst._keys import TENSOR
 from flagst.model.aligning import Alignment
 from flagst.model.quiet import quiet_libraries
 from flagst.model.threads import threads_for
+from flagst.train.ranks import allow_unused, is_distributed
 
 #: Per step of a network. Weights are averaged once in as many steps as there are networks, which share the steps.
 EMA_DECAY = 0.985
@@ -40,38 +42,59 @@ def train_diffusion(
     alignment
         See :func:`flagst.model.aligning.build_alignment`; ``None`` for no alignment.
     max_epochs
-        ``None`` makes ``settings_.max_steps`` optimiser steps.
+        ``None`` makes ``settings_.max_steps`` optimiser steps; with several ranks, that many windows are seen.
     plan_kwargs, datasplitter_kwargs, **trainer_kwargs
         For the training plan, the splitter and scvi-tools' trainer.
 
     Writes
     ------
     ``model.module`` and ``model.history_``.
+
+    Raises
+    ------
+    ValueError
+        Several devices without a strategy that is made for them.
     """
     complete = {} if alignment is None or alignment.held is None else {"complete": alignment.add}
     splitter = model._data_splitter_cls(training, validation, **complete, **datasplitter_kwargs)
     if max_epochs is None:
         max_epochs = math.ceil(model.settings_.max_steps / splitter.steps_per_epoch)
     model.is_trained_, model.history_ = False, None  # or scvi-tools appends to the last run's history
-    every = len(model.module.networks)
-    callbacks = [EMAWeightAveraging(use_buffers=False, decay=EMA_DECAY, update_every_n_steps=every)]
-    callbacks += trainer_kwargs.pop("callbacks", [])
     largest = max(len(part[TENSOR.state]) for part in training)
-    with torch.random.fork_rng(), quiet_libraries(), threads_for(largest):
+    # processes that end after training hand their losses over in a file
+    with torch.random.fork_rng(), quiet_libraries(), threads_for(largest), TemporaryDirectory() as folder:
         torch.manual_seed(model.seed_)
-        if alignment is not None:
-            alignment.attach(model.module, model.settings_, n_steps=max_epochs * splitter.steps_per_epoch)
+        if is_distributed(trainer_kwargs.get("strategy")):
+            trainer_kwargs["strategy"] = allow_unused(trainer_kwargs["strategy"])
+            trainer_kwargs.setdefault("log_save_dir", folder)
         runner = model._train_runner_cls(
             model,
             training_plan=model._training_plan_cls(model.module, **plan_kwargs),
             data_splitter=splitter,
             max_epochs=max_epochs,
-            callbacks=callbacks,
+            callbacks=[*trainer_kwargs.pop("callbacks", [])],  # scvi-tools appends its own
             **{"check_val_every_n_epoch": 1, "early_stopping_monitor": MONITOR} | trainer_kwargs,
         )
+        n_ranks = runner.trainer.world_size
+        if n_ranks > 1 and not is_distributed(trainer_kwargs.get("strategy")):
+            raise ValueError(
+                f"{n_ranks} devices need a strategy that is made for them; got {trainer_kwargs.get('strategy')!r}. Pass "
+                "strategy='ddp' in a script or 'ddp_notebook' in a notebook, or devices=1."
+            )
+        runner.trainer.callbacks.insert(0, _average(len(model.module.networks), n_ranks))
+        if alignment is not None:
+            n_steps = max_epochs * math.ceil(splitter.steps_per_epoch / n_ranks)
+            alignment.attach(model.module, model.settings_, n_steps=n_steps)
         runner()
     model.module.detach_alignment()
     model.history_ = {name: frame.astype(np.float64) for name, frame in (model.history_ or {}).items()}
+
+
+def _average(n_networks: int, n_ranks: int) -> EMAWeightAveraging:
+    """Averages weights over the same share of a training, however many ranks share its steps."""
+    every = max(1, round(n_networks / n_ranks))
+    decay = EMA_DECAY ** (every * n_ranks / n_networks)
+    return EMAWeightAveraging(use_buffers=False, decay=decay, update_every_n_steps=every)
 
 
 def plain_history(history: dict) -> dict[str, list[float]]:

@@ -35,14 +35,19 @@ class FeatureCache:
         Made when it is missing; several encoders and any number of sections share one.
     encoder
         Its name, version, parameters and, of a network, the type it computes in make the name of its own folder.
+    elsewhere
+        Whether it is made anew on other machines, whose devices choose the type where it is left to them.
     """
 
-    def __init__(self, folder: str | os.PathLike, encoder: ImageEncoder):
+    def __init__(self, folder: str | os.PathLike, encoder: ImageEncoder, *, elsewhere: bool = False):
+        dtypes = list(getattr(encoder, "dtypes", ()))
+        if elsewhere and getattr(encoder, "precision", None) == "auto":
+            dtypes = ["auto"]
         settings = {
             FEATURES.encoder: encoder.name,
             FEATURES.version: encoder.version,
             FEATURES.params: plain(encoder.params()),
-            "dtypes": list(getattr(encoder, "dtypes", ())),
+            "dtypes": dtypes,
         }
         text = json.dumps(settings, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()

@@ -1,17 +1,23 @@
-"""From sections to features: blocks of patches, read and encoded by several threads."""
+"""From sections to features: blocks of patches, read and encoded by several threads or by other processes."""
 
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst.data.patches import Block, crop_block, plan_blocks
+from flagst.data.patches import Block, plan_blocks
 from flagst.encoders import ImageEncoder
 from flagst.encoders._base import remedy_of_nan
 from flagst.pp._cache import FeatureCache, fingerprint
 from flagst.pp._sources import SectionImage
 from flagst.pp._stain import Stain
+from flagst.pp._workers import Workers, encode_block
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def encode_sections(
@@ -24,6 +30,7 @@ def encode_sections(
     n_jobs: int,
     progress: bool,
     cache: str | os.PathLike | None,
+    client: "Client | None" = None,
 ) -> np.ndarray:
     """Features of all spots.
 
@@ -44,7 +51,9 @@ def encode_sections(
     progress
         Show a progress bar.
     cache
-        Folder of finished blocks, or ``None``.
+        Folder of finished blocks, or ``None``. Read and written here, never by a worker.
+    client
+        Its workers read and encode in place of threads.
 
     Returns
     -------
@@ -59,7 +68,11 @@ def encode_sections(
 
     width = encoder.n_features
     features = np.full((n_spots, len(scales) * width), np.nan, dtype=np.float32)
-    kept = None if cache is None else FeatureCache(cache, encoder)
+    kept = None if cache is None else FeatureCache(cache, encoder, elsewhere=client is not None)
+    compute = partial(encode_block, encoder)
+    if client is not None:
+        # threads wait for the workers, which shall find a next block whenever one is done
+        compute, n_jobs = Workers(client, encoder), max(4, 2 * sum(client.nthreads().values()))
 
     def encode(section: SectionImage, block: Block, first: int, image: str) -> int:
         stain, place = stains.get(section.name), np.s_[section.rows[block.rows], first : first + width]
@@ -68,9 +81,7 @@ def encode_sections(
         if known is not None:
             features[place] = known
             return len(block.rows)
-        for members, patches in crop_block(block):
-            patches = patches if stain is None else stain.apply(patches)
-            features[section.rows[members], first : first + width] = encoder.encode(patches)
+        features[place] = compute(block, stain)
         if not np.isfinite(features[place]).all():
             raise ValueError(
                 f"Encoder {encoder.name!r} returned NaN or infinite values in section {section.name!r}. "

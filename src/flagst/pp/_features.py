@@ -17,9 +17,11 @@ from flagst.encoders import ImageEncoder, get_encoder
 from flagst.pp._extract import encode_sections
 from flagst.pp._sources import SectionImage, from_anndata, from_spatialdata
 from flagst.pp._stain import Overview, Stain
+from flagst.pp._workers import require_client
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from distributed import Client
     from spatialdata import SpatialData
 
 logger = logging.getLogger("flagst")
@@ -43,6 +45,7 @@ def image_features(
     progress: bool = True,
     overwrite: bool = False,
     cache: str | os.PathLike | None = None,
+    client: "Client | None" = None,
 ) -> None:
     """Describe the tissue around every spot by numbers.
 
@@ -84,6 +87,10 @@ def image_features(
         resolution that the patches are cut from (beyond 4,096 px, with some of them), with the encoder, its weights
         and the type it computes in, and with the patches; ``overwrite`` does not empty it. To compare pixels, that
         resolution is read once more.
+    client
+        Of a dask.distributed cluster, whose workers then read and encode the patches; ``n_jobs`` does not count.
+        The numbers are the same, but for rounding where ``precision`` is left to their devices. Images must be where
+        workers can read them: files they all see, or an image in memory, whose parts are sent. Encoders made from a path are made anew on each worker from the same path.
 
     Writes
     ------
@@ -102,7 +109,7 @@ def image_features(
     ValueError
         Sections without an image (named), spots outside the image, x and y swapped, or settings out of range.
     TypeError
-        ``data`` or ``encoder`` of another type.
+        ``data``, ``encoder`` or ``client`` of another type, or an encoder that cannot be sent to workers.
 
     Example
     -------
@@ -114,6 +121,8 @@ def image_features(
     stain_normalise = "none" if stain_normalise is None else stain_normalise
     require_one_of(stain_normalise, STAIN_NORMALISE, name="stain_normalise")
     n_jobs = _check_jobs(n_jobs)
+    if client is not None:
+        require_client(client)
     adata, sections, source = _resolve(data, section_key, table_key)
 
     settings = {
@@ -141,7 +150,7 @@ def image_features(
         stains[section.name] = _look_over(section, scales, encoder.patch_px)
     applied = stains if stain_normalise == "section" else {}
     features = encode_sections(
-        adata.n_obs, sections, applied, encoder, scales, n_jobs=n_jobs, progress=progress, cache=cache
+        adata.n_obs, sections, applied, encoder, scales, n_jobs=n_jobs, progress=progress, cache=cache, client=client
     )
     record = settings | of_sections | {
         FEATURES.stain: {name: [*stain.background, stain.strength] for name, stain in applied.items()},

@@ -5,10 +5,15 @@ from collections import OrderedDict
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput
 from scvi.train import TrainingPlan
+from torch import Tensor
+
+from flagst._keys import TENSOR
 
 
 class FlagTrainingPlan(TrainingPlan):
     """scvi-tools' plan with defaults for a diffusion instead of a variational autoencoder.
+
+    With several ranks, the gradient of each network is the mean over those windows of a step that are its own.
 
     Parameters
     ----------
@@ -19,7 +24,7 @@ class FlagTrainingPlan(TrainingPlan):
     weight_decay
         Of AdamW.
     gradient_clip
-        Largest gradient norm.
+        Largest gradient norm of a network together with its alignment head.
     """
 
     def __init__(
@@ -68,5 +73,24 @@ class FlagTrainingPlan(TrainingPlan):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer, *args, **kwargs) -> None:
-        """Clip the gradient norm."""
-        self.clip_gradients(optimizer, gradient_clip_val=self.gradient_clip, gradient_clip_algorithm="norm")
+        """Clip the gradient norm of every network by itself: with several ranks, a step may move some of them."""
+        for number, network in enumerate(self.module.networks):
+            heads = [] if self.module.alignment is None else self.module.alignment[number].parameters()
+            torch.nn.utils.clip_grad_norm_([*network.parameters(), *heads], self.gradient_clip)
+
+    def on_train_start(self) -> None:
+        """Ranks start from one random state, and shall not draw the same noise for their windows."""
+        if self.trainer.world_size > 1:
+            seeds = torch.randint(2**31, (self.trainer.world_size,))
+            torch.manual_seed(int(seeds[self.global_rank]))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Loss of one window; over the ranks it adds up to the mean of each network's windows."""
+        loss = super().training_step(batch, batch_idx)
+        if self.trainer.world_size == 1:
+            return loss
+        number = int(batch.get(TENSOR.network, 0))
+        ranks = torch.zeros(len(self.module.networks), device=self.device)
+        ranks[number] = 1
+        # gradients are divided by the number of ranks afterwards, whether or not they worked on this network
+        return loss * self.trainer.world_size / self.trainer.strategy.reduce(ranks, reduce_op="sum")[number]

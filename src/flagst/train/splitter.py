@@ -7,6 +7,8 @@ import lightning.pytorch as pl
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from flagst._keys import TENSOR
+from flagst.train.ranks import RankSampler
 
 Window = dict[str, Tensor]
 
@@ -27,6 +29,9 @@ class _Windows(Dataset):
 
 class WindowSplitter(pl.LightningDataModule):
     """Loaders over prepared training and validation windows.
+
+    Under a distributed strategy each rank gets its own part of the windows, see :class:`RankSampler`: an epoch sees
+    the same windows as on one device, in as many times fewer optimiser steps as there are ranks.
 
     Parameters
     ----------
@@ -56,15 +61,23 @@ class WindowSplitter(pl.LightningDataModule):
         """Optimiser steps of an epoch on one device."""
         return len(self.training) * self.n_repeats
 
-    def _completing(self, *, training: bool) -> Callable[[Window], Window] | None:
-        return None if self.complete is None else partial(self.complete, training=training)
-
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(
-            _Windows(self.training, self._completing(training=True), self.n_repeats), batch_size=None, shuffle=True
-        )
+        return self._loader(self.training, self.n_repeats, shuffle=True)
 
     def val_dataloader(self) -> DataLoader | list:
-        if not self.validation:
-            return []
-        return DataLoader(_Windows(self.validation, self._completing(training=False)), batch_size=None, shuffle=False)
+        return self._loader(self.validation, 1, shuffle=False) if self.validation else []
+
+    def _loader(self, windows: list[Window], n_repeats: int, *, shuffle: bool) -> DataLoader:
+        complete = None if self.complete is None else partial(self.complete, training=shuffle)
+        data = _Windows(windows, complete, n_repeats)
+        # the trainer knows: a process group may be left over from a training that is done
+        if self.trainer is None or self.trainer.world_size == 1:
+            return DataLoader(data, batch_size=None, shuffle=shuffle)
+        sampler = RankSampler(
+            [int(window.get(TENSOR.network, 0)) for window in windows],
+            n_repeats=n_repeats,
+            n_ranks=self.trainer.world_size,
+            rank=self.trainer.global_rank,
+            shuffle=shuffle,
+        )
+        return DataLoader(data, batch_size=None, sampler=sampler)
