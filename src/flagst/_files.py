@@ -1,4 +1,4 @@
-"""Files: other people's read without running what is in them, named when they are no good, hashed; ours written whole."""
+"""Files: other people's read without running them, named when they are no good, and hashed; ours written whole."""
 
 import hashlib
 import json

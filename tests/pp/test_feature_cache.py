@@ -193,7 +193,8 @@ def test_large_images_are_compared_by_some_pixels_whatever_their_chunks(monkeypa
     monkeypatch.setattr(_cache, "_FINGERPRINT_PX", 100)
     pixels = np.random.default_rng(0).integers(0, 255, (3, 310, 290), dtype=np.uint8)
     whole = _cache.fingerprint(Level(pixels, 1.0, 1.0))
-    for chunk in (1, 3, 50, 310):
+    for chunk, at_once in ((1, 1), (3, 1), (50, 1), (310, 1), (1, 100), (3, 100)):
+        monkeypatch.setattr(_cache, "_ROWS_AT_ONCE", at_once)
         assert _cache.fingerprint(Level(da.from_array(pixels, chunks=(3, chunk, 64)), 1.0, 1.0)) == whole
     for row, seen in ((100, True), (101, False)):  # every fourth
         changed = pixels.copy()

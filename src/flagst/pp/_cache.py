@@ -21,6 +21,7 @@ logger = logging.getLogger("flagst")
 FORMAT = 1
 # Levels up to this side are compared pixel by pixel, larger ones by every second, third, ... pixel of a row or column.
 _FINGERPRINT_PX = 4096
+_ROWS_AT_ONCE = 1024
 
 
 class FeatureCache:
@@ -104,8 +105,9 @@ def fingerprint(level: Level) -> str:
     _, height, width = (int(n) for n in pixels.shape)
     stride = max(1, -(-max(height, width) // _FINGERPRINT_PX))
     digest = hashlib.sha256(repr((height, width, stride)).encode())
-    # in rows of chunks: a large image does not fit into memory
-    at_once = max(int(getattr(pixels, "chunksize", pixels.shape)[1]), stride)
+    # in whole chunks, some rows at a time: a large image does not fit into memory
+    chunk = int(getattr(pixels, "chunksize", pixels.shape)[1])
+    at_once = chunk * max(1, _ROWS_AT_ONCE // chunk)
     for top in range(0, height, at_once):
         rows = np.asarray(pixels[:, top + -top % stride : top + at_once : stride, ::stride])
         digest.update(np.ascontiguousarray(np.moveaxis(rows, 0, 2)))

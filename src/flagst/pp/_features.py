@@ -90,7 +90,8 @@ def image_features(
     client
         Of a dask.distributed cluster, whose workers then read and encode the patches; ``n_jobs`` does not count.
         The numbers are the same, but for rounding where ``precision`` is left to their devices. Images must be where
-        workers can read them: files they all see, or an image in memory, whose parts are sent. Encoders made from a path are made anew on each worker from the same path.
+        workers can read them: files they all see, or an image in memory, whose parts are sent. Encoders made from a
+        path are made anew on each worker from the same path.
 
     Writes
     ------

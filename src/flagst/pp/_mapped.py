@@ -125,8 +125,8 @@ def write_array(
                 narrow = vectors.astype(_DTYPE)
             if not np.isfinite(narrow).all():
                 raise ValueError(
-                    f"The vectors of spots {rows[0]} to {rows[-1]} reach {np.abs(vectors).max():g}; the file is of float16, "
-                    f"which ends at {np.finfo(_DTYPE).max:g}. Have the encoder scale them down."
+                    f"The vectors of spots {rows[0]} to {rows[-1]} reach {np.abs(vectors).max():g}; the file is of "
+                    f"float16, which ends at {np.finfo(_DTYPE).max:g}. Have the encoder scale them down."
                 )
             # opened for each batch, so that what is written does not stay in memory
             np.load(part, mmap_mode="r+")[rows] = narrow
