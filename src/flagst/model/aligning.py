@@ -139,8 +139,9 @@ def _per_spot(adata: AnnData, rows: np.ndarray, genes: list[str], *, key: str, w
     centre = (total / count.clamp(min=1)[..., None]).float()
     if held.ndim == 2:
         return Alignment(lambda width: CellHead(width, centre, weight=weight), held=held)
-    make_head = lambda width: ContextualHead(width, centre, mask, weight=weight)  # noqa: E731
-    return Alignment(make_head, mask=mask, held=held, columns=columns)
+    return Alignment(
+        lambda width: ContextualHead(width, centre, mask, weight=weight), mask=mask, held=held, columns=columns
+    )
 
 
 def _require_array(held, key: str):
