@@ -72,11 +72,12 @@ def test_windows_of_others_do_not_change_a_network(make, monkeypatch, left_out):
 def test_a_network_has_not_seen_the_states_and_the_expression_of_its_fold(make, monkeypatch, names):
     """They are garbled for one fold: its network comes out the same, the others do not."""
 
-    def garbled(predictors, data, folds):
+    def garbled(predictors, data, folds, rows):
         def change(values):
             return [np.where((fold == 1)[:, None], 3.0, v) for v, fold in zip(values, folds, strict=True)]
 
-        return split(predictors, replace(data, state=change(data.state), expression=change(data.expression)), folds)
+        changed = replace(data, state=change(data.state), expression=change(data.expression))
+        return split(predictors, changed, folds, rows)
 
     split, found = flag.split_windows, []
     for stand_in in (split, garbled):

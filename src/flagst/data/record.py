@@ -112,7 +112,8 @@ def write_prediction(
         del table.layers[name]
     params = params | {PARAM.layer: layer}
     record_prediction(table, layers, params=params, train_pcc=train_pcc, genes=genes, history=history)
-    table.var.drop(columns=VAR.trained, errors="ignore", inplace=True)
+    if VAR.trained in table.var:
+        del table.var[VAR.trained]
     if trained is not None:
         table.var[VAR.trained] = trained[pd.Index(genes).get_indexer(table.var_names)]
     if unlike is not None:
