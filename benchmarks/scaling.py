@@ -22,7 +22,7 @@ import numpy as np
 D_IMAGE = 60
 PITCH = 100.0
 #: Spots of each of the three training sections.
-TRAIN_SPOTS = 120
+TRAIN_SPOTS = 234
 
 
 def hex_grid(n_spots: int) -> np.ndarray:
@@ -44,8 +44,8 @@ def section(name: str, n_spots: int, seed: int):
     return adata
 
 
-def train(n_genes: int, folder: Path, *, max_steps: int) -> None:
-    """Save a model of so many genes, trained for a moment."""
+def trained(n_genes: int, *, max_steps: int):
+    """A model of so many genes, trained for a moment."""
     import anndata
 
     import flagst
@@ -65,7 +65,7 @@ def train(n_genes: int, folder: Path, *, max_steps: int) -> None:
     flagst.FLAG.setup_anndata(adata)
     model = flagst.FLAG(adata, gfm=None, max_steps=max_steps)  # alignment has no part in predictions
     model.train(accelerator="cpu", enable_progress_bar=False)
-    model.save(str(folder))
+    return model
 
 
 def predict(model: str, query: str, out: str, threads: int) -> dict:
@@ -99,7 +99,7 @@ def measure(spots: list[int], genes: list[int], *, threads: int, max_steps: int)
     records = []
     with tempfile.TemporaryDirectory(prefix="flagst_") as folder:
         for n_genes in sorted({g for _, g in pairs}):
-            train(n_genes, Path(folder) / f"model_{n_genes}", max_steps=max_steps)
+            trained(n_genes, max_steps=max_steps).save(str(Path(folder) / f"model_{n_genes}"))
         for n_spots, n_genes in pairs:
             query, out = Path(folder) / f"slide_{n_spots}.h5ad", Path(folder) / "out.zarr"
             if not query.exists():

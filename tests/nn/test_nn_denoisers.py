@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flagst.nn import FlagNetwork, GeneDenoiser, LatentDenoiser
+from flagst.nn import FlagNetwork, GeneDenoiser, LatentDenoiser, latent_denoiser
 from flagst.nn.embeddings import NoiseLevelEmbedding
 from flagst.nn.gene_denoiser import GeneBlock
 from flagst.nn.latent_denoiser import AdaLNBlock, NeighbourMean
@@ -123,6 +123,19 @@ def test_neighbour_mean():
     torch.testing.assert_close(
         NeighbourMean()(tokens, index, weight), torch.stack([expected, 2 * expected], dim=1)
     )
+
+
+def test_neighbour_mean_is_the_one_of_message_passing_with_its_gradients(monkeypatch):
+    index, weight, order = torch.randint(N_SPOTS, (2, 20)), torch.rand(20), torch.randperm(20)
+    start, found = torch.randn(N_SPOTS, 3, 4), []
+    for devices, edges in (((), torch.arange(20)), (("cpu",), order), (("cpu",), torch.argsort(index[1]))):
+        monkeypatch.setattr(latent_denoiser, "SUMMED_IN_PLACE", devices)
+        y, w = start.clone().requires_grad_(), weight.clone().requires_grad_()
+        out = NeighbourMean()(y, index[:, edges], w[edges])
+        out.square().sum().backward()
+        found.append((out, y.grad, w.grad))
+    for values in found[1:]:
+        torch.testing.assert_close(values, found[0])
 
 
 def test_noise_levels_a_tenth_of_a_decade_apart_differ():
