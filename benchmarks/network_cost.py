@@ -60,11 +60,14 @@ def schedules(n_spots: int, n_genes: int, *, width: int, n_blocks: int) -> list[
     tokens = FlagModule(D_IMAGE, n_genes, n_genes, process="ve", joint=False, **token).eval()
     n_latent, n_networks = PRESETS["default"].n_latent, 3
     latent = FlagModule(D_IMAGE, n_genes, n_latent, n_networks=n_networks).eval()
-    noise = torch.randn(1, n_spots, n_genes)
+    noise, latent_noise = torch.randn(1, n_spots, n_genes), torch.randn(1, n_spots, n_latent)
     ours = {"solver": "dpm++2m", "n_steps": N_STEPS}
-    latent_noise = noise[..., :n_latent]
     return [
-        ("gene tokens, published", N_DRAWS * (2 * N_LEVELS - 1), N_DRAWS * seconds(published, tokens, tensors, noise[0])),
+        (
+            "gene tokens, published",
+            N_DRAWS * (2 * N_LEVELS - 1),
+            N_DRAWS * seconds(published, tokens, tensors, noise[0]),
+        ),
         ("gene tokens, ours", N_STEPS, seconds(tokens.draw, tensors, noise, **ours)),
         ("latent, ours (default)", N_STEPS, seconds(latent.draw, tensors, latent_noise, n_times=10, **ours)),
     ]
@@ -150,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     of = slide(options.spots, options.genes, compiled=options.compile)
     print(f"\n{options.spots:,} spots in windows{', compiled' if options.compile else ''}\n")
     print("| network s | of a prediction of s | Gflop/s | matrix product, Gflop/s | share |\n|--:|--:|--:|--:|--:|")
-    rates = f"{of['rate'] / 1e9:.0f} | {of['matrix_rate'] / 1e9:.0f} | {of['rate'] / of['matrix_rate']:.2f}"
+    rates = f"{of['rate'] / 1e9:.3g} | {of['matrix_rate'] / 1e9:.3g} | {of['rate'] / of['matrix_rate']:.2f}"
     print(f"| {of['seconds']:.1f} | {of['whole']:.1f} | {rates} |")
 
 

@@ -6,11 +6,14 @@
 One model per number of genes, trained for a few steps on small random sections, predicts random features on a hex
 grid: cost does not depend on what features mean. Every prediction runs in a process of its own, whose peak memory is
 given whole and without what it holds before the prediction begins (libraries, the model, the features). ``slope`` is
-that of a straight line through the logarithms: 1 is linear.
+that of a straight line through the logarithms: 1 is linear. The trainings run in processes of their own, too: three
+sections of 234 spots, a few steps of the diffusion, everything else as always. The last table is arithmetic: what
+10,000 slides of 20,000 spots come to at these rates.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +26,8 @@ D_IMAGE = 60
 PITCH = 100.0
 #: Spots of each of the three training sections.
 TRAIN_SPOTS = 234
+#: Slides of an archive, and spots of one of them.
+SLIDES, SLIDE_SPOTS = 10_000, 20_000
 
 
 def hex_grid(n_spots: int) -> np.ndarray:
@@ -68,8 +73,18 @@ def trained(n_genes: int, *, max_steps: int):
     return model
 
 
+def train(n_genes: int, max_steps: int, out: str, threads: int) -> dict:
+    """Save a model; seconds and memory of its training in this process, the making of its sections included."""
+    import torch
+
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    trained(n_genes, max_steps=max_steps).save(out)
+    return {"genes": n_genes, "seconds": time.perf_counter() - start, "peak_mb": memory("VmHWM")}
+
+
 def predict(model: str, query: str, out: str, threads: int) -> dict:
-    """Seconds and memory of one prediction in this process."""
+    """Seconds, memory and disk of one prediction in this process."""
     import torch
 
     import flagst
@@ -81,7 +96,8 @@ def predict(model: str, query: str, out: str, threads: int) -> dict:
     held, start = memory("VmRSS"), time.perf_counter()
     model.predict_to_zarr(spots, out, progress=False)
     seconds, peak = time.perf_counter() - start, memory("VmHWM")
-    return {"seconds": seconds, "peak_mb": peak, "more_mb": peak - held}
+    written = sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file()) / 1024**2
+    return {"seconds": seconds, "peak_mb": peak, "more_mb": peak - held, "written_mb": written}
 
 
 def memory(name: str) -> float:
@@ -92,27 +108,34 @@ def memory(name: str) -> float:
     raise OSError(f"/proc/self/status has no {name}: memory is read on Linux only.")
 
 
-def measure(spots: list[int], genes: list[int], *, threads: int, max_steps: int) -> list[dict]:
-    """Every number of spots with the fewest genes, and every number of genes with the second number of spots."""
+def in_own_process(name: str, *given) -> dict:
+    """What a function of this file returns in a process of its own."""
+    command = [sys.executable, __file__, "--child", json.dumps([name, *given])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{name}{given} failed:\n{done.stderr}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name} {given}: {found['seconds']:.1f} s", file=sys.stderr)
+    return found
+
+
+def measure(spots: list[int], genes: list[int], *, threads: int, max_steps: int) -> tuple[list[dict], list[dict]]:
+    """Trainings, and predictions: all numbers of spots with the fewest genes, all of genes with the second of spots."""
     few, some = min(genes), sorted(spots)[min(1, len(spots) - 1)]
     pairs = list(dict.fromkeys([(s, few) for s in sorted(spots)] + [(some, g) for g in sorted(genes)]))
-    records = []
+    trainings, records = [], []
     with tempfile.TemporaryDirectory(prefix="flagst_") as folder:
-        for n_genes in sorted({g for _, g in pairs}):
-            trained(n_genes, max_steps=max_steps).save(str(Path(folder) / f"model_{n_genes}"))
+        models = {n: str(Path(folder) / f"model_{n}") for n in sorted({g for _, g in pairs})}
+        for n_genes, model in models.items():
+            trainings.append(in_own_process("train", n_genes, max_steps, model, threads))
         for n_spots, n_genes in pairs:
             query, out = Path(folder) / f"slide_{n_spots}.h5ad", Path(folder) / "out.zarr"
             if not query.exists():
                 section("slide", n_spots, 9).write_h5ad(query)
-            given = [str(Path(folder) / f"model_{n_genes}"), str(query), str(out), threads]
-            command = [sys.executable, __file__, "--child", json.dumps(given)]
-            found = subprocess.run(command, capture_output=True, text=True, check=False)
-            if found.returncode != 0:
-                raise RuntimeError(f"{n_spots} spots x {n_genes} genes failed:\n{found.stderr}")
-            records.append({"spots": n_spots, "genes": n_genes} | json.loads(found.stdout.splitlines()[-1]))
-            print(f"{n_spots} spots x {n_genes} genes: {records[-1]['seconds']:.1f} s", file=sys.stderr)
-            subprocess.run(["rm", "-r", str(out)], check=True)
-    return records
+            found = in_own_process("predict", models[n_genes], str(query), str(out), threads)
+            records.append({"spots": n_spots, "genes": n_genes, "threads": threads} | found)
+            shutil.rmtree(out)
+    return trainings, records
 
 
 def slope(sizes: list[int], values: list[float]) -> float:
@@ -124,12 +147,15 @@ def slope(sizes: list[int], values: list[float]) -> float:
 
 def table(records: list[dict]) -> str:
     """Markdown: one line per prediction, and the slopes along spots and along genes."""
-    lines = ["| spots | genes | seconds | ms per spot | peak MB | of it for the prediction |", "|--:" * 6 + "|"]
+    lines = [
+        "| spots | genes | seconds | ms per spot | peak MB | of it for the prediction | written MB |",
+        "|--:" * 7 + "|",
+    ]
     for r in records:
         per_spot = 1000 * r["seconds"] / r["spots"]
         lines.append(
             f"| {r['spots']:,} | {r['genes']:,} | {r['seconds']:.1f} | {per_spot:.2f} | {r['peak_mb']:.0f} "
-            f"| {r['more_mb']:.0f} |"
+            f"| {r['more_mb']:.0f} | {r['written_mb']:.0f} |"
         )
     few = min(r["genes"] for r in records)
     by_genes = [r for r in records if sum(o["spots"] == r["spots"] for o in records) > 1]
@@ -138,6 +164,23 @@ def table(records: list[dict]) -> str:
         sizes = [r[name] for r in rows]
         slopes = [f"{slope(sizes, [r[key] for r in rows]):.2f}" for key in ("seconds", "peak_mb", "more_mb")]
         lines.append(f"| {name} | " + " | ".join(slopes) + " |")
+    lines += [
+        "",
+        f"| genes | core hours for {SLIDES:,} slides of {SLIDE_SPOTS:,} spots | TB written |",
+        "|--:" * 3 + "|",
+    ]
+    for r in by_genes or records[:1]:
+        times = SLIDES * SLIDE_SPOTS / r["spots"]
+        hours, size = times * r["seconds"] * r["threads"] / 3600, times * r["written_mb"] / 1024**2
+        lines.append(f"| {r['genes']:,} | {hours:,.0f} | {size:.1f} |")
+    return "\n".join(lines)
+
+
+def training_table(trainings: list[dict]) -> str:
+    """Markdown: one line per training."""
+    lines = ["| spots in training | genes | seconds | peak MB |", "|--:" * 4 + "|"]
+    for r in trainings:
+        lines.append(f"| {3 * TRAIN_SPOTS} | {r['genes']:,} | {r['seconds']:.0f} | {r['peak_mb']:.0f} |")
     return "\n".join(lines)
 
 
@@ -151,9 +194,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:
-        print(json.dumps(predict(*json.loads(options.child))))
+        name, *given = json.loads(options.child)
+        print(json.dumps({"train": train, "predict": predict}[name](*given)))
         return
-    print(table(measure(options.spots, options.genes, threads=options.threads, max_steps=options.max_steps)))
+    trainings, records = measure(options.spots, options.genes, threads=options.threads, max_steps=options.max_steps)
+    print(training_table(trainings) + "\n\n" + table(records))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Predictor:
             np.sqrt(1 - rough) * state + np.sqrt(rough) * rng.normal(size=state.shape), *noise
         )
         self.section = SimpleNamespace(name=str(seed), coords=grid, layout="square", target=measured)
-        scaler = SimpleNamespace(restore=lambda values: values)
+        scaler = SimpleNamespace(restore=lambda values, genes=None: values)
         self.fitted = SimpleNamespace(stage=SimpleNamespace(scaler=scaler), residual=self.truth)
         self.gain, self.order = 1.0, None
 
@@ -58,7 +58,7 @@ class Predictor:
     def matched(self, mean, residual, neighbours):
         if self.order is None:
             return residual
-        return match_draw_order(mean, residual, lambda values: values, neighbours, self.order)
+        return match_draw_order(mean, residual, lambda values, genes=None: values, neighbours, self.order)
 
     def states(self, n_draws, seed):
         rng = np.random.default_rng([seed, 1])
@@ -224,7 +224,7 @@ def test_the_order_gap_is_that_of_the_draws_that_are_predicted(toy):
     gaps = []
     for drawn in states[0]:
         residual = toy.truth.decode(*drawn)
-        matched = match_draw_order(predictor.mean, residual, lambda values: values, near, predictor.order)
+        matched = match_draw_order(predictor.mean, residual, lambda values, genes=None: values, near, predictor.order)
         gaps.append(metrics.morans_i(predictor.mean + matched, predictor.graph).mean())
     gap = toy.score.order_gap(states, toy.truth)
     assert gap == pytest.approx(np.mean(gaps) - metrics.morans_i(predictor.section.target, predictor.graph).mean())

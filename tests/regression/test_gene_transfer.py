@@ -1,10 +1,12 @@
 """Kernel ridge over genes, against its definition, and on genes whose answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from flagst.regression import GeneTransfer
-from flagst.regression.gene_transfer import ALPHAS, WIDTHS
+from flagst.regression.gene_transfer import ALPHAS, GAINS, OWN_SHARE, WIDTHS
 
 RNG = np.random.default_rng(0)
 N_SPOTS, N_GENES = 500, 40
@@ -47,35 +49,75 @@ def test_no_gene_varies_more_than_it_should(genes):
     assert (genes[2][:, :N_GENES] @ weights.T).var(axis=0).max() < 1 + 1e-6
 
 
+def predictions(genes, width, alpha, gain, rest, new):
+    """Kernel ridge from some genes to others, of what is shared and of what is not, by the definition."""
+    vectors, mean = genes[0], genes[1][:, rest]
+    average = genes[1][:, :N_GENES].mean(axis=1)
+    loading = np.array([np.polyfit(average, column, 1)[0] for column in genes[1][:, :N_GENES].T])
+    kernel = np.exp(-width * ((vectors[:, None] - vectors[None]) ** 2).sum(-1))
+    like = np.linalg.solve(kernel[np.ix_(rest, rest)] + alpha * np.eye(len(rest)), kernel[np.ix_(rest, new)]).T
+    shared = np.outer(average, loading.mean() + like @ (loading[rest] - loading.mean()))
+    return shared + gain * (mean - np.outer(average, loading[rest])) @ like.T
+
+
 def test_weights_are_those_of_kernel_ridge(genes):
-    transfer = fit(genes)
-    vectors, new = genes[0][:N_GENES], genes[0][N_GENES:]
-
-    def kernel(a, b):
-        return np.exp(-transfer.width * ((a[:, None] - b[None]) ** 2).sum(-1))
-
-    expected = [
-        np.linalg.solve(kernel(vectors, vectors) + alpha * np.eye(N_GENES), kernel(vectors, new)).T for alpha in ALPHAS
-    ]
-    found = transfer.weights(3 * new)[0]  # length does not count
-    assert min(np.abs(found - weights).max() for weights in expected) < 1e-8 and transfer.width in WIDTHS
+    transfer, panel, new = fit(genes), np.arange(N_GENES), np.arange(N_GENES, N_GENES + 10)
+    weights = transfer.weights(3 * genes[0][N_GENES:])[0]  # length does not count
+    found = genes[1][:, :N_GENES] @ weights.T
+    expected = [predictions(genes, transfer.width, alpha, transfer.gain, panel, new) for alpha in ALPHAS]
+    # where the variance would exceed 1 all weights of a gene are smaller, by the same factor
+    scale = [(found / values).mean(axis=0) for values in expected]
+    apart = [np.abs(found - values * s).max() for values, s in zip(expected, scale, strict=True)]
+    assert min(apart) < 1e-8 and (scale[int(np.argmin(apart))] < 1 + 1e-8).all()
+    assert transfer.width in WIDTHS and transfer.gain in GAINS
 
 
 def test_choice_is_made_on_genes_left_out_one_at_a_time(genes):
-    """The score equals refitting without each gene."""
-    transfer = fit(genes)
-    without = []
+    """The scores equal refitting without each gene."""
+    transfer, measured = fit(genes), genes[2][:, :N_GENES]
+    shared, scores = measured.mean(axis=1), {}
+    design = np.stack([np.ones(N_SPOTS), shared, shared**2], axis=1)
+
+    def apart(values):
+        return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+
     for alpha in ALPHAS:
-        pcc = []
-        for gene in range(N_GENES):
-            rest = np.delete(np.arange(N_GENES), gene)
-            vectors = genes[0][:N_GENES]
-            squared = ((vectors[:, None] - vectors[None]) ** 2).sum(-1)
-            kernel = np.exp(-transfer.width * squared)
-            weights = np.linalg.solve(kernel[np.ix_(rest, rest)] + alpha * np.eye(len(rest)), kernel[rest, gene])
-            pcc.append(np.corrcoef(genes[1][:, rest] @ weights, genes[2][:, gene])[0, 1])
-        without.append(np.mean(pcc))
-    assert max(without) == pytest.approx(transfer.pcc, abs=1e-8)
+        for gain in GAINS:
+            pcc = []
+            for gene in range(N_GENES):
+                rest = np.delete(np.arange(N_GENES), gene)
+                found = predictions(genes, transfer.width, alpha, gain, rest, [gene])[:, 0]
+                own = np.corrcoef(apart(found), apart(measured[:, gene]))[0, 1]
+                pcc.append((np.corrcoef(found, measured[:, gene])[0, 1], own))
+            scores[alpha, gain] = np.mean(pcc, axis=0)
+    best = max(scores, key=lambda choice: scores[choice] @ [1, OWN_SHARE])
+    assert best[1] == transfer.gain and scores[best] == pytest.approx([transfer.pcc, transfer.own_pcc], abs=1e-8)
+
+
+def test_what_is_shared_does_not_drown_what_is_not(genes):
+    """A strong part that all genes have, and two programs: both are found in genes that are new."""
+    depth = 3 * RNG.normal(size=(N_SPOTS, 1))
+    vectors, mean, expression = genes[0], genes[1] + depth, genes[2] + depth
+    scale = expression.std(axis=0)
+    transfer = fit((vectors, mean / scale, expression / scale))
+    weights = transfer.weights(vectors[N_GENES:])[0]
+    found = (mean / scale)[:, :N_GENES] @ weights.T
+    for gene in range(10):
+        measured = expression[:, N_GENES + gene]
+        own = np.corrcoef(found[:, gene] - np.polyval(np.polyfit(depth[:, 0], found[:, gene], 1), depth[:, 0]),
+                          measured - depth[:, 0])[0, 1]  # fmt: skip
+        assert np.corrcoef(found[:, gene], measured)[0, 1] > 0.95 and own > 0.7
+    assert transfer.own_pcc > 0.7
+
+
+def test_a_gene_like_no_other_gets_the_average(genes):
+    """Vectors at right angles to all others, and a narrow kernel."""
+    transfer = replace(fit(genes), width=50.0)
+    kernel = np.exp(-100 * (1 - transfer.vectors @ transfer.vectors.T))
+    transfer = replace(transfer, solve=np.linalg.inv(kernel + 0.1 * np.eye(N_GENES)))
+    wide = replace(transfer, vectors=np.pad(transfer.vectors, ((0, 0), (0, 1))))
+    weights = wide.weights(np.array([[0.0, 0.0, 1.0]]))[0]
+    np.testing.assert_allclose(weights, 1 / N_GENES, atol=1e-9)
 
 
 def test_genes_without_a_vector_play_no_part(genes):

@@ -15,7 +15,7 @@ def _smooth(white, near, weight):
     return (field - field.mean(axis=0)) / field.std(axis=0)
 
 
-def restore(values):
+def restore(values, genes=slice(None)):
     return values + 10
 
 

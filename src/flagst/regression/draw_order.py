@@ -22,12 +22,14 @@ STEPS = np.concatenate([np.arange(0, 10) / 10, [1, 1.15, 1.4]])
 N_HALVINGS = 30
 #: Spots that Moran's I is taken over.
 MAX_SPOTS = 2000
+#: Numbers, spots times genes, that it is taken of at once: what a processor keeps close.
+VALUES_AT_ONCE = 2**17
 
 
 def match_draw_order(
     mean: np.ndarray,
     residual: np.ndarray,
-    restore: Callable[[np.ndarray], np.ndarray],
+    restore: Callable[[np.ndarray, slice], np.ndarray],
     neighbours: np.ndarray,
     order: np.ndarray,
     *,
@@ -43,7 +45,8 @@ def match_draw_order(
     mean, residual
         ``(n_spots, n_genes)`` standardised; the residual is the draw minus the mean.
     restore
-        From standardised values to the unit of the target, in which Moran's I is taken.
+        From standardised values of some genes, and which these are, to the unit of the target, in which Moran's I
+        is taken.
     neighbours
         ``(n_spots, k)``, the neighbours Moran's I is taken over.
     order
@@ -120,16 +123,25 @@ def evenly_spaced(n_spots: int, n_wanted: int) -> np.ndarray:
 
 
 def _curve(
-    mean: np.ndarray, residual: np.ndarray, restore: Callable[[np.ndarray], np.ndarray], neighbours: np.ndarray
+    mean: np.ndarray,
+    residual: np.ndarray,
+    restore: Callable[[np.ndarray, slice], np.ndarray],
+    neighbours: np.ndarray,
 ) -> np.ndarray:
-    """:func:`order_curve` of a whole section at once."""
+    """:func:`order_curve` of a whole section, some genes at a time."""
     rows = None
     if len(mean) > MAX_SPOTS:
         looked_at = evenly_spaced(len(mean), MAX_SPOTS)
         kept, position = np.unique(np.concatenate([looked_at, neighbours[looked_at].ravel()]), return_inverse=True)
         mean, residual = mean[kept], residual[kept]
         rows, neighbours = position[:MAX_SPOTS], position[MAX_SPOTS:].reshape(MAX_SPOTS, -1)
-    return np.stack([neighbour_moran(restore(mean + step * residual), neighbours, rows) for step in STEPS])
+    curve, width = np.empty((len(STEPS), mean.shape[1])), max(VALUES_AT_ONCE // len(mean), 1)
+    for start in range(0, mean.shape[1], width):
+        genes = slice(start, start + width)
+        centre, part = np.ascontiguousarray(mean[:, genes]), np.ascontiguousarray(residual[:, genes])
+        for number, step in enumerate(STEPS):
+            curve[number, genes] = neighbour_moran(restore(centre + step * part, genes), neighbours, rows)
+    return curve
 
 
 def _first_step(curve: np.ndarray, allowed: np.ndarray) -> np.ndarray:

@@ -7,7 +7,11 @@ import numpy as np
 #: Exponents of the Gaussian kernel: ``exp(-width * squared distance)`` of vectors of length 1.
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 ALPHAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-#: Genes that width and penalty are chosen on.
+#: Factors of what a gene has beyond the part that all genes share.
+GAINS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
+#: What the correlation without the shared part counts beside the correlation as it is.
+OWN_SHARE = 0.5
+#: Genes that width, penalty and gain are chosen on.
 MAX_CHOOSING = 1000
 
 
@@ -16,8 +20,13 @@ class GeneTransfer:
     """Weights from the genes of a panel to any gene that has a vector too.
 
     A gene's standardised expression is a weighted sum of the panel's, the weights a kernel ridge regression over
-    genes: genes with like vectors are alike in the tissue. Level and spread of a gene are kernel averages of the
-    panel's, which is a guess: compare spots of such a gene, not its level with that of other genes.
+    genes: genes with like vectors are alike in the tissue. What all genes share, their average, goes in by a loading
+    that is regressed in the same way, so that a gene no vector is like gets the average, not nothing; what a gene
+    has beyond it goes in with a gain. Kernel ridge alone shrinks both alike, and where all genes follow the depth of a
+    spot, the shared part is all that is left of a gene.
+
+    Level and spread of a gene are kernel averages of the panel's, which is a guess: compare spots of such a gene,
+    not its level with that of other genes.
 
     Attributes
     ----------
@@ -27,31 +36,37 @@ class GeneTransfer:
         ``(n_known,)`` their positions in the panel.
     solve
         ``(n_known, n_known)`` inverse of the penalised kernel matrix.
-    width
-        Of the kernel.
+    width, gain
+        Of the kernel, and of what a gene has beyond the average.
+    loading
+        ``(n_known,)`` of each gene on the average, 1 on average.
     correlation
         ``(n_known, n_known)`` of standardised expression over the training spots.
     level, log_spread
         ``(n_known,)`` mean and logarithm of the standard deviation, in the unit of the target.
-    pcc
+    pcc, own_pcc
         Mean correlation with measured expression when a known gene is left out and predicted from the others, over
-        1,000 of them at most.
+        1,000 of them at most: as it is, and with the average over genes, measured, and its square regressed out of both.
+        Width, penalty and gain are those with the highest ``pcc + 0.5 * own_pcc``.
     """
 
     vectors: np.ndarray
     known: np.ndarray
     solve: np.ndarray
     width: float
+    gain: float
+    loading: np.ndarray
     correlation: np.ndarray
     level: np.ndarray
     log_spread: np.ndarray
     pcc: float
+    own_pcc: float
 
     @classmethod
     def fit(
         cls, vectors: np.ndarray, mean: np.ndarray, expression: np.ndarray, level: np.ndarray, spread: np.ndarray
     ) -> "GeneTransfer":
-        """Choose width and penalty by leaving out one gene at a time.
+        """Choose width, penalty and gain by leaving out one gene at a time.
 
         Parameters
         ----------
@@ -72,24 +87,14 @@ class GeneTransfer:
         known = np.flatnonzero(np.linalg.norm(vectors, axis=1) > 0)
         if len(known) < 3:
             raise ValueError(f"{len(known)} genes of the panel have a vector; 3 or more are needed to predict others.")
-        unit = _unit(vectors[known])
+        unit, seen = _unit(vectors[known]), expression[:, known]
         chosen_on = np.sort(np.random.default_rng(0).permutation(len(known))[:MAX_CHOOSING])
-        some, own = unit[chosen_on], known[chosen_on]
-        best = (-np.inf, WIDTHS[0], ALPHAS[0])
-        for width in WIDTHS:
-            values, axes = np.linalg.eigh(_kernel(some, some, width))
-            for alpha in ALPHAS:
-                inverse = (axes / (np.clip(values, 0, None) + alpha)) @ axes.T
-                # what a gene is predicted from the others is its row of the inverse, scaled, without itself
-                weights = -inverse / np.diag(inverse)[:, None]
-                np.fill_diagonal(weights, 0)
-                pcc = _correlations(mean[:, own] @ weights.T, expression[:, own]).mean()
-                best = max(best, (float(pcc), width, alpha))
-        pcc, width, alpha = best
+        chosen = _choose(unit[chosen_on], mean[:, known[chosen_on]], seen[:, chosen_on])
+        width, alpha, gain, pcc, own_pcc = chosen
         solve = np.linalg.inv(_kernel(unit, unit, width) + alpha * np.eye(len(unit)))
-        seen = expression[:, known]
-        correlation = seen.T @ seen / len(seen)
-        return cls(unit, known, solve, width, correlation, level[known], np.log(spread[known]), pcc)
+        correlation, loading = seen.T @ seen / len(seen), _loading(mean[:, known])
+        spreads = level[known], np.log(spread[known])
+        return cls(unit, known, solve, width, gain, loading, correlation, *spreads, pcc, own_pcc)
 
     def weights(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What is needed to predict genes with these vectors.
@@ -106,12 +111,47 @@ class GeneTransfer:
         deviation in the unit of the target.
         """
         kernel = _kernel(_unit(vectors), self.vectors, self.width)
-        weights = kernel @ self.solve
+        like = kernel @ self.solve
+        shared = _shared(like, self.loading) - self.gain * (like @ self.loading)
+        weights = self.gain * like + shared[:, None] / len(self.known)
         explained = np.einsum("gi,ij,gj->g", weights, self.correlation, weights, optimize=True)
         weights /= np.sqrt(np.maximum(explained, 1))[:, None]  # no gene varies more than the standardised ones
         shares = kernel / np.maximum(kernel.sum(axis=1, keepdims=True), 1e-300)
         noise = np.sqrt(np.clip(1 - explained, 0, None))
         return weights, noise, shares @ self.level, np.exp(shares @ self.log_spread)
+
+
+def _choose(unit: np.ndarray, mean: np.ndarray, expression: np.ndarray) -> tuple[float, ...]:
+    """Width, penalty, gain, and both correlations, of the best of all choices."""
+    average, loading = mean.mean(axis=1, keepdims=True), _loading(mean)
+    own, shared = mean - average * loading, expression.mean(axis=1)
+    apart = np.linalg.qr(np.stack([np.ones(len(shared)), shared, shared**2], axis=1))[0]
+    measured = expression - expression.mean(axis=0), expression - apart @ (apart.T @ expression)
+    best = (-np.inf,)
+    for width in WIDTHS:
+        values, axes = np.linalg.eigh(_kernel(unit, unit, width))
+        for alpha in ALPHAS:
+            inverse = (axes / (np.clip(values, 0, None) + alpha)) @ axes.T
+            # what a gene is predicted from the others is its row of the inverse, scaled, without itself
+            like = -inverse / np.diag(inverse)[:, None]
+            np.fill_diagonal(like, 0)
+            parts = average * _shared(like, loading), own @ like.T
+            pcc = _correlations([part - part.mean(axis=0) for part in parts], measured[0])
+            own_pcc = _correlations([part - apart @ (apart.T @ part) for part in parts], measured[1])
+            for gain, as_is, without in zip(GAINS, pcc, own_pcc, strict=True):
+                best = max(best, (as_is + OWN_SHARE * without, width, alpha, gain, as_is, without))
+    return best[1:]
+
+
+def _loading(mean: np.ndarray) -> np.ndarray:
+    """Slope of every gene's mean on their average, ``(n_genes,)``."""
+    average = mean.mean(axis=1) - mean.mean()
+    return average @ mean / max(average @ average, 1e-12)
+
+
+def _shared(like: np.ndarray, loading: np.ndarray) -> np.ndarray:
+    """Loading of genes on the average, ``(n_genes,)``, from those of the genes they are like."""
+    return loading.mean() + like @ (loading - loading.mean())
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -123,8 +163,16 @@ def _kernel(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
     return np.exp(-2 * width * (1 - a @ b.T))
 
 
-def _correlations(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Pearson correlation column by column; 0 where one is constant."""
-    predicted, measured = predicted - predicted.mean(axis=0), measured - measured.mean(axis=0)
-    norms = np.linalg.norm(predicted, axis=0) * np.linalg.norm(measured, axis=0)
-    return (predicted * measured).sum(axis=0) / np.where(norms > 1e-12, norms, np.inf)
+def _correlations(parts: list[np.ndarray], measured: np.ndarray) -> list[float]:
+    """Mean Pearson correlation over columns of ``shared + gain * own`` with the measurement, for every gain.
+
+    All of them centred; 0 where one is constant.
+    """
+    shared, own = parts
+    squares = [(a * b).sum(axis=0) for a, b in ((shared, shared), (shared, own), (own, own))]
+    products, norm = [(part * measured).sum(axis=0) for part in parts], np.linalg.norm(measured, axis=0)
+    found = []
+    for gain in GAINS:
+        length = np.sqrt(np.clip(squares[0] + 2 * gain * squares[1] + gain**2 * squares[2], 0, None)) * norm
+        found.append(float(((products[0] + gain * products[1]) / np.where(length > 1e-12, length, np.inf)).mean()))
+    return found

@@ -1,5 +1,6 @@
 """Ridge regression with its penalty chosen on held-out folds."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +53,11 @@ class RidgeRegression:
         held_out = np.zeros((len(alphas), *target.shape), dtype=np.float32)
         for fold in np.unique(folds):
             test = folds == fold
-            path = _solve(design[~test], target[~test], alphas)
-            for row, (centre, coef, intercept) in enumerate(path):
+            for row, (centre, coef, intercept) in enumerate(_solve(design[~test], target[~test], alphas)):
                 held_out[row, test] = (design[test] - centre) @ coef + intercept
         errors = [((prediction - target) ** 2).mean() for prediction in held_out]
         best = int(np.argmin(errors))
-        centre, coef, intercept = _solve(design, target, (alphas[best],))[0]
+        [(centre, coef, intercept)] = _solve(design, target, (alphas[best],))
         return cls(float(alphas[best]), centre, coef, intercept), held_out[best].astype(np.float64)
 
     def predict(self, design: np.ndarray) -> np.ndarray:
@@ -65,12 +65,11 @@ class RidgeRegression:
         return (design - self.centre) @ self.coef + self.intercept
 
 
-def _solve(design: np.ndarray, target: np.ndarray, alphas: tuple[float, ...]) -> list[tuple]:
-    """Solutions for all penalties from one eigendecomposition."""
+def _solve(design: np.ndarray, target: np.ndarray, alphas: tuple[float, ...]) -> Iterator[tuple]:
+    """Solutions for all penalties, one after the other, from one eigendecomposition."""
     centre, intercept = design.mean(axis=0), target.mean(axis=0)
     centred = design - centre
     values, axes = np.linalg.eigh(centred.T @ centred)
     projected = axes.T @ (centred.T @ (target - intercept))
-    return [
-        (centre, axes @ (projected / (np.clip(values, 0, None) + alpha)[:, None]), intercept) for alpha in alphas
-    ]
+    for alpha in alphas:
+        yield centre, axes @ (projected / (np.clip(values, 0, None) + alpha)[:, None]), intercept

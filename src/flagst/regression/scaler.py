@@ -28,6 +28,6 @@ class TargetScaler:
         """Target to standardised units."""
         return (target - self.mean) / self.sd
 
-    def restore(self, standardised: np.ndarray) -> np.ndarray:
-        """Standardised units to target, clipped at 0 as every target of flagst is non-negative."""
-        return np.clip(standardised * self.sd + self.mean, 0, None)
+    def restore(self, standardised: np.ndarray, genes: slice = slice(None)) -> np.ndarray:
+        """Standardised units of these genes to target, clipped at 0 as every target of flagst is non-negative."""
+        return np.clip(standardised * self.sd[genes] + self.mean[genes], 0, None)

@@ -29,8 +29,7 @@ def neighbour_moran(values: np.ndarray, neighbours: np.ndarray, rows: np.ndarray
     own = centred if rows is None else centred[rows]
     variance = (own**2).sum(axis=0)
     constant = (centred**2).mean(axis=0) <= CONSTANT * np.maximum((values**2).mean(axis=0), CONSTANT)
-    # neighbour by neighbour: all at once would take k times the memory of the values
-    around = sum(centred[nearest] for nearest in neighbours.T) / neighbours.shape[1]
+    around = _neighbour_mean(centred, neighbours)
     return np.where(constant, 0.0, (own * around).sum(axis=0) / np.where(variance > 0, variance, np.inf))
 
 
@@ -54,7 +53,7 @@ class MoranSums:
             ``(n_part,)`` bool, spots that were in no part before: each counts once in the mean.
         """
         values = np.asarray(values, dtype=np.float64)
-        own, around = values[rows], sum(values[nearest] for nearest in neighbours.T) / neighbours.shape[1]
+        own, around = values[rows], _neighbour_mean(values, neighbours)
         fresh = values[new]
         self.n_spots, self.n_rows = self.n_spots + len(fresh), self.n_rows + len(own)
         found = [fresh, fresh**2, own, own**2, around, own * around]
@@ -68,3 +67,13 @@ class MoranSums:
         variance = own_squared - 2 * mean * own + self.n_rows * mean**2
         shared = product - mean * (own + around) + self.n_rows * mean**2
         return np.where(constant, 0.0, shared / np.where(variance > 0, variance, np.inf))
+
+
+def _neighbour_mean(values: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    """Neighbour by neighbour: all at once would take k times the memory of the values."""
+    nearest, *further = neighbours.T
+    total = values[nearest]
+    for near in further:
+        total += values[near]
+    total /= neighbours.shape[1]
+    return total
