@@ -18,7 +18,7 @@ from pathlib import Path
 
 import _table
 import numpy as np
-from _processes import run_job
+from _processes import KEEP_MEMORY, run_job
 
 SIZES = (10, 50, 100, 200, 400, 800, 2000, 5000)
 CORE = 50
@@ -203,13 +203,13 @@ def main(arguments: list[str] | None = None) -> None:
         ]
 
         def finished(job: dict) -> dict:
-            answer = run_job(job, Path(folder))
+            answer = run_job(job, Path(folder), environment=KEEP_MEMORY)
             print(f"  {job['method']} {job['size']} genes: {answer['result'][0]['seconds']:.0f} s", file=sys.stderr)
             return answer
 
         with ThreadPoolExecutor(options.jobs) as pool:
             done = list(pool.map(finished, jobs))
-    records = [record | {"peak_mb": answer["peak_mb"]} for answer in done for record in answer["result"]]
+    records = [record for answer in done for record in answer["result"]]
     seeds = " ".join(map(str, options.seeds))
     print(f"train {' '.join(options.train)}, test {options.test}, target {options.target}, seeds {seeds}")
     print(f"FLAG at structure {options.structure:g}\n")

@@ -138,6 +138,13 @@ def test_neighbour_mean_is_the_one_of_message_passing_with_its_gradients(monkeyp
         torch.testing.assert_close(values, found[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_neighbour_mean_of_half_precision(dtype, pairs):
+    """As under mixed precision: states are half, weights of edges are not."""
+    y = torch.randn(N_SPOTS, 4, dtype=dtype)
+    torch.testing.assert_close(NeighbourMean()(y, pairs[0], 0.5 * pairs[1]).float(), y[pairs[0][0]].float() / 2)
+
+
 def test_noise_levels_a_tenth_of_a_decade_apart_differ():
     embedding = NoiseLevelEmbedding(16)
     sigma = torch.logspace(-2, 1.3, 34)[:, None]

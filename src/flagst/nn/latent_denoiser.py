@@ -21,7 +21,7 @@ class NeighbourMean(MessagePassing):
         """``y: (n_spots, ...)``, ``edge_index: (2, n_edges)`` source then target, ``edge_weight: (n_edges,)``."""
         if y.device.type not in SUMMED_IN_PLACE:
             return self.propagate(edge_index, y=y, edge_weight=edge_weight, size=(len(y), len(y)))
-        source, target = edge_index
+        (source, target), edge_weight = edge_index, edge_weight.to(y.dtype)
         if (target[1:] < target[:-1]).any():
             order = torch.argsort(target, stable=True)
             source, target, edge_weight = source[order], target[order], edge_weight[order]
