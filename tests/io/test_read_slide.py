@@ -155,6 +155,19 @@ def test_every_level_knows_its_way_to_full_resolution(pixels, tmp_path):
     np.testing.assert_allclose(matrix, np.diag([4, 4, 1]))
 
 
+def test_transparent_pixels_are_no_tissue(pixels, tmp_path):
+    """Glass that is left out: black where nobody looks, and not to be seen."""
+    from PIL import Image
+
+    alpha = np.zeros((*pixels.shape[:2], 1), np.uint8)
+    alpha[: len(alpha) // 2] = 255
+    Image.fromarray(np.concatenate([pixels * (alpha > 0), alpha], axis=2)).save(tmp_path / "slide.png")
+    write_ome_zarr(tmp_path / "slide.zarr", np.concatenate([pixels * (alpha > 0), alpha], axis=2))
+    for name in ("slide.png", "slide.zarr"):
+        levels = io.read_slide(tmp_path / name, um_per_px=0.5).images["slide_image"]["scale0"]["image"]
+        np.testing.assert_array_equal(levels.transpose("y", "x", "c").values, np.where(alpha > 0, pixels, 255))
+
+
 def test_the_largest_image_of_a_file_is_the_slide(pixels, tmp_path):
     """Labels and overviews come first in some files; each has a scale of its own."""
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
@@ -346,6 +359,13 @@ def test_coarse_levels_of_a_flat_image_are_averages_and_lazy():
     np.testing.assert_array_equal(part, np.stack([4 * y // 40, 4 * x // 40, np.full_like(x, 100)]))
 
 
+#: A label that the file has no pixels of, before the slide.
+TWO_IMAGES = (
+    '<OME><Image><Pixels SizeX="90" SizeY="90" PhysicalSizeX="9"/></Image><Image><Pixels SizeX="700" SizeY="500" '
+    'PhysicalSizeX="250" PhysicalSizeXUnit="nm" PhysicalSizeY="0.25" PhysicalSizeYUnit="µm"/></Image></OME>'
+)
+
+
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
@@ -361,10 +381,16 @@ def test_coarse_levels_of_a_flat_image_are_averages_and_lazy():
         (from_ome('<OME xmlns="a"><Image><Pixels PhysicalSizeX="250" PhysicalSizeXUnit="nm"/></Image></OME>'), 0.25),
         (from_ome('<OME xmlns="a"><Image><Pixels SizeX="5"/></Image></OME>'), None),
         (from_ome("<OME><Image>"), None),
+        (from_ome('<OME><Image><Pixels PhysicalSizeX=""/></Image></OME>'), None),
+        (from_ome('<?xml version="1.0" encoding="ISO-8859-1"?><OME><Pixels PhysicalSizeX="0.5"/></OME>'), 0.5),
+        (from_ome(TWO_IMAGES), 9.0),
+        (from_ome(TWO_IMAGES, (700, 500)), 0.25),
+        (from_ome(TWO_IMAGES, (500, 700)), None),
         (from_ngff({"axes": ["c", "y", "x"], "datasets": [{"path": "0"}]}), None),
     ],
 )
 def test_what_counts_as_a_recorded_scale(found, expected):
+    assert found is None or found.x == pytest.approx(found.y)
     assert (None if found is None else found.x) == (None if expected is None else pytest.approx(expected))
 
 

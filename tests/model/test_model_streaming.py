@@ -1,6 +1,8 @@
 """Sections in windows, and predictions that are streamed to zarr: the same numbers, and nothing half done."""
 
+import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -338,10 +340,89 @@ def test_what_is_complete_is_not_touched(model, slides, tmp_path):
         model.predict_to_zarr(query, out, progress=False)
     with pytest.raises(FileExistsError, match="other arguments"):
         model.predict_to_zarr(query, out, seed=5, resume=True, progress=False)
-    model.predict_to_zarr(tmp_path / "not there.h5ad", out, resume=True, progress=False)  # not even read
+    other = query.copy()
+    other.obsm["X_image"][0, 0] += 1
+    with pytest.raises(FileExistsError, match="other spots or features"):
+        model.predict_to_zarr(other, out, resume=True, progress=False)
+    query.write_h5ad(tmp_path / "query.h5ad")
+    model.predict_to_zarr(tmp_path / "query.h5ad", out, structure=0.5, resume=True, progress=False)  # the same spots
     assert bytes_of(out) == before
     model.predict_to_zarr(query, out, seed=5, overwrite=True, progress=False)
     assert bytes_of(out) != before
+
+
+def test_what_is_no_prediction_is_never_replaced(model, slides, tmp_path):
+    slides.write_zarr(tmp_path / "slide.zarr")
+    before = bytes_of(tmp_path / "slide.zarr")
+    with pytest.raises(ValueError, match="the slide itself"):
+        model.predict_to_zarr(tmp_path / "slide.zarr", tmp_path / "slide.zarr", overwrite=True)
+    with pytest.raises(FileExistsError, match="no prediction"):
+        model.predict_to_zarr(slides, tmp_path / "slide.zarr", overwrite=True)
+    assert bytes_of(tmp_path / "slide.zarr") == before and not list(tmp_path.glob("*.partial"))
+
+
+def test_a_result_that_another_process_finishes_meanwhile_stays(model, slides, tmp_path, monkeypatch):
+    query, out, make = slides[::4].copy(), tmp_path / "out.zarr", FLAG._predictors
+
+    def slow(*args, **kwargs):
+        monkeypatch.setattr(FLAG, "_predictors", make)
+        model.predict_to_zarr(query, out, seed=7, progress=False)
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(FLAG, "_predictors", slow)
+    with pytest.raises(FileExistsError, match="already there"):
+        model.predict_to_zarr(query, out, progress=False)
+    assert ad.read_zarr(out).uns["flagst"]["params"]["seed"] == 7 and not list(tmp_path.glob("*.partial"))
+
+
+def test_starting_again_forgets_first_how_far_it_was(model, slides, small_parts, tmp_path, monkeypatch):
+    """Killed while the old work is removed: nothing of it may count as done."""
+    out = tmp_path / "out.zarr"
+    with monkeypatch.context() as patch:
+        stop_at(patch, store.PredictionStore, "write", 6)
+        with pytest.raises(KeyboardInterrupt):
+            model.predict_to_zarr(slides, out, progress=False)
+    with monkeypatch.context() as patch:
+        stop_at(patch, store.shutil, "rmtree", 2)
+        with pytest.raises(KeyboardInterrupt):
+            model.predict_to_zarr(slides, out, overwrite=True, progress=False)
+    model.predict_to_zarr(slides, out, resume=True, progress=False)
+    assert bytes_of(out) == bytes_of(model.predict_to_zarr(slides, tmp_path / "whole.zarr", progress=False))
+
+
+def test_what_a_stop_leaves_beside_the_result_is_nothing_to_go_on_with(model, slides, tmp_path, monkeypatch):
+    query, out = slides[::4].copy(), tmp_path / "out.zarr"
+    with monkeypatch.context() as patch:
+        stop_at(patch, store.PredictionStore, "discard", 1)
+        with pytest.raises(KeyboardInterrupt):
+            model.predict_to_zarr(query, out, progress=False)
+    before = bytes_of(out)
+    model.predict_to_zarr(query, out, resume=True, progress=False)
+    assert bytes_of(out) == before
+    shutil.rmtree(out)
+    model.predict_to_zarr(query, out, resume=True, progress=False)
+    assert bytes_of(out) == before and not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("code", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def test_a_file_system_without_locks(model, slides, tmp_path, monkeypatch, caplog, code):
+    fcntl = pytest.importorskip("fcntl", reason="file locks are those of POSIX")
+
+    def flock(*_):
+        raise OSError(getattr(errno, code), "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with caplog.at_level("WARNING", logger="flagst"):
+        model.predict_to_zarr(slides[::4].copy(), tmp_path / "out.zarr", structure=0, progress=False)
+    assert "no locks" in caplog.text and ad.read_zarr(tmp_path / "out.zarr").n_obs == N_SPOTS / 2
+
+
+def test_many_genes_beside_the_panel_make_parts_smaller(model, slides, monkeypatch):
+    monkeypatch.setattr(slide, "DECODED_VALUES", 40 * 100)
+    [(_, one), _] = model._predictors(slides.copy(), windows=True)
+    assert max(len(rows) for rows, _ in one.parts(1, n_genes=100)) == 40
+    assert max(len(rows) for rows, _ in one.parts(16, n_genes=100)) == 10
+    assert max(len(rows) for rows, _ in one.parts(1)) == min(len(one.section), 4000 // one.n_genes)
 
 
 def test_one_process_at_a_time(model, slides, tmp_path, monkeypatch):

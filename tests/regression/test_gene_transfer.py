@@ -52,11 +52,11 @@ def test_no_gene_varies_more_than_it_should(genes):
 def predictions(genes, width, alpha, gain, rest, new):
     """Kernel ridge from some genes to others, of what is shared and of what is not, by the definition."""
     vectors, mean = genes[0], genes[1][:, rest]
-    average = genes[1][:, :N_GENES].mean(axis=1)
+    average, of_others = genes[1][:, :N_GENES].mean(axis=1), mean.mean(axis=1)
     loading = np.array([np.polyfit(average, column, 1)[0] for column in genes[1][:, :N_GENES].T])
     kernel = np.exp(-width * ((vectors[:, None] - vectors[None]) ** 2).sum(-1))
     like = np.linalg.solve(kernel[np.ix_(rest, rest)] + alpha * np.eye(len(rest)), kernel[np.ix_(rest, new)]).T
-    shared = np.outer(average, loading.mean() + like @ (loading[rest] - loading.mean()))
+    shared = np.outer(of_others, loading.mean() + like @ (loading[rest] - loading.mean()))
     return shared + gain * (mean - np.outer(average, loading[rest])) @ like.T
 
 

@@ -80,6 +80,22 @@ def test_slides_that_are_there_are_skipped(folder, paths, tmp_path):
     assert list(again["status"]) == ["done", "done"]
 
 
+def test_a_slide_that_has_changed_is_not_skipped(folder, paths, tmp_path):
+    slide, options = ad.read_h5ad(paths[0]), {"structure": 0, "progress": False}
+    slide.write_h5ad(tmp_path / "s.h5ad")
+    for n_spots, status in ((N_SPOTS, "done"), (N_SPOTS, "skipped"), (N_SPOTS - 20, "failed")):
+        slide[:n_spots].write_h5ad(tmp_path / "s.h5ad")
+        table = tl.predict_slides([tmp_path / "s.h5ad"], folder / "model", tmp_path / "out", **options)
+        assert list(table["status"]) == [status]
+    assert "other spots or features" in table["error"][0]
+
+
+def test_slides_are_not_replaced_by_their_predictions(folder, paths):
+    with pytest.raises(ValueError, match="the slides themselves"):
+        tl.predict_slides(paths, folder / "model", folder, overwrite=True)
+    assert ad.read_zarr(paths[3]).obsm["X_image"].shape == (N_SPOTS, 4)
+
+
 def test_a_slide_that_fails_does_not_stop_the_others(folder, paths, tmp_path):
     tl.predict_slides(paths[:1], folder / "model", tmp_path, structure=0, progress=False)
     given = [folder / "missing.h5ad", *paths[:2]]

@@ -139,6 +139,8 @@ def write(slide: "SpatialData", unfinished: Path, out: Path) -> None:
     with ProgressBar(out=sys.stderr) if interactive() else nullcontext():
         slide.write(unfinished)
     replaced = unfinished.with_name(f"{out.name}.replaced")
+    if replaced.exists():
+        shutil.rmtree(replaced)
     if out.exists():
         os.replace(out, replaced)
     os.replace(unfinished, out)

@@ -5,7 +5,9 @@ and a journal that says what they are of and how much is done. The table is writ
 ``<out>`` in one step.
 """
 
+import errno
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ import numpy as np
 from anndata import AnnData
 
 from flagst._keys import SLOT, UNS
+
+logger = logging.getLogger(__name__)
 
 #: Numbers, spots times genes, of a chunk of a layer.
 CHUNK_VALUES = 2**22
@@ -105,6 +109,8 @@ class PredictionStore:
                 self._begin()
             else:
                 self._go_on()
+            if not all(self._written(name).exists() for name in self.layers):
+                self._begin()  # stopped when the result was in its place already
             yield self
 
     def rows(self, chunk: int) -> np.ndarray:
@@ -141,10 +147,14 @@ class PredictionStore:
                 _move(self._folder / name, made / "layers" / name)
         if zarr.open_group(made, mode="r").metadata.consolidated_metadata is not None:
             zarr.consolidate_metadata(zarr.open_group(made, mode="r+", use_consolidated=False).store)
-        self._journal.unlink()  # without it, what is left of the folder is nothing to go on with
         if self.out.exists():
             _move(self.out, self.partial / "replaced")
         _move(made, self.out)
+        self.discard()
+
+    def discard(self) -> None:
+        """Leave nothing to go on with."""
+        self._journal.unlink()
         shutil.rmtree(self.partial)
 
     def states(self, section: int) -> ArrayFolder:
@@ -152,7 +162,8 @@ class PredictionStore:
         return ArrayFolder(self.partial / "states" / str(section))
 
     def _begin(self) -> None:
-        """Forget what is there."""
+        """Forget what is there, and first of all how far it was."""
+        self._journal.unlink(missing_ok=True)
         for path in self.partial.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -170,6 +181,11 @@ class PredictionStore:
                 "pass overwrite=True to start again."
             )
         self.n_done = found["n_done"]
+
+    def _written(self, name: str) -> Path:
+        """Where a layer is: by itself, or in the table once that is put together."""
+        alone = self._folder / name
+        return alone if alone.exists() else self.partial / "table.zarr" / "layers" / name
 
     def _note(self, n_done: int) -> None:
         unfinished = self._journal.with_suffix(".new")
@@ -215,7 +231,7 @@ def finished_request(out: str | Path) -> str | None:
 
 
 def _hold(lock, partial: Path) -> None:
-    """Keep a file locked until it is closed; where the system has no such locks, nothing is kept."""
+    """Keep a file locked until it is closed; where system or file system has no such locks, nothing is kept."""
     try:
         import fcntl
     except ImportError:
@@ -223,4 +239,6 @@ def _hold(lock, partial: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise RuntimeError(f"Another process is writing {partial}. Wait for it, or stop it.") from error
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+            raise RuntimeError(f"Another process is writing {partial}. Wait for it, or stop it.") from error
+        logger.warning("%s: no locks on this file system; let no two processes write one slide.", partial)

@@ -4,12 +4,18 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
 
 #: Levels of an image pyramid; each halves the one before. JPEG decoders offer exactly these reductions.
 REDUCTIONS = (1, 2, 4, 8)
 CHUNK = 2048
+#: Value of pixels without tissue.
+GLASS = 255
 #: Decoded pixels kept in memory, over all images: one full-resolution HER2ST section and its next level.
 CACHE_BYTES = 450_000_000
 
@@ -122,9 +128,19 @@ def read_reduced(path: str | Path, reduction: int) -> np.ndarray:
         width, height = image.size
         if reduction > 1:
             image.draft("RGB", (width // reduction, height // reduction))
-        rgb = image.convert("RGB")
+        rgb = _on_glass(image).convert("RGB")
         rest = reduction // round(width / rgb.width)  # what the decoder left; all, unless it is a JPEG
         return np.asarray(rgb.reduce(rest) if rest > 1 else rgb)
+
+
+def _on_glass(image: "PillowImage") -> "PillowImage":
+    """An image with transparent pixels, laid on white; any other as it is."""
+    if image.mode not in ("RGBA", "LA") and "transparency" not in image.info:
+        return image
+    from PIL import Image
+
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (GLASS,) * 4), image)
 
 
 def thumbnail(levels: list, *, longest: int = 1000) -> tuple[np.ndarray, float]:

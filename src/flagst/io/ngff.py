@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flagst._checks import require_key
-from flagst.io.images import CHUNK
+from flagst.io.images import CHUNK, GLASS
 from flagst.io.level import SlideLevel, file_stamp
 from flagst.io.scale import Scale, from_ngff
 
@@ -35,10 +35,13 @@ class NgffLevel(SlideLevel):
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Pixels of a region; only the chunks that it touches are read."""
-        where = {"c": slice(0, 3), "y": slice(y0, y1), "x": slice(x0, x1)}
+        where = {"c": slice(None), "y": slice(y0, y1), "x": slice(x0, x1)}
         pixels = np.asarray(_array(self.path, self.array, self.stamp)[tuple(where.get(axis, 0) for axis in self.axes)])
         order = [axis for axis in self.axes if axis in _IMAGE]
-        return pixels.transpose([order.index(axis) for axis in "yxc"])
+        pixels = pixels.transpose([order.index(axis) for axis in "yxc"])
+        if pixels.shape[2] == 3:
+            return pixels
+        return np.where(pixels[..., 3:] > 0, pixels[..., :3], np.uint8(GLASS))  # transparent is no tissue
 
 
 def is_ngff(group: "Group") -> bool:

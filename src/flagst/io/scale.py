@@ -1,6 +1,7 @@
 """Micrometres per pixel: what files record, and whether that agrees with what the user says."""
 
 import logging
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,25 +40,36 @@ class Scale:
 
 
 def from_unit(sizes: Sequence[float], unit: str, *, source: str) -> Scale | None:
-    """Pixel sizes x, y in a named unit; None where the unit is no length or the sizes are not positive."""
+    """Pixel sizes x, y, or one for both, in a named unit; None where the unit is no length or the sizes are not positive."""
     factor = _MICROMETRES.get(unit.strip())
     if factor is None or not all(np.isfinite(size) and size > 0 for size in sizes):
         return None
-    return Scale(float(sizes[0]) * factor, float(sizes[1]) * factor, source)
+    return Scale(float(sizes[0]) * factor, float(sizes[-1]) * factor, source)
 
 
-def from_ome(xml: str, image: int = 0) -> Scale | None:
-    """``PhysicalSizeX`` and ``PhysicalSizeY`` of one image of OME metadata."""
+def from_ome(xml: str, size: tuple[int, int] | None = None) -> Scale | None:
+    """``PhysicalSizeX`` and ``PhysicalSizeY`` of the first image of OME metadata, or the first of a width and height.
+
+    Not of the n-th: metadata may name images of which the file has no pixels.
+    """
     try:
-        elements = ElementTree.fromstring(xml.encode()).iter()
+        elements = ElementTree.fromstring(re.sub(r"^\s*<\?xml.*?\?>", "", xml)).iter()
     except ElementTree.ParseError:
         return None
     found = [element.attrib for element in elements if element.tag.rpartition("}")[2] == "Pixels"]
-    given = found[image] if image < len(found) else {}
-    if "PhysicalSizeX" not in given:
+    if size is not None:
+        found = [given for given in found if [given.get(key) for key in ("SizeX", "SizeY")] == [str(n) for n in size]]
+    given = {"PhysicalSizeXUnit": "µm"} | (found[0] if found else {})
+    given = {"PhysicalSizeY": given.get("PhysicalSizeX"), "PhysicalSizeYUnit": given["PhysicalSizeXUnit"]} | given
+    try:
+        sizes = [float(given[key]) for key in ("PhysicalSizeX", "PhysicalSizeY")]
+    except (KeyError, TypeError, ValueError):
         return None
-    sizes = [float(given["PhysicalSizeX"]), float(given.get("PhysicalSizeY", given["PhysicalSizeX"]))]
-    return from_unit(sizes, given.get("PhysicalSizeXUnit", "µm"), source="OME PhysicalSizeX")
+    source = "OME PhysicalSizeX"
+    x, y = (
+        from_unit([n], given[f"PhysicalSize{axis}Unit"], source=source) for axis, n in zip("XY", sizes, strict=True)
+    )
+    return None if x is None or y is None else Scale(x.x, y.x, source)
 
 
 def from_aperio(description: str) -> Scale | None:

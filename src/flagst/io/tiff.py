@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst.io.images import CHUNK
+from flagst.io.images import CHUNK, GLASS
 from flagst.io.level import SlideLevel, file_stamp
 from flagst.io.scale import Scale, from_aperio, from_ome, from_resolution, from_unit
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
 
-#: Scanners leave out tiles without tissue: they are shown as glass.
-GLASS = 255
 #: Aperio's JPEG 2000 in YCbCr, whose colours tifffile does not convert.
 _APERIO_YCBCR = 33003
 _SIDES = {"Y", "X"}
@@ -122,8 +120,8 @@ def _check_pixels(path: Path, series: "TiffPageSeries") -> None:
 
 def _recorded_scale(tiff: "TiffFile", series: int) -> Scale | None:
     """What the file says of an image's pixel size: its own format first, then the resolution tags."""
-    page = tiff.series[series].keyframe
-    if tiff.is_ome and (scale := from_ome(tiff.ome_metadata, series)):
+    page, (height, width) = tiff.series[series].keyframe, _height_width(tiff.series[series])
+    if tiff.is_ome and (scale := from_ome(tiff.ome_metadata, (width, height))):
         return scale
     if tiff.is_svs and (scale := from_aperio(page.description)):
         return scale
@@ -167,7 +165,7 @@ class _Segments:
         """Pixels of a region, ``(y1 - y0, x1 - x0, 3)`` uint8."""
         if self.offset is not None:
             return self._mapped()[y0:y1, x0:x1].copy()
-        out = np.full((y1 - y0, x1 - x0, 3), GLASS, np.uint8)
+        out = np.full((y1 - y0, x1 - x0, 3), GLASS, np.uint8)  # scanners leave out tiles without tissue
         with open(self.path, "rb") as file:
             for (number, index), channel in self._overlapping(y0, y1, x0, x1):
                 offsets, counts, tables = self.pages[number]

@@ -21,7 +21,8 @@ def _add(found: blake2b, value) -> None:
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         found.update(f"{value.dtype.str}{value.shape}".encode())
-        found.update(memoryview(np.ascontiguousarray(value)).cast("B"))
+        if value.size:
+            found.update(memoryview(np.ascontiguousarray(value)).cast("B"))
         return
     found.update(type(value).__name__.encode() + b"\x1e")
     if is_dataclass(value):

@@ -109,7 +109,7 @@ class SectionPredictor(SpotPredictor):
         n_latent = len(self.fitted.residual.sd)
         return [(z[:, :n_latent], e, f[:, :n_latent]) for z, (_, e, f) in zip(states, noise, strict=True)]
 
-    def parts(self, n_draws: int) -> Iterator[tuple[np.ndarray, SpotPredictor]]:
+    def parts(self, n_draws: int, *, n_genes: int = 0) -> Iterator[tuple[np.ndarray, SpotPredictor]]:
         """Rows and predictor of what is predicted at once: everything."""
         yield np.arange(len(self.section)), self
 

@@ -133,14 +133,14 @@ class Prediction:
         check_request(structure=1.0 if structure == AUTO else structure, layer=layer, **drawn)
         query = self._registered() if adata is None else table_of(adata, table_key)
         wanted = self.genes_ if genes is None else self._wanted(genes, quantiles=drawn["quantiles"])
-        predictors = self._predictors(query, window_spots=check_windows(window_spots))
+        predictors = self._predictors(query, n_genes=len(wanted), window_spots=check_windows(window_spots))
         table = queries.prediction_table(query, wanted, allow_missing=allow_missing, panel=genes is None)
         if structure == AUTO:
             structure = self._structure(predictors, seed)
         layers = layer_parts(return_std, drawn["quantiles"])
         predicted = {name: np.empty((query.n_obs, len(wanted)), np.float32) for name in layers}
         for rows, predictor in predictors:
-            for places, part in predictor.parts(self._n_held(**drawn)):
+            for places, part in predictor.parts(self._n_held(**drawn), n_genes=len(wanted)):
                 found = self._part_layers(part, wanted, structure=structure, seed=seed, **drawn)
                 for name, values in found.items():
                     predicted[name][rows[places]] = values
@@ -284,9 +284,18 @@ class Prediction:
         return self.order_.choose([predictor for _, predictor in predictors], seed)
 
     def _predictors(
-        self, query: AnnData, *, window_spots: int | None = None, windows: bool | None = None, bars: Bars | None = None
+        self,
+        query: AnnData,
+        *,
+        n_genes: int = 0,
+        window_spots: int | None = None,
+        windows: bool | None = None,
+        bars: Bars | None = None,
     ) -> list[tuple[np.ndarray, SectionPredictor | SlidePredictor]]:
-        """Rows and predictor of every section of a query; ``windows`` is for all of them, ``None`` for large ones."""
+        """Rows and predictor of every section of a query; ``windows`` is for all of them, ``None`` for large ones.
+
+        ``n_genes`` are predicted, where that is more than the panel.
+        """
         sections = self._sections(query, measured=False)
         width = sections[0].image.shape[1]
         self._check_features(query, width)
@@ -302,7 +311,7 @@ class Prediction:
         for section in sections:
             # the spatial order of the training sections holds as far as spots are familiar
             trust = float((self.familiar_.score(section.image) <= 1).mean())
-            if is_large(section, len(self.genes_), window_spots) if windows is None else windows:
+            if is_large(section, max(n_genes, len(self.genes_)), window_spots) if windows is None else windows:
                 parts = section, self.fitted_, self.settings_, self.module
                 predictors.append(SlidePredictor(*parts, trust=trust, window_spots=window_spots, bars=bars))
             else:

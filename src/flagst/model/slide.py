@@ -115,7 +115,9 @@ class SlidePredictor:
             out[:, rows] = part.draws(n_draws, seed)
         return out
 
-    def parts(self, n_draws: int, rows: np.ndarray | None = None) -> "Iterator[tuple[np.ndarray, SlidePart]]":
+    def parts(
+        self, n_draws: int, rows: np.ndarray | None = None, *, n_genes: int = 0
+    ) -> "Iterator[tuple[np.ndarray, SlidePart]]":
         """Places in ``rows`` and predictor of what is decoded at once.
 
         Parameters
@@ -124,9 +126,11 @@ class SlidePredictor:
             Full draws that are going to be held together.
         rows
             ``(n_rows,)`` spots that are asked for; ``None`` for all.
+        n_genes
+            Genes to predict, where these are more than the panel.
         """
-        rows = np.arange(len(self.section)) if rows is None else rows
-        step = max(min(WINDOW_SPOTS, DECODED_VALUES // self.n_genes, 4 * DECODED_VALUES // (n_draws * self.n_genes)), 1)
+        rows, width = np.arange(len(self.section)) if rows is None else rows, max(n_genes, self.n_genes)
+        step = max(min(WINDOW_SPOTS, DECODED_VALUES // width, 4 * DECODED_VALUES // (n_draws * width)), 1)
         for start in range(0, len(rows), step):
             places = np.arange(start, min(start + step, len(rows)))
             yield places, SlidePart(self, rows[places])

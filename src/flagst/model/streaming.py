@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from flagst import __version__
-from flagst._keys import LAYERS, SLOT, TABLE, UNS, prediction_layers
+from flagst._keys import LAYERS, PARAM, SLOT, TABLE, UNS, prediction_layers
 from flagst.data.reading import read_spots
 from flagst.data.record import check_request, table_of, write_prediction
 from flagst.data.store import PredictionStore, finished_request
@@ -88,7 +88,8 @@ def predict_to_zarr(
         The model is not trained, or another process is writing there.
     FileExistsError
         ``out`` is there, or what an interrupted call has left, and neither ``resume`` nor ``overwrite`` is given; or
-        ``out`` is complete and was made with another model or other arguments.
+        ``out`` is complete and was made with another model, of other spots or features, or with other arguments;
+        or what is there is no prediction, which is never replaced.
     ValueError
         What was left is of another model, other spots or other arguments; or as :meth:`predict`.
     FileNotFoundError, KeyError
@@ -109,19 +110,24 @@ def predict_to_zarr(
     drawn = {"n_samples": n_samples, "return_std": return_std, "quantiles": quantiles}
     check_request(structure=1.0 if structure == AUTO else structure, layer=layer, **drawn)
     wanted = self.genes_ if genes is None else self._wanted(genes, quantiles=quantiles)
+    structure = structure if structure == AUTO else float(structure)
     asked = drawn | {"structure": structure, "seed": int(seed), "layer": layer, "genes": wanted}
-    request = fingerprint(_model_parts(self), asked | {"window_spots": check_windows(window_spots)}, __version__)
+    query = _spots(self, adata, table_key, out)
+    asked |= {"window_spots": check_windows(window_spots)}
+    request = fingerprint(_model_parts(self), asked, _query_parts(self, query), __version__)
     if _is_finished(out, request, resume=resume, overwrite=overwrite):
         return out
-    query = _spots(self, adata, table_key)
     bars = Bars(shown=progress)
-    slides = self._predictors(query, window_spots=window_spots, windows=True, bars=bars)
+    slides = self._predictors(query, n_genes=len(wanted), window_spots=window_spots, windows=True, bars=bars)
     names = {"draw": layer} | prediction_layers(layer, quantiles)
     layers = [names[part] for part in layer_parts(return_std, quantiles)]
-    spots = [[s.name, s.spot_names, s.coords, s.image, s.layout] for s in (slide.section for _, slide in slides)]
-    shape, whole = (query.n_obs, len(wanted)), fingerprint(request, spots)
-    store = PredictionStore(out, shape=shape, layers=layers, fingerprint=whole)
+    shape = query.n_obs, len(wanted)
+    store = PredictionStore(out, shape=shape, layers=layers, fingerprint=request)
     with store.opened(resume=resume, overwrite=overwrite):
+        if out.exists() and not overwrite:  # another process has finished it meanwhile
+            store.discard()
+            _is_finished(out, request, resume=resume, overwrite=overwrite)
+            return out
         for number, (_, slide) in enumerate(slides):
             slide.states = store.states(number)
         if structure == AUTO:
@@ -130,7 +136,7 @@ def predict_to_zarr(
             for chunk in range(store.n_done, store.n_chunks):
                 rows = store.rows(chunk)
                 values = {name: np.empty((len(rows), shape[1]), np.float32) for name in layers}
-                for places, part in _parts(slides, rows, self._n_held(**drawn)):
+                for places, part in _parts(slides, rows, self._n_held(**drawn), len(wanted)):
                     found = self._part_layers(part, wanted, structure=structure, seed=seed, **drawn)
                     for name, of_part in found.items():
                         values[names[name]][places] = of_part
@@ -155,13 +161,21 @@ def predict_to_zarr(
 
 def _is_finished(out: Path, request: str, *, resume: bool, overwrite: bool) -> bool:
     """Whether there is nothing to do; raises a ``FileExistsError`` for what must not be replaced."""
-    if not out.exists() or overwrite:
+    if not out.exists():
+        return False
+    recorded = finished_request(out)
+    if recorded is None:
+        raise FileExistsError(
+            f"{out} is there and is no prediction of flagst, and is not replaced. Name another folder."
+        )
+    if overwrite:
         return False
     if not resume:
         raise FileExistsError(f"{out} is already there. Pass overwrite=True to replace it.")
-    if finished_request(out) != request:
+    if recorded != request:
         raise FileExistsError(
-            f"{out} was made with another model or other arguments. Pass overwrite=True to replace it."
+            f"{out} was made with another model, of other spots or features, or with other arguments. Pass "
+            "overwrite=True to replace it."
         )
     return True
 
@@ -171,20 +185,35 @@ def _model_parts(model) -> list:
     return [*(getattr(model, name) for name in PARTS), model.module.state_dict()]
 
 
-def _spots(model, adata: "AnnData | SpatialData | str | Path", table_key: str) -> AnnData:
+def _query_parts(model, query: AnnData) -> list:
+    """Everything of a query that its predictions follow from, the same for a file and for what was read of it."""
+    spatial, image, section = (model.setup_[key] for key in ("spatial_key", "image_key", "section_key"))
+    params = query.uns.get(UNS.flagst, {}).get(SLOT.params, {})
+    per_section = [
+        sorted((str(k), str(v)) for k, v in params.get(key, {}).items()) for key in (PARAM.um_per_px, PARAM.layout)
+    ]
+    arrays = np.asarray(query.obsm[spatial], np.float64), np.asarray(query.obsm[image], np.float32)
+    return [*arrays, per_section, [str(name) for name in query.obs_names], [str(s) for s in query.obs.get(section, [])]]
+
+
+def _spots(model, adata: "AnnData | SpatialData | str | Path", table_key: str, out: Path) -> AnnData:
     """The query's table; of a path, what is needed of it."""
     if not isinstance(adata, str | Path):
         return table_of(adata, table_key)
+    if Path(adata).resolve() == out.resolve():
+        raise ValueError(f"{out} is the slide itself. Name another folder.")
     keys = {name: model.setup_[name] for name in ("spatial_key", "image_key")}
     return read_spots(adata, table_key=table_key, **keys)
 
 
-def _parts(slides: list[tuple[np.ndarray, SlidePredictor]], rows: np.ndarray, n_draws: int) -> Iterator[tuple]:
+def _parts(
+    slides: list[tuple[np.ndarray, SlidePredictor]], rows: np.ndarray, n_draws: int, n_genes: int
+) -> Iterator[tuple]:
     """Places in ``rows``, consecutive rows of the query, and predictor of what is decoded at once."""
     for own, slide in slides:
         first, last = np.searchsorted(own, (rows[0], rows[-1] + 1))
         inside = np.arange(first, last)
-        for places, part in slide.parts(n_draws, inside):
+        for places, part in slide.parts(n_draws, inside, n_genes=n_genes):
             yield own[inside[places]] - rows[0], part
 
 

@@ -125,6 +125,7 @@ def _choose(unit: np.ndarray, mean: np.ndarray, expression: np.ndarray) -> tuple
     """Width, penalty, gain, and both correlations, of the best of all choices."""
     average, loading = mean.mean(axis=1, keepdims=True), _loading(mean)
     own, shared = mean - average * loading, expression.mean(axis=1)
+    others = (mean.sum(axis=1, keepdims=True) - mean) / (mean.shape[1] - 1)  # a gene left out is not in its own average
     apart = np.linalg.qr(np.stack([np.ones(len(shared)), shared, shared**2], axis=1))[0]
     measured = expression - expression.mean(axis=0), expression - apart @ (apart.T @ expression)
     best = (-np.inf,)
@@ -135,7 +136,7 @@ def _choose(unit: np.ndarray, mean: np.ndarray, expression: np.ndarray) -> tuple
             # what a gene is predicted from the others is its row of the inverse, scaled, without itself
             like = -inverse / np.diag(inverse)[:, None]
             np.fill_diagonal(like, 0)
-            parts = average * _shared(like, loading), own @ like.T
+            parts = others * _shared(like, loading), own @ like.T
             pcc = _correlations([part - part.mean(axis=0) for part in parts], measured[0])
             own_pcc = _correlations([part - apart @ (apart.T @ part) for part in parts], measured[1])
             for gain, as_is, without in zip(GAINS, pcc, own_pcc, strict=True):

@@ -77,7 +77,7 @@ def predict_slides(
     TypeError
         An option that does not exist.
     ValueError
-        Two slides of one name, or no slide.
+        Two slides of one name, no slide, or results that would be written where the slides are.
 
     Examples
     --------
@@ -112,7 +112,12 @@ def _jobs(paths: Sequence[str | Path], out_dir: Path) -> list[tuple[Path, Path]]
     twice = [name for name, n in Counter(names).items() if n > 1]
     if twice:
         raise ValueError(f"Several slides are named {twice[:5]}, and would be written to one place. Rename them.")
-    return [(path, out_dir.resolve() / f"{name}.zarr") for path, name in zip(paths, names, strict=True)]
+    jobs = [(path, out_dir.resolve() / f"{name}.zarr") for path, name in zip(paths, names, strict=True)]
+    if any(path == out for path, out in jobs):
+        raise ValueError(
+            f"{out_dir} holds the slides themselves, and results would go where they are. Name another folder."
+        )
+    return jobs
 
 
 def _check_options(options: dict) -> None:
