@@ -451,6 +451,8 @@ def test_bad_arguments(model, slides, tmp_path):
     bare.write_h5ad(tmp_path / "bare.h5ad")
     with pytest.raises(KeyError, match="image_features"):
         model.predict_to_zarr(tmp_path / "bare.h5ad", out)
+    with pytest.raises(KeyError, match="image_features"):
+        model.predict_to_zarr(bare, out)
     with pytest.raises(RuntimeError, match="not trained"):
         FLAG(model.adata).predict_to_zarr(slides, out)
     assert not out.exists() and not list(tmp_path.glob("*.partial"))

@@ -192,7 +192,8 @@ def _query_parts(model, query: AnnData) -> list:
     per_section = [
         sorted((str(k), str(v)) for k, v in params.get(key, {}).items()) for key in (PARAM.um_per_px, PARAM.layout)
     ]
-    arrays = np.asarray(query.obsm[spatial], np.float64), np.asarray(query.obsm[image], np.float32)
+    kinds = {spatial: np.float64, image: np.float32}
+    arrays = [np.asarray(query.obsm[key], kind) for key, kind in kinds.items() if key in query.obsm]
     return [*arrays, per_section, [str(name) for name in query.obs_names], [str(s) for s in query.obs.get(section, [])]]
 
 
