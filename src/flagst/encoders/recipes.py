@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 from flagst._keys import NETWORK
 from flagst._weights import WEIGHT_FILES
 from flagst.encoders._checkpoint import find_weights
-from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
+from flagst.encoders._torch import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
 
 if TYPE_CHECKING:
     from flagst.encoders._base import ImageEncoder
 
 _H_OPTIMUS_MEAN, _H_OPTIMUS_STD = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _NO_DERIVATIVES = "CC-BY-NC-ND-4.0"
 
 
@@ -34,11 +33,11 @@ class Recipe:
     n_features
         Length of its vector.
     library
-        ``"timm"``, ``"transformers"``, or ``None`` where flagst has no loader; ``note`` then says what to do.
+        What builds its network: ``"timm"``, ``"transformers"`` or ``"conch"``.
     architecture, model_kwargs
         For :class:`TimmEncoder`.
     pooling
-        How tokens become a vector: see :class:`TimmEncoder` and :class:`TransformersEncoder`.
+        How tokens become a vector: see :class:`TimmEncoder`, :class:`TransformersEncoder`, :class:`ConchEncoder`.
     files
         Names of the weights in the repository, in order of preference.
     mean, std
@@ -58,7 +57,7 @@ class Recipe:
     licence: str
     gated: bool
     n_features: int
-    library: str | None = "timm"
+    library: str = "timm"
     architecture: str = ""
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     pooling: str = "model"
@@ -204,17 +203,14 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             licence=_NO_DERIVATIVES,
             gated=True,
             n_features=512,
-            library=None,
+            library="conch",
+            pooling="attention",
             files=("pytorch_model.bin",),
-            mean=_CLIP_MEAN,
-            std=_CLIP_STD,
+            mean=CLIP_MEAN,
+            std=CLIP_STD,
             patch_px=448,
             source="Lu et al., Nature Medicine 2024",
-            note=(
-                "Its image tower ends in an attention pooling that only the authors' package has. Install that, load "
-                "the model, and pass flagst.encoders.CallableEncoder(lambda x: model.encode_image(x, normalize=False, "
-                f"proj_contrast=False), name='conch', patch_px=448, patch_um=224, mean={_CLIP_MEAN}, std={_CLIP_STD})."
-            ),
+            note="Its image tower alone: the vector before the projection to the text's space.",
         ),
     }
 )
@@ -243,11 +239,9 @@ def open_recipe(name: str, *, path: str | Path | None = None, hub: bool = False,
     FileNotFoundError
         No weights; the message says which file, from where, under which terms.
     ValueError
-        flagst has no loader for the model, the file is not that model's, or both ``path`` and ``hub`` are given.
+        The file is not that model's, or both ``path`` and ``hub`` are given.
     """
     recipe = RECIPES[name]
-    if recipe.library is None:
-        raise ValueError(f"flagst has no loader for {recipe.title}. {recipe.note}")
     hint = f"{recipe.whereabouts} With hub=True it is downloaded to the cache of huggingface_hub."
     if path is not None and hub:
         raise ValueError(f"Encoder {name!r} takes path= or hub=True, not both: hub=True downloads from {recipe.hub}.")
@@ -277,6 +271,10 @@ def _open(recipe: Recipe, settings: dict[str, Any]) -> TorchEncoder:
         from flagst.encoders.timm_encoder import TimmEncoder
 
         return TimmEncoder(architecture=recipe.architecture, model_kwargs=recipe.model_kwargs, **settings)
+    if recipe.library == "conch":
+        from flagst.encoders.conch_encoder import ConchEncoder
+
+        return ConchEncoder(model_kwargs=recipe.model_kwargs, n_features=recipe.n_features, **settings)
     from flagst.encoders.transformers_encoder import TransformersEncoder
 
     return TransformersEncoder(**settings)

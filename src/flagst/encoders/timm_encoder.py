@@ -86,7 +86,7 @@ class TimmEncoder(TorchEncoder):
         require_one_of(pooling, _POOLINGS, name="pooling")
         settings = dict(model_kwargs or {})
         weights = download(str(path), files) if hub else find_weights(path, files, hint=HUB_HINT)
-        network = _create(architecture, settings)
+        network = create_timm(architecture, settings)
         classifier = tuple(f"{part}." for part in _classifiers(network))
         load_into(network, weights, architecture=architecture, spare=classifier)
         self.pooling = pooling
@@ -118,8 +118,16 @@ class TimmEncoder(TorchEncoder):
         return pool_tokens(tokens, self.pooling, n_prefix=n_prefix, has_class=has_class)
 
 
-def _create(architecture: str, settings: Mapping[str, Any]) -> "torch.nn.Module":
-    """An untrained network without a classifier."""
+def create_timm(architecture: str, settings: Mapping[str, Any]) -> "torch.nn.Module":
+    """An untrained network of timm's without a classifier; it reads no weights from anywhere.
+
+    Raises
+    ------
+    ValueError
+        Unknown architecture or argument, or one by which timm would read weights itself.
+    ImportError
+        timm is missing, or cannot be imported.
+    """
     if ":" in architecture:
         raise ValueError(
             f"architecture must be a name of timm's own; got {architecture!r}. To download weights pass the repository "
@@ -131,7 +139,7 @@ def _create(architecture: str, settings: Mapping[str, Any]) -> "torch.nn.Module"
     try:
         import timm
     except ImportError as error:
-        raise ImportError("TimmEncoder needs timm: pip install 'flagst[encoders]'.") from error
+        raise ImportError("This encoder needs timm: pip install 'flagst[encoders]'.") from error
     except RuntimeError as error:  # what torchvision raises beside a torch it was not built for
         raise ImportError(
             f"timm cannot be imported ({reason_of(error)}): torch and torchvision must be of one release, both for the "
