@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+from _table import NOISE_BASELINES
+
 from flagst._keys import OBS, PARAM, SLOT, UNS
 
 #: Scores of a test section that go into a record, as ``flagst.tl.evaluate`` names them.
@@ -55,7 +57,7 @@ def _fit(train, job: dict, seed: int) -> tuple[Any, list]:
 
     model = getattr(baselines, job["method"])(train, target=job["target"])
     model.train()
-    has_dial = job["method"] in ("IndependentNoise", "ResidualBootstrap", "CorrelatedGaussian")
+    has_dial = job["method"] in NOISE_BASELINES
     return model, job["structures"] if has_dial else [None]
 
 

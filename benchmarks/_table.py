@@ -2,7 +2,7 @@
 
 import numpy as np
 
-NOISE_BASELINES = ("IndependentNoise", "ResidualBootstrap", "CorrelatedGaussian")
+NOISE_BASELINES = ("IndependentNoise", "ResidualBootstrap", "CorrelatedGaussian", "BalancedGaussian")
 #: PCC at which samplers are compared unless told otherwise: inside every sampler's range on the rotation.
 AT_PCC = {"log2": 0.55, "lognorm": 0.24}
 COLUMNS = ("PCC", "PCC-50", "MSE", "GSC", "SSC", "Moran", "true", "gap", "seconds", "peak MB")

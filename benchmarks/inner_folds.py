@@ -25,6 +25,7 @@ CHOICES = {
     "no diffusion": {"diffusion": False},
     "no cross-fitting": {"cross_fit": False},
     "draws as they come": {"match_order": False},
+    "noise as it comes": {"balance_noise": False},
     "no joint denoising": {"joint": False},
     "ridge mean": {"regression": "ridge"},
     "8 latents": {"n_latent": 8},
@@ -34,7 +35,7 @@ CHOICES = {
     "2,400 steps": {"max_steps": 2400},
     "no alignment": {"gfm": None},
 }
-BASELINES = ("Ridge", "CorrelatedGaussian")
+BASELINES = ("Ridge", "CorrelatedGaussian", "BalancedGaussian")
 #: PCC at which samplers are compared: an inner fold reaches a little less than the rotation.
 AT_PCC = {"log2": 0.53, "lognorm": 0.22}
 

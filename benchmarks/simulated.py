@@ -21,11 +21,14 @@ from _processes import run_job
 VARIANTS = {
     "FLAG": {},
     "no graph": {"edges": False},
+    "no graph encoder": {"network": {"n_layers": 0}},
+    "no edge features": {"network": {"d_edge": 0}},
     "no joint denoising": {"joint": False},
     "no alignment": {"gfm": None},
     "no diffusion": {"diffusion": False},
     "no cross-fitting": {"cross_fit": False},
     "draws as they come": {"match_order": False},
+    "noise as it comes": {"balance_noise": False},
     "gene tokens": {"denoiser": "gene", "network": {"denoiser_kwargs": {"width": 64, "n_blocks": 3, "align_block": 2}}},
 }
 #: Run only when asked for: a transformer over genes takes most of an hour.

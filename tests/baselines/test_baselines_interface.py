@@ -11,7 +11,7 @@ from flagst import baselines
 from flagst.data.targets import to_target
 
 NAMES = sorted(baselines.__all__)
-NOISY = ["CorrelatedGaussian", "IndependentNoise", "ResidualBootstrap"]
+NOISY = ["BalancedGaussian", "CorrelatedGaussian", "IndependentNoise", "ResidualBootstrap"]
 
 
 def fitted(name: str, adata, **kwargs):

@@ -16,7 +16,7 @@ def test_defaults_are_the_rotation():
     assert [s["test"] for s in options.splits] == ["C2", "C3", "C4", "C5"]
     assert options.splits[1]["train"] == ["C2", "C4", "C5"]
     assert (options.target, options.n_genes, options.seeds) == ("log2", 200, [0, 1, 2])
-    assert options.structures == [0, 0.2, 0.35, 0.5, 0.7, 1] and len(options.methods) == 8
+    assert options.structures == [0, 0.2, 0.35, 0.5, 0.7, 1] and len(options.methods) == 9
 
 
 def test_single_split():
@@ -53,7 +53,7 @@ def test_every_method_has_its_own_jobs():
         (t, [s]) for t in "ABC" for s in (0, 1)
     ]
     others = [job["method"] for job in jobs[len(flag) :]]
-    assert len(others) == len(set(others)) == 7
+    assert len(others) == len(set(others)) == 8
     assert flag[0]["settings"] == {"max_steps": 7, "gfm": None, "x": "y"}
     assert flag[0]["splits"][0]["file"] == "a.h5ad"
 

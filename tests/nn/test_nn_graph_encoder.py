@@ -107,3 +107,23 @@ def test_memory_is_linear_in_edges(encoder):
     index = torch.stack([torch.randint(n_spots, (9 * n_spots,)), torch.arange(n_spots).repeat(9)])
     with torch.no_grad():
         assert encoder(torch.randn(n_spots, 6), index, torch.rand(9 * n_spots, 2)).shape == (n_spots, D_MODEL)
+
+
+def test_without_edge_features_attention_is_plain(attention, graph):
+    h, (edge_index, edge_attr) = torch.randn(5, D_MODEL), graph
+    plain = EdgeModulatedAttention(D_MODEL, 0, N_HEADS)
+    plain.load_state_dict({name: attention.state_dict()[name] for name in plain.state_dict()})
+    with torch.no_grad():
+        attention.a.zero_()
+        attention.c.zero_()
+    torch.testing.assert_close(plain(h, edge_index, edge_attr), dense(attention, h, edge_index, edge_attr))
+    torch.testing.assert_close(plain(h, edge_index, edge_attr), plain(h, edge_index, 1 - edge_attr))
+
+
+def test_without_layers_every_spot_is_encoded_by_itself(graph):
+    encoder = SpatialGraphEncoder(6, D_MODEL, n_layers=0).eval()
+    image, (edge_index, edge_attr) = torch.randn(5, 6), graph
+    moved = image.clone()
+    moved[0] += 1
+    change = (encoder(moved, edge_index, edge_attr) - encoder(image, edge_index, edge_attr)).abs().sum(dim=1)
+    assert change[0] > 0.01 and (change[1:] == 0).all()

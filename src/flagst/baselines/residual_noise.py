@@ -13,6 +13,7 @@ import numpy as np
 from flagst.baselines.ridge import Ridge
 from flagst.data.noise import spot_noise
 from flagst.data.section import Section
+from flagst.regression import balance_noise, leading_scores
 
 #: Added to the diagonal of the residual covariance, in standardised units.
 JITTER = 1e-4
@@ -30,7 +31,7 @@ class ResidualNoise(Ridge):
         mean = self.stage_.predict(section.image, section.neighbours)
         moved = mean
         if structure > 0:
-            moved = mean + structure * self._draw(section, seed)
+            moved = mean + structure * self._draw(section, seed, mean)
         return self.stage_.scaler.restore(moved), self.stage_.scaler.restore(mean)
 
     @abstractmethod
@@ -38,8 +39,8 @@ class ResidualNoise(Ridge):
         """Fit on cross-fitted residuals ``(n_spots, n_genes)``, standardised units."""
 
     @abstractmethod
-    def _draw(self, section: Section, seed: int) -> np.ndarray:
-        """A residual for every spot and gene, ``(n_spots, n_genes)``, standardised units."""
+    def _draw(self, section: Section, seed: int, mean: np.ndarray) -> np.ndarray:
+        """A residual for every spot and gene around ``mean``, ``(n_spots, n_genes)`` each, standardised units."""
 
     def _gaussian(self, section: Section, seed: int, width: int) -> np.ndarray:
         """``(n_spots, width)`` standard normal, keyed by spot."""
@@ -58,7 +59,7 @@ class IndependentNoise(ResidualNoise):
     def _fit_noise(self, residual: np.ndarray) -> None:
         self.sd_ = residual.std(axis=0)
 
-    def _draw(self, section: Section, seed: int) -> np.ndarray:
+    def _draw(self, section: Section, seed: int, mean: np.ndarray) -> np.ndarray:
         return self._gaussian(section, seed, len(self.sd_)) * self.sd_
 
 
@@ -74,7 +75,7 @@ class ResidualBootstrap(ResidualNoise):
     def _fit_noise(self, residual: np.ndarray) -> None:
         self.residual_ = residual - residual.mean(axis=0)
 
-    def _draw(self, section: Section, seed: int) -> np.ndarray:
+    def _draw(self, section: Section, seed: int, mean: np.ndarray) -> np.ndarray:
         # the normal distribution function turns a spot's own noise into its own uniform number
         uniform = np.array([(1 + erf(z / sqrt(2))) / 2 for z in self._gaussian(section, seed, 1)[:, 0]])
         n_rows = len(self.residual_)
@@ -94,5 +95,22 @@ class CorrelatedGaussian(ResidualNoise):
         covariance = np.atleast_2d(np.cov(residual.T)) + JITTER * np.eye(residual.shape[1])
         self.root_ = np.linalg.cholesky(covariance)
 
-    def _draw(self, section: Section, seed: int) -> np.ndarray:
+    def _draw(self, section: Section, seed: int, mean: np.ndarray) -> np.ndarray:
         return self._gaussian(section, seed, len(self.root_)) @ self.root_.T
+
+
+class BalancedGaussian(CorrelatedGaussian):
+    """:class:`CorrelatedGaussian` whose noise has no correlations by chance, as FLAG's has none.
+
+    See :func:`flagst.regression.balance.balance_noise`: what a draw of FLAG gains by that, noise without any model
+    gains too.
+
+    Parameters
+    ----------
+    adata, target
+        See :class:`flagst.baselines.Ridge`.
+    """
+
+    def _draw(self, section: Section, seed: int, mean: np.ndarray) -> np.ndarray:
+        noise = self._gaussian(section, seed, len(self.root_))
+        return balance_noise(noise, leading_scores(mean), np.empty((len(mean), 0))) @ self.root_.T

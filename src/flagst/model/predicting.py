@@ -17,7 +17,7 @@ from flagst.model.presets import Settings
 from flagst.model.spots import SpotPredictor
 from flagst.model.threads import threads_for
 from flagst.module import FlagModule
-from flagst.regression import match_draw_order
+from flagst.regression import ResidualModel, balance_noise, balances, leading_scores, match_draw_order
 
 
 class SectionPredictor(SpotPredictor):
@@ -57,6 +57,7 @@ class SectionPredictor(SpotPredictor):
         self.mean = fitted.stage.predict(section.image, section.neighbours) if mean is None else mean
         self.inputs = network_inputs(section, fitted, self.mean, settings, module.d_image)
         self.d_state = settings.n_latent if settings.denoiser == "latent" else self.mean.shape[1]
+        self._leading: np.ndarray | None = None
 
     def context(self) -> np.ndarray:
         """Spatial context H of all networks side by side, ``(n_spots, n_networks * d_context)`` float32."""
@@ -98,7 +99,7 @@ class SectionPredictor(SpotPredictor):
         for i in range(n_states):
             (state, *_), *_ = self.states(1, f"{seed}/{i}")
             for _, gene_noise, state_noise in self._noise(n_noises, f"{seed}/{i}/noise"):
-                residual = self.residual(state, gene_noise, state_noise[:, : state.shape[1]])
+                residual = self.residual(*self._balanced(state, gene_noise, state_noise))
                 yield restore(self.mean + residual).astype(np.float32)
 
     def states(self, n_draws: int, seed: int | str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -106,12 +107,22 @@ class SectionPredictor(SpotPredictor):
         noise = self._noise(n_draws, seed)
         start = np.stack([z for z, *_ in noise])
         states = self._solve(torch.as_tensor(start)).numpy() if self.settings.diffusion else start
-        n_latent = len(self.fitted.residual.sd)
-        return [(z[:, :n_latent], e, f[:, :n_latent]) for z, (_, e, f) in zip(states, noise, strict=True)]
+        return [self._balanced(z, e, f) for z, (_, e, f) in zip(states, noise, strict=True)]
 
     def parts(self, n_draws: int, *, n_genes: int = 0) -> Iterator[tuple[np.ndarray, SpotPredictor]]:
         """Rows and predictor of what is predicted at once: everything."""
         yield np.arange(len(self.section)), self
+
+    def _balanced(self, state: np.ndarray, noise: np.ndarray, state_noise: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What :meth:`ResidualModel.decode` takes, of what was drawn."""
+        if self._leading is None and self.balances:
+            self._leading = leading_scores(self.mean)
+        return balanced(self.fitted.residual, self._leading, state, noise, state_noise)
+
+    @property
+    def balances(self) -> bool:
+        """Whether noise is freed of what correlates by chance."""
+        return self.settings.balance_noise and balances(*self.mean.shape)
 
     def _noise(self, n_draws: int, seed: int | str) -> list[list[np.ndarray]]:
         """Starting noise, gene noise and state noise of every draw."""
@@ -128,6 +139,20 @@ class SectionPredictor(SpotPredictor):
                 n_steps=self.settings.n_steps,
                 networks=self.networks,
             )
+
+
+def balanced(
+    residual: ResidualModel, leading: np.ndarray | None, state: np.ndarray, noise: np.ndarray, state_noise: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Drawn state and noises of a whole section as :meth:`ResidualModel.decode` takes them.
+
+    Without the components that are not there; and, given scores of the mean, without what correlates by chance.
+    """
+    n_latent = len(residual.sd)
+    state, state_noise = state[:, :n_latent], state_noise[:, :n_latent]
+    if leading is not None:
+        noise = balance_noise(noise, leading, state + state_noise * residual.jitter)
+    return state, noise, state_noise
 
 
 def order_aimed_at(section: Section, fitted: Fitted, settings: Settings) -> np.ndarray | None:

@@ -53,6 +53,8 @@ class Settings:
     match_order
         Scale each gene of a draw so that genes have the spatial order of the training sections, see
         :func:`flagst.regression.draw_order.match_draw_order`.
+    balance_noise
+        Take the correlations that noise has by chance out of it, see :func:`flagst.regression.balance.balance_noise`.
     max_steps
         Optimiser steps of all networks together when ``train(max_epochs=None)``.
     network
@@ -78,6 +80,7 @@ class Settings:
     align_static: str = "context"
     gene_identity: str = "free"
     match_order: bool = True
+    balance_noise: bool = True
     max_steps: int = 1200
     network: dict = field(default_factory=dict)
 

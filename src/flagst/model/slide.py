@@ -13,7 +13,7 @@ from flagst.data.section import Section
 from flagst.data.store import ArrayFolder
 from flagst.model.fitting import Fitted, pad_columns
 from flagst.model.intervals import pooled_spread
-from flagst.model.predicting import order_aimed_at
+from flagst.model.predicting import balanced, order_aimed_at
 from flagst.model.presets import Settings
 from flagst.model.progress import Bars
 from flagst.model.spots import SpotPredictor
@@ -27,7 +27,7 @@ from flagst.module.windowed import (
     encode_windows,
     encoder_hops,
 )
-from flagst.regression import evenly_spaced, order_curve, order_factors, section_centre
+from flagst.regression import balances, evenly_spaced, leading_scores, order_curve, order_factors, section_centre
 from flagst.regression.draw_order import MAX_SPOTS
 
 #: Spots of a window, and of the largest section that is predicted at once.
@@ -99,10 +99,11 @@ class SlidePredictor:
         self.states = {} if states is None else states
         self.bars = bars or Bars(shown=False)
         self.centre = section_centre(section.image)
+        self.balances = settings.balance_noise and balances(len(section), self.n_genes)
         k = N_EDGES if settings.edges else 0
         self.neighbours, self.distances = section.neighbours[:, :k], section.distances[:, :k]
         self.pitch = spot_pitch(self.distances)
-        self._scales, self._spread, self._network_inputs = {}, {}, None
+        self._scales, self._spread, self._balanced, self._network_inputs = {}, {}, {}, None
 
     def context(self) -> np.ndarray:
         """As :meth:`SectionPredictor.context`."""
@@ -141,6 +142,16 @@ class SlidePredictor:
             noise = spot_noise(self.section.name, self.section.spot_names, seed=seed, widths=(self.d_state,))[0]
             self.states[seed] = self._solve(torch.as_tensor(noise)).numpy()
         return self.states[seed]
+
+    def balanced_noise(self, seed: str) -> np.ndarray:
+        """Noise beside the state of one draw, ``(n_spots, n_genes)`` float32: only of what is small enough as a whole."""
+        if seed not in self._balanced:
+            widths, section = (self.d_state, self.n_genes, self.d_state), self.section
+            start, noise, state_noise = spot_noise(section.name, section.spot_names, seed=seed, widths=widths)
+            state = self.state(seed) if self.settings.diffusion else start
+            leading = leading_scores(self.mean_of(np.arange(len(section))))
+            self._balanced[seed] = balanced(self.fitted.residual, leading, state, noise, state_noise)[1]
+        return self._balanced[seed]
 
     def scales(self, seed: str) -> np.ndarray | None:
         """Factor of every gene of a draw that gives it its spatial order, ``(n_genes,)``; ``None`` for none."""
@@ -262,6 +273,8 @@ class SlidePart(SpotPredictor):
         widths = (d_state, self.slide.n_genes, d_state)
         start, noise, state_noise = spot_noise(self.section_name, self.spot_names, seed=seed, widths=widths)
         state = self.slide.state(seed)[self.rows] if self.settings.diffusion else start
+        if self.slide.balances:
+            noise = self.slide.balanced_noise(seed)[self.rows]
         return self.fitted.residual.decode(state[:, :n_latent], noise, state_noise[:, :n_latent])
 
     def diffused(self, n_draws: int, seed: int | str) -> np.ndarray:

@@ -19,7 +19,7 @@ class EdgeModulatedAttention(MessagePassing):
     d_model
         Width of the spot states.
     d_edge
-        Number of edge features.
+        Number of edge features that are used, the first ones; 0 for plain attention.
     n_heads
         Attention heads; divides ``d_model``.
 
@@ -34,10 +34,12 @@ class EdgeModulatedAttention(MessagePassing):
         self.query = nn.Linear(d_model, d_model)
         self.key = nn.Linear(d_model, d_model)
         self.value = nn.Linear(d_model, d_model)
-        self.edge_scale = nn.Linear(d_edge, n_heads)
-        self.edge_bias = nn.Linear(d_edge, n_heads)
-        self.a = nn.Parameter(torch.zeros(n_heads))
-        self.c = nn.Parameter(torch.ones(n_heads))
+        self.d_edge = d_edge
+        if d_edge:
+            self.edge_scale = nn.Linear(d_edge, n_heads)
+            self.edge_bias = nn.Linear(d_edge, n_heads)
+            self.a = nn.Parameter(torch.zeros(n_heads))
+            self.c = nn.Parameter(torch.ones(n_heads))
 
     def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
         """``h: (n_spots, d_model)``, ``edge_index: (2, n_edges)`` source then target -> ``(n_spots, d_model)``."""
@@ -50,7 +52,9 @@ class EdgeModulatedAttention(MessagePassing):
 
     def message(self, query_i: Tensor, key_j: Tensor, value_j: Tensor, edge_attr: Tensor, index: Tensor) -> Tensor:
         score = (query_i * key_j).sum(-1) / math.sqrt(self.d_head)
-        score = score * (1 + self.a * self.edge_scale(edge_attr)) + self.c * self.edge_bias(edge_attr)
+        if self.d_edge:
+            used = edge_attr[:, : self.d_edge]
+            score = score * (1 + self.a * self.edge_scale(used)) + self.c * self.edge_bias(used)
         return softmax(score, index).unsqueeze(-1) * value_j
 
 
@@ -64,9 +68,9 @@ class SpatialGraphEncoder(nn.Module):
     d_model
         Width of the context H.
     d_edge
-        Number of edge features (distance kernel and image similarity: 2).
+        Number of edge features that are used (distance kernel and image similarity: 2).
     n_layers, n_heads, dropout
-        Depth, heads, dropout rate.
+        Depth, heads, dropout rate. With 0 layers every spot is encoded by itself.
     """
 
     def __init__(

@@ -24,8 +24,8 @@ class FlagNetwork(nn.Module):
         ``"latent"`` or ``"gene"``.
     condition_on_mean
         Feed the regression mean to the denoiser through the context.
-    d_context, n_heads, dropout
-        Size of the context and its encoder.
+    d_context, d_edge, n_layers, n_heads, dropout
+        Size of the context, and of its encoder: see :class:`SpatialGraphEncoder`.
     denoiser_kwargs
         Passed to the denoiser.
     """
@@ -39,13 +39,17 @@ class FlagNetwork(nn.Module):
         denoiser: str = "latent",
         condition_on_mean: bool = True,
         d_context: int = 64,
+        d_edge: int = 2,
+        n_layers: int = 1,
         n_heads: int = 4,
         dropout: float = 0.3,
         denoiser_kwargs: dict | None = None,
     ):
         super().__init__()
         kwargs = denoiser_kwargs or {}
-        self.encoder = SpatialGraphEncoder(d_image, d_context, n_heads=n_heads, dropout=dropout)
+        self.encoder = SpatialGraphEncoder(
+            d_image, d_context, d_edge=d_edge, n_layers=n_layers, n_heads=n_heads, dropout=dropout
+        )
         self.mean_encoder = _mean_encoder(n_genes, d_context, dropout) if condition_on_mean else None
         self.denoiser = DENOISERS[denoiser](d_state, d_context, **kwargs)
         self.width = self.denoiser.output.in_features

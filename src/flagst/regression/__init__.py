@@ -1,5 +1,6 @@
 """The regression mean and the cross-fitted residual around it. Numpy only."""
 
+from flagst.regression.balance import balance_noise, balances, leading_scores
 from flagst.regression.context import ContextFeatures, section_centre
 from flagst.regression.draw_order import evenly_spaced, match_draw_order, order_curve, order_factors
 from flagst.regression.folds import count_networks, cross_fitting_folds, network_folds
@@ -19,9 +20,12 @@ __all__ = [
     "ResidualModel",
     "RidgeRegression",
     "TargetScaler",
+    "balance_noise",
+    "balances",
     "count_networks",
     "cross_fitting_folds",
     "evenly_spaced",
+    "leading_scores",
     "match_draw_order",
     "neighbour_moran",
     "network_folds",

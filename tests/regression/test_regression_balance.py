@@ -1,0 +1,85 @@
+"""Balanced noise: no correlation by chance with anything in the section, and still noise."""
+
+import numpy as np
+import pytest
+
+from flagst.regression import balance, balance_noise, leading_scores
+
+N_SPOTS, N_LATENT = 200, 4
+
+
+def drawn(n_genes, n_spots=N_SPOTS, seed=0):
+    """Noise, a mean of a few programmes, a state."""
+    rng = np.random.default_rng(seed)
+    mean = rng.normal(size=(n_spots, 3)) @ rng.normal(size=(3, n_genes)) + 0.1 * rng.normal(size=(n_spots, n_genes))
+    return rng.normal(size=(n_spots, n_genes)).astype(np.float32), mean, rng.normal(size=(n_spots, N_LATENT)) + 1
+
+
+def correlations(values):
+    return np.corrcoef(values.T)[np.triu_indices(values.shape[1], 1)]
+
+
+@pytest.mark.parametrize("n_genes", [1, 30, 150])
+def test_no_two_genes_are_correlated(n_genes):
+    noise, mean, state = drawn(n_genes)
+    balanced = balance_noise(noise, leading_scores(mean), state)
+    assert balanced.dtype == np.float32
+    np.testing.assert_allclose(balanced.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(balanced.std(axis=0), 1, atol=1e-5)
+    if n_genes > 1:
+        assert np.abs(correlations(balanced)).max() < 1e-5 and np.abs(correlations(noise)).max() > 0.15
+
+
+def test_more_genes_than_spots_are_as_uncorrelated_as_they_can_be():
+    noise, mean, state = drawn(500)
+    balanced = balance_noise(noise, leading_scores(mean), state)
+    rank = N_SPOTS - 1 - balance.N_MEAN - N_LATENT
+    least = np.sqrt((500 - rank) / (rank * 499))  # root mean square of the correlations: Welch's bound
+    found = np.sqrt((correlations(balanced) ** 2).mean())
+    assert least * 0.999 < found < least * 1.02 < np.sqrt((correlations(noise) ** 2).mean())
+
+
+def test_nor_with_the_mean_or_the_state():
+    noise, mean, state = drawn(30)
+    balanced = balance_noise(noise, leading_scores(mean), state)
+    for other in (state, np.linalg.svd(mean - mean.mean(axis=0))[0][:, : balance.N_MEAN]):
+        cross = np.corrcoef(balanced.T, other.T)[:30, 30:]
+        assert np.abs(cross).max() < 1e-5
+
+
+def test_noise_stays_close_to_what_it_was_and_normal():
+    noise, mean, state = drawn(30)
+    balanced = balance_noise(noise, leading_scores(mean), state)
+    kept = [np.corrcoef(a, b)[0, 1] for a, b in zip(noise.T, balanced.T, strict=True)]
+    assert min(kept) > 0.9
+    pooled = balanced.ravel()
+    assert abs((pooled**3).mean()) < 0.1 and (pooled**4).mean() == pytest.approx(3, abs=0.2)
+    assert np.quantile(pooled, 0.95) == pytest.approx(1.645, abs=0.05)
+
+
+@pytest.mark.parametrize("n_genes", [30, 500])
+def test_leading_scores_are_those_of_a_singular_value_decomposition(n_genes):
+    _, mean, _ = drawn(n_genes)
+    left, values, _ = np.linalg.svd(mean - mean.mean(axis=0), full_matrices=False)
+    expected = left[:, : balance.N_MEAN] * values[: balance.N_MEAN]
+    found = leading_scores(mean)
+    np.testing.assert_allclose(np.abs(found[:, ::-1]), np.abs(expected), atol=1e-8)
+
+
+def test_columns_that_say_nothing_take_nothing_away():
+    noise, mean, state = drawn(30)
+    constant = np.ones((N_SPOTS, 1))
+    with_them = balance_noise(noise, np.zeros((N_SPOTS, 2)), np.hstack([state, state[:, :1] * 2, constant]))
+    np.testing.assert_allclose(with_them, balance_noise(noise, np.empty((N_SPOTS, 0)), state), atol=1e-5)
+
+
+def test_too_few_spots_too_many_or_too_wide_are_left_alone(monkeypatch):
+    n_axes = 1 + balance.N_MEAN + N_LATENT
+    for n_spots, changes in ((4 * n_axes - 1, False), (4 * n_axes, True)):
+        noise, mean, state = drawn(8, n_spots)
+        assert (balance_noise(noise, leading_scores(mean), state) is not noise) == changes
+    noise, mean, state = drawn(8)
+    for name, limit in (("MAX_SPOTS", N_SPOTS - 1), ("MAX_VALUES", N_SPOTS * 8 - 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(balance, name, limit)
+            assert balance_noise(noise, leading_scores(mean), state) is noise
