@@ -64,7 +64,7 @@ def test_the_page_of_encoders_lists_the_recipes_as_they_are():
             f"[{recipe.title}](https://huggingface.co/{recipe.hub})",
             str(recipe.n_features),
             f"{recipe.patch_px} px, {recipe.patch_um:g} µm",
-            recipe.library or "the authors'",
+            recipe.library,
             recipe.licence,
             "on request" if recipe.gated else "open",
         ]

@@ -33,7 +33,7 @@ class Recipe:
     n_features
         Length of its vector.
     library
-        What builds its network: ``"timm"``, ``"transformers"`` or ``"conch"``.
+        What its network is built with: ``"timm"`` or ``"transformers"``.
     architecture, model_kwargs
         For :class:`TimmEncoder`.
     pooling
@@ -203,7 +203,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             licence=_NO_DERIVATIVES,
             gated=True,
             n_features=512,
-            library="conch",
             pooling="attention",
             files=("pytorch_model.bin",),
             mean=CLIP_MEAN,
@@ -267,14 +266,14 @@ def open_recipe(name: str, *, path: str | Path | None = None, hub: bool = False,
 
 
 def _open(recipe: Recipe, settings: dict[str, Any]) -> TorchEncoder:
+    if recipe.pooling == "attention":
+        from flagst.encoders.conch_encoder import ConchEncoder
+
+        return ConchEncoder(model_kwargs=recipe.model_kwargs, n_features=recipe.n_features, **settings)
     if recipe.library == "timm":
         from flagst.encoders.timm_encoder import TimmEncoder
 
         return TimmEncoder(architecture=recipe.architecture, model_kwargs=recipe.model_kwargs, **settings)
-    if recipe.library == "conch":
-        from flagst.encoders.conch_encoder import ConchEncoder
-
-        return ConchEncoder(model_kwargs=recipe.model_kwargs, n_features=recipe.n_features, **settings)
     from flagst.encoders.transformers_encoder import TransformersEncoder
 
     return TransformersEncoder(**settings)
