@@ -155,6 +155,25 @@ def test_every_level_knows_its_way_to_full_resolution(pixels, tmp_path):
     np.testing.assert_allclose(matrix, np.diag([4, 4, 1]))
 
 
+@pytest.mark.parametrize("kind", [1, 2])
+@pytest.mark.parametrize(
+    "layout",
+    [{}, {"tile": (64, 64), "compression": "zlib"}, {"planarconfig": "separate", "tile": (64, 64), "compression": "zlib"}],
+    ids=["in one piece", "tiles", "planes"],
+)
+def test_transparent_pixels_of_a_tiff_are_no_tissue(pixels, tmp_path, layout, kind):
+    alpha = np.zeros((*pixels.shape[:2], 1), np.uint8)
+    alpha[: len(alpha) // 2] = 255
+    values = np.concatenate([pixels * (alpha > 0), alpha], axis=2)
+    expected = np.where(alpha > 0, pixels, 255)
+    for sample, wanted in ((kind, expected), (0, values[..., :3])):  # 0: a fourth channel that is no opacity
+        stored = values.transpose(2, 0, 1) if "planarconfig" in layout else values
+        path = tmp_path / f"{sample}.tif"
+        tifffile.imwrite(path, stored, photometric="rgb", extrasamples=[sample], **layout)
+        levels = io.read_slide(path, um_per_px=0.5).images[f"{sample}_image"]["scale0"]["image"]
+        np.testing.assert_array_equal(levels.transpose("y", "x", "c").values, wanted)
+
+
 def test_transparent_pixels_are_no_tissue(pixels, tmp_path):
     """Glass that is left out: black where nobody looks, and not to be seen."""
     from PIL import Image

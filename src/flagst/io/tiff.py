@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Aperio's JPEG 2000 in YCbCr, whose colours tifffile does not convert.
 _APERIO_YCBCR = 33003
+#: What the TIFF specification calls a fourth sample that is opacity: premultiplied or not.
+_ALPHA = ("ASSOCALPHA", "UNASSALPHA")
 _SIDES = {"Y", "X"}
 _COLOURS = {"S", "C"}
 
@@ -156,16 +158,18 @@ class _Segments:
         strip = (min(page.rowsperstrip, page.imagelength), page.imagewidth)
         self.step = (page.tilelength, page.tilewidth) if page.is_tiled else strip
         self.header = page.jpegheader
+        self.has_alpha = bool(page.extrasamples) and page.extrasamples[0].name in _ALPHA
         # colours side by side in a tile, tile after tile, or page after page
         self.n_planes = page.samplesperpixel if page.planarconfig == 2 else 1
         pages = [] if self.offset is not None else [page for page in level.pages if page is not None]
         self.pages = [(page.dataoffsets, page.databytecounts, page.jpegtables) for page in pages]
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        """Pixels of a region, ``(y1 - y0, x1 - x0, 3)`` uint8."""
+        """Pixels of a region, ``(y1 - y0, x1 - x0, 3)`` uint8; what is fully transparent is glass."""
         if self.offset is not None:
-            return self._mapped()[y0:y1, x0:x1].copy()
-        out = np.full((y1 - y0, x1 - x0, 3), GLASS, np.uint8)  # scanners leave out tiles without tissue
+            return _on_glass(self._mapped()[y0:y1, x0:x1].copy())
+        channels = 4 if self.has_alpha else 3
+        out = np.full((y1 - y0, x1 - x0, channels), GLASS, np.uint8)  # scanners leave out tiles without tissue
         with open(self.path, "rb") as file:
             for (number, index), channel in self._overlapping(y0, y1, x0, x1):
                 offsets, counts, tables = self.pages[number]
@@ -173,7 +177,7 @@ class _Segments:
                     continue
                 file.seek(offsets[index])
                 self._paste(out, (y0, x0), file.read(counts[index]), index, tables, channel)
-        return out
+        return _on_glass(out)
 
     def _overlapping(self, y0: int, y1: int, x0: int, x1: int) -> Iterator[tuple[tuple[int, int], int | None]]:
         """Page and number of every tile that touches a region, and the colour it holds, None for all."""
@@ -182,7 +186,7 @@ class _Segments:
         columns = range(x0 // self.step[1], -(-x1 // self.step[1]))
         for number, plane in product(range(len(self.pages)), range(self.n_planes)):
             channel = None if len(self.pages) == self.n_planes == 1 else number + plane
-            if channel is not None and channel > 2:
+            if channel is not None and channel > (3 if self.has_alpha else 2):
                 continue
             for line, column in product(lines, columns):
                 yield (number, (plane * n_rows + line) * n_columns + column), channel
@@ -197,7 +201,7 @@ class _Segments:
         part = segment[top : out.shape[0] - y, left : out.shape[1] - x]
         place = np.s_[y + top : y + top + part.shape[0], x + left : x + left + part.shape[1]]
         if channel is None:
-            out[place] = part[..., :3]
+            out[place] = part[..., : out.shape[2]]
         else:
             out[(*place, channel)] = part[..., 0]
 
@@ -208,7 +212,14 @@ class _Segments:
         colour = next(axis for axis in axes if axis in _COLOURS and shape[axes.index(axis)] > 1)
         pixels = pixels[tuple(slice(None) if axis in f"YX{colour}" else 0 for axis in axes)]
         order = [axis for axis in axes if axis in f"YX{colour}"]
-        return pixels.transpose([order.index(axis) for axis in f"YX{colour}"])[..., :3]
+        return pixels.transpose([order.index(axis) for axis in f"YX{colour}"])[..., : 4 if self.has_alpha else 3]
+
+
+def _on_glass(pixels: np.ndarray) -> np.ndarray:
+    """Red, green and blue of pixels that may have opacity as a fourth channel."""
+    if pixels.shape[2] == 4:
+        pixels[pixels[..., 3] == 0] = GLASS
+    return pixels[..., :3]
 
 
 @lru_cache(maxsize=16)
