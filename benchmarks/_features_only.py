@@ -42,7 +42,10 @@ from flagst.nn import AlignmentHead, FlagNetwork
 from flagst.regression import (
     RegressionStage,
     ResidualModel,
+    balance_noise,
+    can_balance,
     count_networks,
+    leading_scores,
     match_draw_order,
     neighbour_moran,
     network_folds,
@@ -244,7 +247,10 @@ class PlainFlag:
         state = dpm_solver_pp_2m(self.process.denoiser(raw), start, sigmas).cpu().numpy()
         gene_noise, state_noise = noise
         n_latent = len(self.residual.sd)
-        drawn = self.residual.decode(state[:, :n_latent], gene_noise, state_noise[:, :n_latent])
+        state, state_noise = state[:, :n_latent], state_noise[:, :n_latent]
+        if can_balance(*mean.shape):
+            gene_noise = balance_noise(gene_noise, leading_scores(mean), state + state_noise * self.residual.jitter)
+        drawn = self.residual.decode(state, gene_noise, state_noise)
         restore = self.stage.scaler.restore
         drawn = match_draw_order(mean, drawn, restore, section.nearest(self.n_near), self.order)
         return restore(mean + structure * drawn)

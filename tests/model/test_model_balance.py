@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from flagst.model import slide
 from flagst.regression import balance
 
 
@@ -40,8 +41,8 @@ def test_noise_of_every_draw_is_balanced_by_default(trained, query):
         [(_, predictor)] = model._predictors(query)
         found = [chance(*noise_and_state(predictor, draw)) for draw in range(2)]
         assert max(found) < 1e-4 if balanced else min(found) > 0.1
-    first, second = (noise_and_state(predictor, draw)[0] for draw in range(2))
-    assert np.abs(first - second).mean() > 0.5  # and every draw has its own
+        first, second = (noise_and_state(predictor, draw)[0] for draw in range(2))
+        assert np.abs(first - second).mean() > 0.5  # and every draw has its own
 
 
 def test_also_behind_the_intervals(trained, query, monkeypatch):
@@ -56,17 +57,38 @@ def test_also_behind_the_intervals(trained, query, monkeypatch):
 def test_windows_have_the_same_noise(trained, query, monkeypatch):
     model = trained[True]
     [(_, whole)], [(_, cut)] = (model._predictors(query, windows=w, window_spots=60) for w in (False, True))
-    np.testing.assert_allclose(cut.balanced_noise("0/0"), noise_and_state(whole)[0], atol=1e-3)
+    np.testing.assert_allclose(cut.noise("0/0"), noise_and_state(whole)[0], atol=1e-3)
     layers = [model.predict(query.copy(), window_spots=size).layers["flagst"] for size in (10**6, 60)]
     np.testing.assert_allclose(*layers, atol=1e-3)
     unbalanced = trained[False].predict(query.copy(), window_spots=60).layers["flagst"]
     assert np.abs(layers[1] - unbalanced).max() > 0.05
 
 
+def test_windows_keep_the_noise_of_few_draws_and_let_go_of_it(trained, query, monkeypatch):
+    monkeypatch.setattr(slide, "HELD_VALUES", 2 * query.n_obs * len(trained[True].genes_))
+    monkeypatch.setattr(slide, "DECODED_VALUES", 50 * len(trained[True].genes_))
+    [(_, cut)] = trained[True]._predictors(query, windows=True)
+    held, drawn = [], []
+    for _, part in cut.parts(3):
+        drawn.append(part.draws(3, 0))
+        held.append(len(cut._noises))
+    assert set(held) == {2} and not cut._noises and len(drawn) > 1
+    [(_, whole)] = trained[True]._predictors(query, windows=False)
+    np.testing.assert_allclose(np.concatenate(drawn, axis=1), whole.draws(3, 0), atol=1e-3)
+
+
+def test_a_spot_unlike_all_others_varies_as_much_as_they_do(trained, query):
+    [(_, predictor)] = trained[True]._predictors(query)
+    predictor.mean = predictor.mean.copy()
+    predictor.mean[7] += 30  # far out on every component
+    noise = np.stack([noise_and_state(predictor, draw)[0][7] for draw in range(20)])
+    assert 0.85 < noise.std() < 1.15
+
+
 def test_large_sections_are_left_as_they_come_whole_or_not(trained, query, monkeypatch):
     monkeypatch.setattr(balance, "MAX_SPOTS", 199)
     [(_, whole)], [(_, cut)] = (trained[True]._predictors(query, windows=w) for w in (False, True))
-    assert not whole.balances and not cut.balances
+    assert whole.settings.balance_noise and not cut.balanced
     assert chance(*noise_and_state(whole)) > 0.1
     layers = [trained[True].predict(query.copy(), window_spots=size).layers["flagst"] for size in (10**6, 60)]
     np.testing.assert_allclose(*layers, atol=1e-4)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flagst.nn import EdgeModulatedAttention, SpatialGraphEncoder
+from flagst.nn import EdgeModulatedAttention, FlagNetwork, SpatialGraphEncoder
 
 D_MODEL, N_HEADS = 8, 2
 
@@ -127,3 +127,9 @@ def test_without_layers_every_spot_is_encoded_by_itself(graph):
     moved[0] += 1
     change = (encoder(moved, edge_index, edge_attr) - encoder(image, edge_index, edge_attr)).abs().sum(dim=1)
     assert change[0] > 0.01 and (change[1:] == 0).all()
+
+
+@pytest.mark.parametrize("d_edge", [-1, 3])
+def test_edge_features_that_there_are_not_are_refused(d_edge):
+    with pytest.raises(ValueError, match="d_edge must be 0 to 2"):
+        FlagNetwork(6, 10, 4, d_edge=d_edge)

@@ -73,13 +73,35 @@ def test_columns_that_say_nothing_take_nothing_away():
     np.testing.assert_allclose(with_them, balance_noise(noise, np.empty((N_SPOTS, 0)), state), atol=1e-5)
 
 
+@pytest.mark.parametrize("n_genes", [30, 300])
+def test_the_order_of_spots_does_not_matter_whatever_the_rank_of_the_mean(n_genes):
+    noise, _, state = drawn(n_genes)
+    rng = np.random.default_rng(1)
+    order = rng.permutation(N_SPOTS)
+    for rank in (0, 1, 20):
+        mean = rng.normal(size=(N_SPOTS, rank)) @ rng.normal(size=(rank, n_genes)) + 2
+        scores = leading_scores(mean)
+        assert scores.shape[1] == min(rank, balance.N_MEAN)
+        balanced = balance_noise(noise, scores, state)
+        permuted = balance_noise(noise[order], leading_scores(mean[order]), state[order])
+        np.testing.assert_allclose(permuted, balanced[order], atol=1e-4)
+
+
+@pytest.mark.parametrize("n_genes", [30, 300])
+def test_no_spot_loses_its_noise(n_genes):
+    _, mean, state = drawn(n_genes)
+    mean[0] += 100 * mean.std()
+    balanced = [balance_noise(drawn(n_genes, seed=seed)[0], leading_scores(mean), state)[0] for seed in range(20)]
+    assert 0.85 < np.std(balanced) < 1.15
+
+
 def test_too_few_spots_too_many_or_too_wide_are_left_alone(monkeypatch):
     n_axes = 1 + balance.N_MEAN + N_LATENT
     for n_spots, changes in ((4 * n_axes - 1, False), (4 * n_axes, True)):
         noise, mean, state = drawn(8, n_spots)
         assert (balance_noise(noise, leading_scores(mean), state) is not noise) == changes
     noise, mean, state = drawn(8)
-    for name, limit in (("MAX_SPOTS", N_SPOTS - 1), ("MAX_VALUES", N_SPOTS * 8 - 1)):
+    for name, limit in (("MAX_SPOTS", N_SPOTS - 1), ("MAX_VALUES", N_SPOTS * 8 - 1), ("MAX_RANK", 7)):
         with monkeypatch.context() as patch:
             patch.setattr(balance, name, limit)
             assert balance_noise(noise, leading_scores(mean), state) is noise

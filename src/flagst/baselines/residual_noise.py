@@ -100,7 +100,7 @@ class CorrelatedGaussian(ResidualNoise):
 
 
 class BalancedGaussian(CorrelatedGaussian):
-    """:class:`CorrelatedGaussian` whose noise has no correlations by chance, as FLAG's has none.
+    """:class:`CorrelatedGaussian` with its noise balanced as FLAG's is: with fewer correlations by chance.
 
     See :func:`flagst.regression.balance.balance_noise`: what a draw of FLAG gains by that, noise without any model
     gains too.

@@ -133,6 +133,18 @@ def read_reduced(path: str | Path, reduction: int) -> np.ndarray:
         return np.asarray(rgb.reduce(rest) if rest > 1 else rgb)
 
 
+def on_glass(pixels: np.ndarray, *, premultiplied: bool = False) -> np.ndarray:
+    """Red, green and blue of pixels ``(rows, columns, 3 or 4)`` uint8, whose fourth channel is opacity, laid on white.
+
+    ``premultiplied``: colours are multiplied with it already.
+    """
+    if pixels.shape[2] == 3:
+        return pixels
+    colours, opacity = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
+    shown = colours if premultiplied else (colours * opacity + 127) // 255
+    return np.minimum(shown + (GLASS - opacity), GLASS).astype(np.uint8)
+
+
 def _on_glass(image: "PillowImage") -> "PillowImage":
     """An image with transparent pixels, laid on white; any other as it is."""
     if image.mode not in ("RGBA", "LA") and "transparency" not in image.info:

@@ -41,7 +41,7 @@ def read_slide(
     path
         TIFF, OME-TIFF or SVS (tiled or not, with or without a pyramid); OME-Zarr; a SpatialData zarr; PNG or JPEG,
         which are decoded as a whole on first use. Other whole-slide formats go to OpenSlide. The image must be RGB or
-        RGBA of uint8; a fourth channel is dropped.
+        RGBA of uint8; what is transparent is laid on white.
     um_per_px
         Micrometres per full-resolution pixel; by default what the file records: ``PhysicalSizeX`` of OME, ``MPP`` of
         Aperio and OpenSlide, OME-Zarr's scale where it has a unit, a TIFF's resolution where it is no screen's.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst.io.images import CHUNK, GLASS
+from flagst.io.images import CHUNK, GLASS, on_glass
 from flagst.io.level import SlideLevel, file_stamp
 from flagst.io.scale import Scale, from_aperio, from_ome, from_resolution, from_unit
 
@@ -158,16 +158,17 @@ class _Segments:
         strip = (min(page.rowsperstrip, page.imagelength), page.imagewidth)
         self.step = (page.tilelength, page.tilewidth) if page.is_tiled else strip
         self.header = page.jpegheader
-        self.has_alpha = bool(page.extrasamples) and page.extrasamples[0].name in _ALPHA
+        declared = page.extrasamples[0].name if page.extrasamples else ""
+        self.has_alpha, self.premultiplied = declared in _ALPHA, declared == _ALPHA[0]
         # colours side by side in a tile, tile after tile, or page after page
         self.n_planes = page.samplesperpixel if page.planarconfig == 2 else 1
         pages = [] if self.offset is not None else [page for page in level.pages if page is not None]
         self.pages = [(page.dataoffsets, page.databytecounts, page.jpegtables) for page in pages]
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        """Pixels of a region, ``(y1 - y0, x1 - x0, 3)`` uint8; what is fully transparent is glass."""
+        """Pixels of a region, ``(y1 - y0, x1 - x0, 3)`` uint8; behind what is transparent is glass."""
         if self.offset is not None:
-            return _on_glass(self._mapped()[y0:y1, x0:x1].copy())
+            return on_glass(self._mapped()[y0:y1, x0:x1].copy(), premultiplied=self.premultiplied)
         channels = 4 if self.has_alpha else 3
         out = np.full((y1 - y0, x1 - x0, channels), GLASS, np.uint8)  # scanners leave out tiles without tissue
         with open(self.path, "rb") as file:
@@ -177,7 +178,7 @@ class _Segments:
                     continue
                 file.seek(offsets[index])
                 self._paste(out, (y0, x0), file.read(counts[index]), index, tables, channel)
-        return _on_glass(out)
+        return on_glass(out, premultiplied=self.premultiplied)
 
     def _overlapping(self, y0: int, y1: int, x0: int, x1: int) -> Iterator[tuple[tuple[int, int], int | None]]:
         """Page and number of every tile that touches a region, and the colour it holds, None for all."""
@@ -213,13 +214,6 @@ class _Segments:
         pixels = pixels[tuple(slice(None) if axis in f"YX{colour}" else 0 for axis in axes)]
         order = [axis for axis in axes if axis in f"YX{colour}"]
         return pixels.transpose([order.index(axis) for axis in f"YX{colour}"])[..., : 4 if self.has_alpha else 3]
-
-
-def _on_glass(pixels: np.ndarray) -> np.ndarray:
-    """Red, green and blue of pixels that may have opacity as a fourth channel."""
-    if pixels.shape[2] == 4:
-        pixels[pixels[..., 3] == 0] = GLASS
-    return pixels[..., :3]
 
 
 @lru_cache(maxsize=16)

@@ -17,7 +17,7 @@ from flagst.model.presets import Settings
 from flagst.model.spots import SpotPredictor
 from flagst.model.threads import threads_for
 from flagst.module import FlagModule
-from flagst.regression import ResidualModel, balance_noise, balances, leading_scores, match_draw_order
+from flagst.regression import ResidualModel, balance_noise, can_balance, leading_scores, match_draw_order
 
 
 class SectionPredictor(SpotPredictor):
@@ -57,7 +57,7 @@ class SectionPredictor(SpotPredictor):
         self.mean = fitted.stage.predict(section.image, section.neighbours) if mean is None else mean
         self.inputs = network_inputs(section, fitted, self.mean, settings, module.d_image)
         self.d_state = settings.n_latent if settings.denoiser == "latent" else self.mean.shape[1]
-        self._leading: np.ndarray | None = None
+        self._scores: np.ndarray | None = None
 
     def context(self) -> np.ndarray:
         """Spatial context H of all networks side by side, ``(n_spots, n_networks * d_context)`` float32."""
@@ -97,32 +97,35 @@ class SectionPredictor(SpotPredictor):
         """
         restore = self.fitted.stage.scaler.restore
         for i in range(n_states):
-            (state, *_), *_ = self.states(1, f"{seed}/{i}")
-            for _, gene_noise, state_noise in self._noise(n_noises, f"{seed}/{i}/noise"):
-                residual = self.residual(*self._balanced(state, gene_noise, state_noise))
+            [state], _ = self._drawn(1, f"{seed}/{i}")
+            for _, *noise in self._noise(n_noises, f"{seed}/{i}/noise"):
+                residual = self.residual(*decodable(self.fitted.residual, self._leading(), state, *noise))
                 yield restore(self.mean + residual).astype(np.float32)
 
     def states(self, n_draws: int, seed: int | str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Drawn states ``(n_spots, n_latent)``, and the noise that :meth:`ResidualModel.decode` takes."""
-        noise = self._noise(n_draws, seed)
-        start = np.stack([z for z, *_ in noise])
-        states = self._solve(torch.as_tensor(start)).numpy() if self.settings.diffusion else start
-        return [self._balanced(z, e, f) for z, (_, e, f) in zip(states, noise, strict=True)]
+        states, noises = self._drawn(n_draws, seed)
+        leading = self._leading()
+        return [
+            decodable(self.fitted.residual, leading, state, *noise) for state, noise in zip(states, noises, strict=True)
+        ]
 
     def parts(self, n_draws: int, *, n_genes: int = 0) -> Iterator[tuple[np.ndarray, SpotPredictor]]:
         """Rows and predictor of what is predicted at once: everything."""
         yield np.arange(len(self.section)), self
 
-    def _balanced(self, state: np.ndarray, noise: np.ndarray, state_noise: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What :meth:`ResidualModel.decode` takes, of what was drawn."""
-        if self._leading is None and self.balances:
-            self._leading = leading_scores(self.mean)
-        return balanced(self.fitted.residual, self._leading, state, noise, state_noise)
+    def _drawn(self, n_draws: int, seed: int | str) -> tuple[np.ndarray, list[list[np.ndarray]]]:
+        """States of several draws, ``(n_draws, n_spots, d_state)``, and gene noise and state noise of each."""
+        noise = self._noise(n_draws, seed)
+        start = np.stack([z for z, *_ in noise])
+        states = self._solve(torch.as_tensor(start)).numpy() if self.settings.diffusion else start
+        return states, [beside for _, *beside in noise]
 
-    @property
-    def balances(self) -> bool:
-        """Whether noise is freed of what correlates by chance."""
-        return self.settings.balance_noise and balances(*self.mean.shape)
+    def _leading(self) -> np.ndarray | None:
+        """What :func:`decodable` takes the mean by; ``None`` to leave noise as it comes."""
+        if self._scores is None and self.settings.balance_noise and can_balance(*self.mean.shape):
+            self._scores = leading_scores(self.mean)
+        return self._scores
 
     def _noise(self, n_draws: int, seed: int | str) -> list[list[np.ndarray]]:
         """Starting noise, gene noise and state noise of every draw."""
@@ -141,12 +144,13 @@ class SectionPredictor(SpotPredictor):
             )
 
 
-def balanced(
+def decodable(
     residual: ResidualModel, leading: np.ndarray | None, state: np.ndarray, noise: np.ndarray, state_noise: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Drawn state and noises of a whole section as :meth:`ResidualModel.decode` takes them.
 
-    Without the components that are not there; and, given scores of the mean, without what correlates by chance.
+    Without the components that are not there; and, given :func:`flagst.regression.balance.leading_scores` of the mean,
+    with balanced noise.
     """
     n_latent = len(residual.sd)
     state, state_noise = state[:, :n_latent], state_noise[:, :n_latent]

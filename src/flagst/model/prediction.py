@@ -69,7 +69,8 @@ class Prediction:
             Full draws behind the standard deviation and the quantiles. It never changes the prediction
             itself.
         seed
-            Seed of the draw. The noise of a spot is keyed by (seed, section, spot name).
+            Seed of the draw. The noise of a spot starts from numbers keyed by (seed, section, spot name), whatever the
+            order of spots.
         layer
             Name of the layer.
         return_std

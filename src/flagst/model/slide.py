@@ -13,7 +13,7 @@ from flagst.data.section import Section
 from flagst.data.store import ArrayFolder
 from flagst.model.fitting import Fitted, pad_columns
 from flagst.model.intervals import pooled_spread
-from flagst.model.predicting import balanced, order_aimed_at
+from flagst.model.predicting import decodable, order_aimed_at
 from flagst.model.presets import Settings
 from flagst.model.progress import Bars
 from flagst.model.spots import SpotPredictor
@@ -27,7 +27,7 @@ from flagst.module.windowed import (
     encode_windows,
     encoder_hops,
 )
-from flagst.regression import balances, evenly_spaced, leading_scores, order_curve, order_factors, section_centre
+from flagst.regression import can_balance, evenly_spaced, leading_scores, order_curve, order_factors, section_centre
 from flagst.regression.draw_order import MAX_SPOTS
 
 #: Spots of a window, and of the largest section that is predicted at once.
@@ -36,6 +36,8 @@ WINDOW_SPOTS = 4096
 MAX_VALUES = 2**24
 #: Numbers, spots times genes, that are decoded at once; of several draws together, four times as many.
 DECODED_VALUES = 2**22
+#: Numbers of balanced noise, spots times genes times draws, that are kept for the parts of a section to come.
+HELD_VALUES = 2**26
 #: Numbers that a denoiser with one token per gene takes at once.
 TOKENS = 2**17
 #: Spots that statistics over draws are taken from, and that ``structure="auto"`` looks at.
@@ -59,7 +61,7 @@ class SlidePredictor:
     """A section whose predictions are made window by window, in memory that is free of the number of genes.
 
     Kept for the whole section, per spot: image features, neighbours, the context H of each network, and one state per
-    draw. The same numbers as from :class:`flagst.model.predicting.SectionPredictor`, up to rounding; statistics of a
+    draw; of sections small enough for balanced noise that too, 256 MB at most. The same numbers as from :class:`flagst.model.predicting.SectionPredictor`, up to rounding; statistics of a
     whole section (scales of the spatial order, spread over draws) are those of evenly spaced spots.
 
     Parameters
@@ -99,11 +101,11 @@ class SlidePredictor:
         self.states = {} if states is None else states
         self.bars = bars or Bars(shown=False)
         self.centre = section_centre(section.image)
-        self.balances = settings.balance_noise and balances(len(section), self.n_genes)
+        self.balanced = settings.balance_noise and can_balance(len(section), self.n_genes)
         k = N_EDGES if settings.edges else 0
         self.neighbours, self.distances = section.neighbours[:, :k], section.distances[:, :k]
         self.pitch = spot_pitch(self.distances)
-        self._scales, self._spread, self._balanced, self._network_inputs = {}, {}, {}, None
+        self._scales, self._spread, self._noises, self._scores, self._network_inputs = {}, {}, {}, None, None
 
     def context(self) -> np.ndarray:
         """As :meth:`SectionPredictor.context`."""
@@ -135,6 +137,7 @@ class SlidePredictor:
         for start in range(0, len(rows), step):
             places = np.arange(start, min(start + step, len(rows)))
             yield places, SlidePart(self, rows[places])
+        self._noises.clear()
 
     def state(self, seed: str) -> np.ndarray:
         """What the diffusion gives in one draw, ``(n_spots, d_state)`` float32; solved when first asked for."""
@@ -143,15 +146,21 @@ class SlidePredictor:
             self.states[seed] = self._solve(torch.as_tensor(noise)).numpy()
         return self.states[seed]
 
-    def balanced_noise(self, seed: str) -> np.ndarray:
-        """Noise beside the state of one draw, ``(n_spots, n_genes)`` float32: only of what is small enough as a whole."""
-        if seed not in self._balanced:
+    def noise(self, seed: str) -> np.ndarray:
+        """Balanced noise of one draw, ``(n_spots, n_genes)`` float32, of a section that is small enough as a whole.
+
+        Kept for the parts to come; of the latest draws, where all of them would take more than 256 MB.
+        """
+        if seed not in self._noises:
             widths, section = (self.d_state, self.n_genes, self.d_state), self.section
             start, noise, state_noise = spot_noise(section.name, section.spot_names, seed=seed, widths=widths)
             state = self.state(seed) if self.settings.diffusion else start
-            leading = leading_scores(self.mean_of(np.arange(len(section))))
-            self._balanced[seed] = balanced(self.fitted.residual, leading, state, noise, state_noise)[1]
-        return self._balanced[seed]
+            if self._scores is None:
+                self._scores = leading_scores(self.mean_of(np.arange(len(section))))
+            while self._noises and (len(self._noises) + 1) * noise.size > HELD_VALUES:
+                self._noises.pop(next(iter(self._noises)))
+            self._noises[seed] = decodable(self.fitted.residual, self._scores, state, noise, state_noise)[1]
+        return self._noises[seed]
 
     def scales(self, seed: str) -> np.ndarray | None:
         """Factor of every gene of a draw that gives it its spatial order, ``(n_genes,)``; ``None`` for none."""
@@ -273,8 +282,8 @@ class SlidePart(SpotPredictor):
         widths = (d_state, self.slide.n_genes, d_state)
         start, noise, state_noise = spot_noise(self.section_name, self.spot_names, seed=seed, widths=widths)
         state = self.slide.state(seed)[self.rows] if self.settings.diffusion else start
-        if self.slide.balances:
-            noise = self.slide.balanced_noise(seed)[self.rows]
+        if self.slide.balanced:
+            noise = self.slide.noise(seed)[self.rows]
         return self.fitted.residual.decode(state[:, :n_latent], noise, state_noise[:, :n_latent])
 
     def diffused(self, n_draws: int, seed: int | str) -> np.ndarray:

@@ -6,6 +6,8 @@ from flagst.nn.gene_denoiser import GeneDenoiser
 from flagst.nn.graph_encoder import SpatialGraphEncoder
 from flagst.nn.latent_denoiser import LatentDenoiser
 
+#: Distance kernel and image similarity.
+N_EDGE_FEATURES = 2
 DENOISERS = {"latent": LatentDenoiser, "gene": GeneDenoiser}
 
 
@@ -28,6 +30,11 @@ class FlagNetwork(nn.Module):
         Size of the context, and of its encoder: see :class:`SpatialGraphEncoder`.
     denoiser_kwargs
         Passed to the denoiser.
+
+    Raises
+    ------
+    ValueError
+        ``d_edge`` is not 0, 1 or 2.
     """
 
     def __init__(
@@ -39,13 +46,15 @@ class FlagNetwork(nn.Module):
         denoiser: str = "latent",
         condition_on_mean: bool = True,
         d_context: int = 64,
-        d_edge: int = 2,
+        d_edge: int = N_EDGE_FEATURES,
         n_layers: int = 1,
         n_heads: int = 4,
         dropout: float = 0.3,
         denoiser_kwargs: dict | None = None,
     ):
         super().__init__()
+        if d_edge not in range(N_EDGE_FEATURES + 1):
+            raise ValueError(f"d_edge must be 0 to {N_EDGE_FEATURES}, edges have no more features; got {d_edge!r}.")
         kwargs = denoiser_kwargs or {}
         self.encoder = SpatialGraphEncoder(
             d_image, d_context, d_edge=d_edge, n_layers=n_layers, n_heads=n_heads, dropout=dropout

@@ -1,28 +1,32 @@
-"""Noise of one section without the correlations it has by chance."""
+"""Noise of one section with as few correlations by chance as its size allows."""
 
 import numpy as np
 
 #: Leading components of the mean that noise is made uncorrelated with.
 N_MEAN = 5
+#: A spot of which more lies along the axes, the constant included, keeps its noise: little would be left of it.
+MAX_LEVERAGE = 0.75
 #: Fewer spots than this many times the axes have too few directions to give away.
 SPOTS_PER_AXIS = 4
-#: In larger sections chance correlations are below 0.016; they, and larger panels, would take long.
-MAX_SPOTS, MAX_VALUES = 4096, 2**22
+#: Chance correlations of more spots have a standard deviation below 0.016; panels too wide would take long.
+MAX_SPOTS, MAX_VALUES, MAX_RANK = 4096, 2**22, 1024
 
 
-def balances(n_spots: int, n_genes: int) -> bool:
+def can_balance(n_spots: int, n_genes: int) -> bool:
     """Whether :func:`balance_noise` is for a section and panel of that size."""
-    return n_spots <= MAX_SPOTS and n_spots * n_genes <= MAX_VALUES
+    return n_spots <= MAX_SPOTS and n_spots * n_genes <= MAX_VALUES and min(n_spots, n_genes) <= MAX_RANK
 
 
 def balance_noise(noise: np.ndarray, leading: np.ndarray, state: np.ndarray) -> np.ndarray:
-    """Make noise uncorrelated, over the spots of a section, with the mean, the state, and between genes.
+    """Make noise uncorrelated, over the spots of a section, with the leading mean, the state, and between genes.
 
     Independent numbers of a few hundred spots are correlated by chance, by one over the root of their number: as
     strongly as many genes are. A measured section has chance correlations too, but others, so that those of a draw
-    only hide the ones that are meant. Here they are taken out: the noise is projected off a constant, the five leading
-    principal components of the mean and the state, then turned into the nearest noise whose genes are uncorrelated (or,
-    of more genes than spots, as little as so few spots allow).
+    only hide the ones that are meant. Here they are taken out: the noise is projected off a constant, the leading
+    scores of the mean and the state, then turned into the nearest noise whose genes are uncorrelated. With more genes
+    than spots less the axes that were projected off, there is no such noise, and what is left is as little correlated
+    as it can be: of 200 genes in 181 spots, half of what it was. Spots of which more than three quarters lie along the
+    axes are left out of the projection.
 
     Parameters
     ----------
@@ -36,7 +40,7 @@ def balance_noise(noise: np.ndarray, leading: np.ndarray, state: np.ndarray) -> 
     Returns
     -------
     ``(n_spots, n_genes)`` of the type of ``noise``: every gene with mean 0 and variance 1 over the spots. The noise
-    itself where there are fewer than four spots per axis, and in sections :func:`balances` is not for.
+    itself where there are fewer than four spots per axis, and in sections :func:`can_balance` is not for.
 
     Source
     ------
@@ -44,32 +48,47 @@ def balance_noise(noise: np.ndarray, leading: np.ndarray, state: np.ndarray) -> 
     1995. The nearest orthogonal matrix is that of Loewdin, Journal of Chemical Physics 1950.
     """
     n_spots, n_genes = noise.shape
-    axes = np.column_stack([np.ones(n_spots), leading, state])
-    if not balances(n_spots, n_genes) or n_spots < SPOTS_PER_AXIS * axes.shape[1]:
+    columns = np.column_stack([np.ones(n_spots), leading, state])
+    if not can_balance(n_spots, n_genes) or n_spots < SPOTS_PER_AXIS * columns.shape[1]:
         return noise
-    basis = _basis(axes)
-    free = noise - basis @ (basis.T @ noise.astype(np.float64))
+    along = _axes(columns)
+    free = noise - along @ (along.T @ noise.astype(np.float64))
     by_genes = n_genes <= n_spots
     values, axes = np.linalg.eigh(free.T @ free if by_genes else free @ free.T)
     kept = values > 1e-10 * values[-1]
     inverse_root = (axes[:, kept] / np.sqrt(values[kept])) @ axes[:, kept].T
     even = free @ inverse_root if by_genes else inverse_root @ free
+    even -= even.mean(axis=0)  # 0 but for spots that keep their noise
     return (even / np.maximum(even.std(axis=0), 1e-12)).astype(noise.dtype)
 
 
 def leading_scores(mean: np.ndarray) -> np.ndarray:
     """Scores of the five leading principal components of a mean ``(n_spots, n_genes)``, ``(n_spots, at most 5)``."""
     centred = mean - mean.mean(axis=0)
-    if mean.shape[1] <= len(mean):
-        axes = np.linalg.eigh(centred.T @ centred)[1]
-        return centred @ axes[:, -N_MEAN:]
-    values, axes = np.linalg.eigh(centred @ centred.T)
-    return axes[:, -N_MEAN:] * np.sqrt(np.clip(values[-N_MEAN:], 0, None))
+    wide = mean.shape[1] > len(mean)
+    values, axes = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    kept = np.arange(len(values))[-N_MEAN:]
+    kept = kept[values[kept] > 1e-12 * max(values[-1], 1e-300)]  # the rest is rounding
+    return axes[:, kept] * np.sqrt(values[kept]) if wide else centred @ axes[:, kept]
 
 
-def _basis(columns: np.ndarray) -> np.ndarray:
+def _axes(columns: np.ndarray) -> np.ndarray:
+    """Orthonormal axes ``(n_spots, at most n_columns)`` of what columns span, 0 at spots that axes are made of.
+
+    A spot that makes up an axis by itself would lose its noise, and the tissue most unlike the rest would vary least.
+    """
+    columns = columns.copy()
+    while True:
+        axes = _orthonormal(columns)
+        lost = (axes**2).sum(axis=1) > MAX_LEVERAGE
+        if not lost.any():
+            return axes
+        columns[lost] = 0
+
+
+def _orthonormal(columns: np.ndarray) -> np.ndarray:
     """Orthonormal basis of what columns span; those that others or nothing make up are left out."""
     length = np.linalg.norm(columns, axis=0)
-    columns = columns[:, length > 1e-9 * length.max()] / length[length > 1e-9 * length.max()]
-    left, values, _ = np.linalg.svd(columns, full_matrices=False)
+    used = length > 1e-9 * length.max()
+    left, values, _ = np.linalg.svd(columns[:, used] / length[used], full_matrices=False)
     return left[:, values > 1e-6]

@@ -72,7 +72,8 @@ class ResidualModel:
         state
             ``(n_spots, n_latent)``.
         noise
-            ``(n_spots, n_genes)`` standard normal, independent.
+            ``(n_spots, n_genes)`` standard normal; independent, or balanced over a section
+            (:func:`flagst.regression.balance.balance_noise`).
         state_noise
             ``(n_spots, n_latent)`` standard normal, independent.
 
