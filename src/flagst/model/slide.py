@@ -61,8 +61,9 @@ class SlidePredictor:
     """A section whose predictions are made window by window, in memory that is free of the number of genes.
 
     Kept for the whole section, per spot: image features, neighbours, the context H of each network, and one state per
-    draw; of sections small enough for balanced noise that too, 256 MB at most. The same numbers as from :class:`flagst.model.predicting.SectionPredictor`, up to rounding; statistics of a
-    whole section (scales of the spatial order, spread over draws) are those of evenly spaced spots.
+    draw; of sections small enough for balanced noise that too, 256 MB at most. The same numbers as from
+    :class:`flagst.model.predicting.SectionPredictor`, up to rounding; statistics of a whole section (scales of the
+    spatial order, spread over draws) are those of evenly spaced spots.
 
     Parameters
     ----------
