@@ -42,8 +42,6 @@ from flagst.nn import AlignmentHead, FlagNetwork
 from flagst.regression import (
     RegressionStage,
     ResidualModel,
-    balance_noise,
-    can_balance,
     count_networks,
     leading_scores,
     match_draw_order,
@@ -245,12 +243,7 @@ class PlainFlag:
         sigmas = self.process.schedule(N_SOLVER_STEPS).to(self.device)
         start = torch.as_tensor(start, device=self.device)
         state = dpm_solver_pp_2m(self.process.denoiser(raw), start, sigmas).cpu().numpy()
-        gene_noise, state_noise = noise
-        n_latent = len(self.residual.sd)
-        state, state_noise = state[:, :n_latent], state_noise[:, :n_latent]
-        if can_balance(*mean.shape):
-            gene_noise = balance_noise(gene_noise, leading_scores(mean), state + state_noise * self.residual.jitter)
-        drawn = self.residual.decode(state, gene_noise, state_noise)
+        drawn = self.residual.decode(*self.residual.decodable(state, *noise, leading_scores(mean)))
         restore = self.stage.scaler.restore
         drawn = match_draw_order(mean, drawn, restore, section.nearest(self.n_near), self.order)
         return restore(mean + structure * drawn)

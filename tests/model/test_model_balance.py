@@ -57,7 +57,7 @@ def test_also_behind_the_intervals(trained, query, monkeypatch):
 def test_windows_have_the_same_noise(trained, query, monkeypatch):
     model = trained[True]
     [(_, whole)], [(_, cut)] = (model._predictors(query, windows=w, window_spots=60) for w in (False, True))
-    np.testing.assert_allclose(cut.noise("0/0"), noise_and_state(whole)[0], atol=1e-3)
+    np.testing.assert_allclose(cut.drawn("0/0", np.arange(200))[1], noise_and_state(whole)[0], atol=1e-3)
     layers = [model.predict(query.copy(), window_spots=size).layers["flagst"] for size in (10**6, 60)]
     np.testing.assert_allclose(*layers, atol=1e-3)
     unbalanced = trained[False].predict(query.copy(), window_spots=60).layers["flagst"]
@@ -71,8 +71,8 @@ def test_windows_keep_the_noise_of_few_draws_and_let_go_of_it(trained, query, mo
     held, drawn = [], []
     for _, part in cut.parts(3):
         drawn.append(part.draws(3, 0))
-        held.append(len(cut._noises))
-    assert set(held) == {2} and not cut._noises and len(drawn) > 1
+        held.append(len(cut._whole))
+    assert set(held) == {2} and not cut._whole and len(drawn) > 1
     [(_, whole)] = trained[True]._predictors(query, windows=False)
     np.testing.assert_allclose(np.concatenate(drawn, axis=1), whole.draws(3, 0), atol=1e-3)
 

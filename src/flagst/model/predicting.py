@@ -17,7 +17,7 @@ from flagst.model.presets import Settings
 from flagst.model.spots import SpotPredictor
 from flagst.model.threads import threads_for
 from flagst.module import FlagModule
-from flagst.regression import ResidualModel, balance_noise, can_balance, leading_scores, match_draw_order
+from flagst.regression import can_balance, leading_scores, match_draw_order
 
 
 class SectionPredictor(SpotPredictor):
@@ -99,16 +99,13 @@ class SectionPredictor(SpotPredictor):
         for i in range(n_states):
             [state], _ = self._drawn(1, f"{seed}/{i}")
             for _, *noise in self._noise(n_noises, f"{seed}/{i}/noise"):
-                residual = self.residual(*decodable(self.fitted.residual, self._leading(), state, *noise))
+                residual = self.residual(*self.fitted.residual.decodable(state, *noise, self._leading()))
                 yield restore(self.mean + residual).astype(np.float32)
 
     def states(self, n_draws: int, seed: int | str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Drawn states ``(n_spots, n_latent)``, and the noise that :meth:`ResidualModel.decode` takes."""
-        states, noises = self._drawn(n_draws, seed)
-        leading = self._leading()
-        return [
-            decodable(self.fitted.residual, leading, state, *noise) for state, noise in zip(states, noises, strict=True)
-        ]
+        decodable, leading = self.fitted.residual.decodable, self._leading()
+        return [decodable(z, *noise, leading) for z, noise in zip(*self._drawn(n_draws, seed), strict=True)]
 
     def parts(self, n_draws: int, *, n_genes: int = 0) -> Iterator[tuple[np.ndarray, SpotPredictor]]:
         """Rows and predictor of what is predicted at once: everything."""
@@ -122,7 +119,7 @@ class SectionPredictor(SpotPredictor):
         return states, [beside for _, *beside in noise]
 
     def _leading(self) -> np.ndarray | None:
-        """What :func:`decodable` takes the mean by; ``None`` to leave noise as it comes."""
+        """Scores of the mean that noise is balanced by; ``None`` to leave it as it comes."""
         if self._scores is None and self.settings.balance_noise and can_balance(*self.mean.shape):
             self._scores = leading_scores(self.mean)
         return self._scores
@@ -142,21 +139,6 @@ class SectionPredictor(SpotPredictor):
                 n_steps=self.settings.n_steps,
                 networks=self.networks,
             )
-
-
-def decodable(
-    residual: ResidualModel, leading: np.ndarray | None, state: np.ndarray, noise: np.ndarray, state_noise: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Drawn state and noises of a whole section as :meth:`ResidualModel.decode` takes them.
-
-    Without the components that are not there; and, given :func:`flagst.regression.balance.leading_scores` of the mean,
-    with balanced noise.
-    """
-    n_latent = len(residual.sd)
-    state, state_noise = state[:, :n_latent], state_noise[:, :n_latent]
-    if leading is not None:
-        noise = balance_noise(noise, leading, state + state_noise * residual.jitter)
-    return state, noise, state_noise
 
 
 def order_aimed_at(section: Section, fitted: Fitted, settings: Settings) -> np.ndarray | None:

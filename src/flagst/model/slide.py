@@ -13,7 +13,7 @@ from flagst.data.section import Section
 from flagst.data.store import ArrayFolder
 from flagst.model.fitting import Fitted, pad_columns
 from flagst.model.intervals import pooled_spread
-from flagst.model.predicting import decodable, order_aimed_at
+from flagst.model.predicting import order_aimed_at
 from flagst.model.presets import Settings
 from flagst.model.progress import Bars
 from flagst.model.spots import SpotPredictor
@@ -106,7 +106,7 @@ class SlidePredictor:
         k = N_EDGES if settings.edges else 0
         self.neighbours, self.distances = section.neighbours[:, :k], section.distances[:, :k]
         self.pitch = spot_pitch(self.distances)
-        self._scales, self._spread, self._noises, self._scores, self._network_inputs = {}, {}, {}, None, None
+        self._scales, self._spread, self._whole, self._scores, self._network_inputs = {}, {}, {}, None, None
 
     def context(self) -> np.ndarray:
         """As :meth:`SectionPredictor.context`."""
@@ -138,7 +138,7 @@ class SlidePredictor:
         for start in range(0, len(rows), step):
             places = np.arange(start, min(start + step, len(rows)))
             yield places, SlidePart(self, rows[places])
-        self._noises.clear()
+        self._whole.clear()
 
     def state(self, seed: str) -> np.ndarray:
         """What the diffusion gives in one draw, ``(n_spots, d_state)`` float32; solved when first asked for."""
@@ -147,21 +147,29 @@ class SlidePredictor:
             self.states[seed] = self._solve(torch.as_tensor(noise)).numpy()
         return self.states[seed]
 
-    def noise(self, seed: str) -> np.ndarray:
-        """Balanced noise of one draw, ``(n_spots, n_genes)`` float32, of a section that is small enough as a whole.
+    def drawn(self, seed: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """State and noises of some spots in one draw, as :meth:`ResidualModel.decode` takes them.
 
-        Kept for the parts to come; of the latest draws, where all of them would take more than 256 MB.
+        Balanced noise is made for the whole section, which is small then, and kept for the parts to come: of the latest
+        draws, where all of them would take more than 256 MB.
         """
-        if seed not in self._noises:
-            widths, section = (self.d_state, self.n_genes, self.d_state), self.section
-            start, noise, state_noise = spot_noise(section.name, section.spot_names, seed=seed, widths=widths)
-            state = self.state(seed) if self.settings.diffusion else start
+        if not self.balanced:
+            return self._drawn(seed, rows)
+        if seed not in self._whole:
+            everything = np.arange(len(self.section))
             if self._scores is None:
-                self._scores = leading_scores(self.mean_of(np.arange(len(section))))
-            while self._noises and (len(self._noises) + 1) * noise.size > HELD_VALUES:
-                self._noises.pop(next(iter(self._noises)))
-            self._noises[seed] = decodable(self.fitted.residual, self._scores, state, noise, state_noise)[1]
-        return self._noises[seed]
+                self._scores = leading_scores(self.mean_of(everything))
+            while self._whole and (len(self._whole) + 1) * len(everything) * self.n_genes > HELD_VALUES:
+                self._whole.pop(next(iter(self._whole)))
+            self._whole[seed] = self._drawn(seed, everything, self._scores)
+        return tuple(part[rows] for part in self._whole[seed])
+
+    def _drawn(self, seed: str, rows: np.ndarray, leading: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+        """:meth:`drawn` without what is kept; ``leading`` balances the noise of a whole section."""
+        widths, names = (self.d_state, self.n_genes, self.d_state), self.section.spot_names[rows]
+        start, *noise = spot_noise(self.section.name, names, seed=seed, widths=widths)
+        state = self.state(seed)[rows] if self.settings.diffusion else start
+        return self.fitted.residual.decodable(state, *noise, leading)
 
     def scales(self, seed: str) -> np.ndarray | None:
         """Factor of every gene of a draw that gives it its spatial order, ``(n_genes,)``; ``None`` for none."""
@@ -279,13 +287,7 @@ class SlidePart(SpotPredictor):
 
     def decoded(self, seed: str) -> np.ndarray:
         """The residual of one draw before its genes get their spatial order."""
-        d_state, n_latent = self.slide.d_state, len(self.fitted.residual.sd)
-        widths = (d_state, self.slide.n_genes, d_state)
-        start, noise, state_noise = spot_noise(self.section_name, self.spot_names, seed=seed, widths=widths)
-        state = self.slide.state(seed)[self.rows] if self.settings.diffusion else start
-        if self.slide.balanced:
-            noise = self.slide.noise(seed)[self.rows]
-        return self.fitted.residual.decode(state[:, :n_latent], noise, state_noise[:, :n_latent])
+        return self.fitted.residual.decode(*self.slide.drawn(seed, self.rows))
 
     def diffused(self, n_draws: int, seed: int | str) -> np.ndarray:
         """As :meth:`SectionPredictor.diffused`."""

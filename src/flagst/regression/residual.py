@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flagst.regression.axes import principal_axes
+from flagst.regression.balance import balance_noise
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,20 @@ class ResidualModel:
         state = unit @ components.T / sd
         noise = (unit - (state * sd) @ components).std(axis=0)
         return cls(scale, components, sd, noise, np.zeros(len(sd))), state
+
+    def decodable(
+        self, state: np.ndarray, noise: np.ndarray, state_noise: np.ndarray, leading: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What :meth:`decode` takes, of what was drawn: without components that are not there.
+
+        Given ``leading``, the mean's scores over a whole section, with balanced noise, see
+        :func:`flagst.regression.balance.balance_noise`.
+        """
+        n_latent = len(self.sd)
+        state, state_noise = state[:, :n_latent], state_noise[:, :n_latent]
+        if leading is not None:
+            noise = balance_noise(noise, leading, state + state_noise * self.jitter)
+        return state, noise, state_noise
 
     def decode(self, state: np.ndarray, noise: np.ndarray, state_noise: np.ndarray) -> np.ndarray:
         """State and standard normal noise to a residual.
