@@ -11,8 +11,6 @@ import zarr
 
 from flagst import io, pp
 from flagst.io import tiff
-from flagst.io.pyramid import SMALLEST_PX, pyramid_element, with_coarse_levels
-from flagst.io.scale import from_aperio, from_ngff, from_ome, from_resolution, from_unit
 
 TILED = {"photometric": "rgb", "tile": (128, 128), "compression": "zlib"}
 APERIO = "Aperio Image Library v12.0.15\n700x500 [0,0 700x500] (128x128)|AppMag = 20|MPP = 0.4990|Left = 25.7"
@@ -359,65 +357,6 @@ def test_a_changed_file_is_read_again(pixels, tmp_path):
     write_pyramid(tmp_path / "slide.ome.tif", pixels[::-1, :600])
     full = io.read_slide(tmp_path / "slide.ome.tif").images["slide_image"]["scale0"]["image"]
     np.testing.assert_array_equal(full.transpose("y", "x", "c").to_numpy(), pixels[::-1, :600])
-
-
-def test_coarse_levels_of_a_flat_image_are_averages_and_lazy():
-    import dask.array as da
-
-    reads = []
-
-    def read(block_info=None):
-        (_, *where) = block_info[None]["array-location"]
-        reads.append(where)
-        y, x = np.mgrid[slice(*where[0]), slice(*where[1])]
-        return np.stack([y // 40, x // 40, (x + y) % 2 * 200]).astype(np.uint8)
-
-    shape = (3, SMALLEST_PX + 1, 2 * SMALLEST_PX + 3)
-    chunks = ((3,), da.core.normalize_chunks(2048, shape[1:2])[0], da.core.normalize_chunks(2048, shape[2:])[0])
-    flat = da.map_blocks(read, chunks=chunks, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
-    levels = with_coarse_levels([flat])
-    assert [level.shape[1:] for level in levels] == [(4097, 8195), (2048, 4097), (1024, 2048)]
-    element = pyramid_element([flat], "S")
-    assert reads == [] and len(element.children) == 3
-    part = levels[2][:, 100:110, 200:210].compute(scheduler="synchronous")
-    assert len(reads) == 4 < flat.npartitions == 15
-    y, x = np.mgrid[100:110, 200:210]
-    np.testing.assert_array_equal(part, np.stack([4 * y // 40, 4 * x // 40, np.full_like(x, 100)]))
-
-
-#: A label that the file has no pixels of, before the slide.
-TWO_IMAGES = (
-    '<OME><Image><Pixels SizeX="90" SizeY="90" PhysicalSizeX="9"/></Image><Image><Pixels SizeX="700" SizeY="500" '
-    'PhysicalSizeX="250" PhysicalSizeXUnit="nm" PhysicalSizeY="0.25" PhysicalSizeYUnit="µm"/></Image></OME>'
-)
-
-
-@pytest.mark.parametrize(
-    ("found", "expected"),
-    [
-        (from_unit([250, 250], "nm", source=""), 0.25),
-        (from_unit([1, 1], "pixel", source=""), None),
-        (from_unit([0, 1], "um", source=""), None),
-        (from_aperio("Aperio|MPP = 0.2520|AppMag = 40"), 0.252),
-        (from_aperio("Aperio|AppMag = 40"), None),
-        (from_aperio("Aperio|MPP = unknown"), None),
-        (from_resolution([50800, 50800], 2), 0.5),
-        (from_resolution([300, 300], 2), None),
-        (from_resolution([20000, 20000], 1), None),
-        (from_ome('<OME xmlns="a"><Image><Pixels PhysicalSizeX="250" PhysicalSizeXUnit="nm"/></Image></OME>'), 0.25),
-        (from_ome('<OME xmlns="a"><Image><Pixels SizeX="5"/></Image></OME>'), None),
-        (from_ome("<OME><Image>"), None),
-        (from_ome('<OME><Image><Pixels PhysicalSizeX=""/></Image></OME>'), None),
-        (from_ome('<?xml version="1.0" encoding="ISO-8859-1"?><OME><Pixels PhysicalSizeX="0.5"/></OME>'), 0.5),
-        (from_ome(TWO_IMAGES), 9.0),
-        (from_ome(TWO_IMAGES, (700, 500)), 0.25),
-        (from_ome(TWO_IMAGES, (500, 700)), None),
-        (from_ngff({"axes": ["c", "y", "x"], "datasets": [{"path": "0"}]}), None),
-    ],
-)
-def test_what_counts_as_a_recorded_scale(found, expected):
-    assert found is None or found.x == pytest.approx(found.y)
-    assert (None if found is None else found.x) == (None if expected is None else pytest.approx(expected))
 
 
 def test_oblong_pixels_are_refused(pixels, tmp_path):

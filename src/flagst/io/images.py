@@ -128,24 +128,12 @@ def read_reduced(path: str | Path, reduction: int) -> np.ndarray:
         width, height = image.size
         if reduction > 1:
             image.draft("RGB", (width // reduction, height // reduction))
-        rgb = _on_glass(image).convert("RGB")
+        rgb = on_glass(image).convert("RGB")
         rest = reduction // round(width / rgb.width)  # what the decoder left; all, unless it is a JPEG
         return np.asarray(rgb.reduce(rest) if rest > 1 else rgb)
 
 
-def on_glass(pixels: np.ndarray, *, premultiplied: bool = False) -> np.ndarray:
-    """Red, green and blue of pixels ``(rows, columns, 3 or 4)`` uint8, whose fourth channel is opacity, laid on white.
-
-    ``premultiplied``: colours are multiplied with it already.
-    """
-    if pixels.shape[2] == 3:
-        return pixels
-    colours, opacity = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
-    shown = colours if premultiplied else (colours * opacity + 127) // 255
-    return np.minimum(shown + (GLASS - opacity), GLASS).astype(np.uint8)
-
-
-def _on_glass(image: "PillowImage") -> "PillowImage":
+def on_glass(image: "PillowImage") -> "PillowImage":
     """An image with transparent pixels, laid on white; any other as it is."""
     if image.mode not in ("RGBA", "LA") and "transparency" not in image.info:
         return image
@@ -153,6 +141,20 @@ def _on_glass(image: "PillowImage") -> "PillowImage":
 
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, (GLASS,) * 4), image)
+
+
+def rgb_on_glass(pixels: np.ndarray, *, premultiplied: bool = False) -> np.ndarray:
+    """Red, green and blue of pixels ``(rows, columns, 3 or 4)`` uint8, whose fourth channel is opacity, laid on white.
+
+    ``premultiplied``: colours are multiplied with it already.
+    """
+    if pixels.shape[2] == 3:
+        return pixels
+    if premultiplied:  # what is missing to full opacity is white
+        return np.minimum(pixels[..., :3], pixels[..., 3:]) + (GLASS - pixels[..., 3:])
+    from PIL import Image
+
+    return np.asarray(on_glass(Image.fromarray(pixels)))[..., :3]
 
 
 def thumbnail(levels: list, *, longest: int = 1000) -> tuple[np.ndarray, float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flagst._checks import require_key
-from flagst.io.images import CHUNK, on_glass
+from flagst.io.images import CHUNK, rgb_on_glass
 from flagst.io.level import SlideLevel, file_stamp
 from flagst.io.scale import Scale, from_ngff
 
@@ -39,7 +39,7 @@ class NgffLevel(SlideLevel):
         pixels = np.asarray(_array(self.path, self.array, self.stamp)[tuple(where.get(axis, 0) for axis in self.axes)])
         order = [axis for axis in self.axes if axis in _IMAGE]
         pixels = pixels.transpose([order.index(axis) for axis in "yxc"])
-        return on_glass(pixels)
+        return rgb_on_glass(np.ascontiguousarray(pixels))
 
 
 def is_ngff(group: "Group") -> bool:

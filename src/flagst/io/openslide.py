@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flagst.io.images import CHUNK
+from flagst.io.images import CHUNK, on_glass
 from flagst.io.level import SlideLevel, file_stamp
 from flagst.io.scale import Scale
 
@@ -17,13 +17,10 @@ class OpenSlideLevel(SlideLevel):
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Pixels of a region; what was not scanned is glass."""
-        from PIL import Image
-
         slide = _slide(self.path, self.stamp)
         factor = slide.level_downsamples[self.level]
         region = slide.read_region((round(x0 * factor), round(y0 * factor)), self.level, (x1 - x0, y1 - y0))
-        glass = Image.new("RGBA", region.size, (255, 255, 255, 255))
-        return np.asarray(Image.alpha_composite(glass, region.convert("RGBA")))[..., :3]
+        return np.asarray(on_glass(region))[..., :3]
 
 
 def openslide_levels(path: Path) -> tuple[list[OpenSlideLevel], Scale | None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst.io.images import CHUNK, GLASS, on_glass
+from flagst.io.images import CHUNK, GLASS, rgb_on_glass
 from flagst.io.level import SlideLevel, file_stamp
 from flagst.io.scale import Scale, from_aperio, from_ome, from_resolution, from_unit
 
@@ -168,7 +168,7 @@ class _Segments:
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Pixels of a region, ``(y1 - y0, x1 - x0, 3)`` uint8; behind what is transparent is glass."""
         if self.offset is not None:
-            return on_glass(self._mapped()[y0:y1, x0:x1].copy(), premultiplied=self.premultiplied)
+            return rgb_on_glass(self._mapped()[y0:y1, x0:x1].copy(), premultiplied=self.premultiplied)
         channels = 4 if self.has_alpha else 3
         out = np.full((y1 - y0, x1 - x0, channels), GLASS, np.uint8)  # scanners leave out tiles without tissue
         with open(self.path, "rb") as file:
@@ -178,7 +178,7 @@ class _Segments:
                     continue
                 file.seek(offsets[index])
                 self._paste(out, (y0, x0), file.read(counts[index]), index, tables, channel)
-        return on_glass(out, premultiplied=self.premultiplied)
+        return rgb_on_glass(out, premultiplied=self.premultiplied)
 
     def _overlapping(self, y0: int, y1: int, x0: int, x1: int) -> Iterator[tuple[tuple[int, int], int | None]]:
         """Page and number of every tile that touches a region, and the colour it holds, None for all."""
