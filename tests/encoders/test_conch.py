@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from flagst.encoders import RECIPES, ConchEncoder, get_encoder
-from flagst.encoders._conch_tower import ConchTower
-from flagst.encoders.conch_encoder import TRUNK, load_tower
+from flagst.encoders import RECIPES, get_encoder
+from flagst.encoders._conch import ConchEncoder, ConchTower, read_tower
 
 try:
     import timm
@@ -17,6 +16,7 @@ except (ImportError, RuntimeError):  # the latter: a torchvision built for anoth
     timm = None
 needs_timm = pytest.mark.skipif(timm is None, reason="timm with a torchvision that goes with this torch")
 
+RECIPE = RECIPES["conch"]
 SMALL = {"embed_dim": 24, "depth": 2, "num_heads": 2}
 
 
@@ -80,8 +80,8 @@ def test_pooling_is_one_querys_attention_to_all_tokens(patches):
 def test_the_image_tower_is_taken_out_of_the_file(tmp_path):
     tower = randomised(ConchTower(Trunk(), 16))
     torch.save({"state_dict": {f"module.{name}": v for name, v in published(tower).items()}}, tmp_path / "w.bin")
-    loaded = ConchTower(Trunk(), 16)
-    load_tower(loaded, tmp_path / "w.bin")
+    loaded = read_tower(Trunk(), tmp_path / "w.bin")
+    assert set(loaded.state_dict()) == set(tower.state_dict())
     for name, value in tower.state_dict().items():
         np.testing.assert_array_equal(loaded.state_dict()[name], value)
 
@@ -91,44 +91,45 @@ def test_files_of_other_networks_are_refused(tmp_path):
     path = tmp_path / "pytorch_model.bin"
     torch.save(tower.state_dict(), path)
     with pytest.raises(ValueError, match="pytorch_model.bin is no file of CONCH"):
-        load_tower(tower, path)
+        read_tower(Trunk(), path)
     state = published(tower)
-    torch.save({name: value for name, value in state.items() if "ln_contrast" not in name}, path)
-    with pytest.raises(ValueError, match="pytorch_model.bin does not fit CONCH: .*2 missing .*ln_contrast"):
-        load_tower(tower, path)
+    torch.save({name: value for name, value in state.items() if "ln_q" not in name}, path)
+    with pytest.raises(ValueError, match="pytorch_model.bin does not fit CONCH: .*2 missing .*ln_q"):
+        read_tower(Trunk(), path)
     torch.save(state | {"visual.surplus": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="no place for .*surplus"):
-        load_tower(tower, path)
-    torch.save(state, path)
+        read_tower(Trunk(), path)
+    torch.save(state | {"visual.ln_contrast.weight": torch.zeros(32)}, path)
     with pytest.raises(ValueError, match="of another shape"):
-        load_tower(ConchTower(Trunk(), 32), path)
+        read_tower(Trunk(), path)
+    torch.save(state, path)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ValueError, match="pytorch_model.bin cannot be read"):
-        load_tower(tower, path)
+        read_tower(Trunk(), path)
     with pytest.raises(ValueError, match="pooling"):
-        ConchEncoder(path, pooling="cls")
+        get_encoder("conch", path=path, pooling="cls")
 
 
 @needs_timm
 def test_vectors_are_those_of_the_published_tower(tmp_path):
-    trunk = timm.create_model("vit_base_patch16_224", num_classes=0, img_size=448, dynamic_img_size=True, **SMALL)
+    trunk = timm.create_model("vit_base_patch16_224", num_classes=0, **RECIPE.model_kwargs, **SMALL)
     tower = randomised(ConchTower(trunk, 16))
     torch.save(published(tower), tmp_path / "pytorch_model.bin")
     patches = np.random.default_rng(0).integers(0, 256, (3, 448, 448, 3)).astype(np.uint8)
-    recipe = RECIPES["conch"]
-    pixels = torch.tensor((patches / 255.0 - recipe.mean) / recipe.std, dtype=torch.float32).permute(0, 3, 1, 2)
+    pixels = torch.tensor((patches / 255.0 - RECIPE.mean) / RECIPE.std, dtype=torch.float32).permute(0, 3, 1, 2)
     with torch.no_grad():
         tokens = trunk.forward_features(pixels)
         expected = by_hand(tokens, tower)
     assert tokens.shape == (3, 1 + 28 * 28, 24)
-    encoder = ConchEncoder(tmp_path, n_features=16, model_kwargs=SMALL)
+    fed = {key: getattr(RECIPE, key) for key in ("pooling", "patch_px", "patch_um", "mean", "std")}
+    encoder = ConchEncoder(tmp_path, RECIPE.architecture, model_kwargs=RECIPE.model_kwargs | SMALL, **fed)
     np.testing.assert_allclose(encoder.encode(patches), expected, atol=1e-5, rtol=1e-4)
     assert encoder.n_features == 16 and encoder.patch_um == (224.0,) and encoder.params()["pooling"] == "attention"
 
 
 @needs_timm
 def test_the_recipe_opens_it(tmp_path):
-    network = timm.create_model("vit_base_patch16_224", num_classes=0, **TRUNK)
+    network = timm.create_model("vit_base_patch16_224", num_classes=0, **RECIPE.model_kwargs)
     # the published image tower without its projection: 12 layers of 768 and the pooling
     assert round(sum(p.numel() for p in ConchTower(network, 512).parameters()) / 1e6) == 88
     torch.save(published(ConchTower(network, 512)), tmp_path / "pytorch_model.bin")

@@ -3,7 +3,6 @@
 from flagst.encoders._base import ImageEncoder
 from flagst.encoders._registry import available_encoders, get_encoder, register_encoder
 from flagst.encoders.callable_encoder import CallableEncoder
-from flagst.encoders.conch_encoder import ConchEncoder
 from flagst.encoders.handcrafted import Handcrafted
 from flagst.encoders.lazyslide_encoder import LazySlideEncoder
 from flagst.encoders.recipes import RECIPES, Recipe
@@ -14,7 +13,6 @@ from flagst.encoders.transformers_encoder import TransformersEncoder
 __all__ = [
     "RECIPES",
     "CallableEncoder",
-    "ConchEncoder",
     "Handcrafted",
     "ImageEncoder",
     "LazySlideEncoder",

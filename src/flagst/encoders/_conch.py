@@ -1,9 +1,19 @@
-"""CONCH's image tower behind its vision transformer: one query that attends to all tokens."""
+"""CONCH's image tower: a vision transformer of timm, pooled by one query that attends to all tokens."""
+
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from flagst._files import load_weights
+from flagst._weights import bare_names, fit_weights
+from flagst.encoders.timm_encoder import TimmEncoder, create_timm
+
 N_HEADS = 8
+_TOWER = "visual."
+_LAST_NORM = "ln_contrast.weight"
+# Of the image tower, but behind the vector that is taken: projection to the text's space, tokens for captions.
+_SPARE = ("proj_contrast", "attn_pool_caption.", "ln_caption.", "head.")
 
 
 class AttentionPooling(nn.Module):
@@ -49,3 +59,34 @@ class ConchTower(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """``(n, 3, side, side)`` normalised -> ``(n, n_features)``."""
         return self.ln_contrast(self.attn_pool_contrast(self.trunk.forward_features(pixels)))
+
+
+class ConchEncoder(TimmEncoder):
+    """CONCH's image features, from the file its authors publish; ``get_encoder("conch", path=...)`` opens it.
+
+    The vector is the attention-pooled and normalised one before the projection to the text's space, not scaled to
+    length 1: what the authors advise for anything but comparing images with text. The text tower and the caption
+    decoder in the file are left alone. Parameters and errors are those of :class:`flagst.encoders.TimmEncoder`.
+    """
+
+    poolings = ("attention",)
+
+    def _network(self, architecture: str, settings: dict, weights: Path) -> ConchTower:
+        return read_tower(create_timm(architecture, settings), weights)
+
+
+def read_tower(trunk: nn.Module, path: Path) -> ConchTower:
+    """The image tower of a CONCH file, all of it and nothing else, its transformer put into ``trunk``.
+
+    Raises
+    ------
+    ValueError
+        The file is broken, has no image tower, or its tower is another.
+    """
+    state = bare_names(load_weights(path))
+    state = {name.removeprefix(_TOWER): value for name, value in state.items() if name.startswith(_TOWER)}
+    if _LAST_NORM not in state:
+        raise ValueError(f"{path.name} is no file of CONCH: it has no weight {_TOWER + _LAST_NORM!r}.")
+    tower = ConchTower(trunk, len(state[_LAST_NORM]))
+    fit_weights(tower, state, file=path.name, model="CONCH", spare=lambda name: name.startswith(_SPARE))
+    return tower

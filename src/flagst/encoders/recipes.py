@@ -35,9 +35,9 @@ class Recipe:
     library
         What its network is built with: ``"timm"`` or ``"transformers"``.
     architecture, model_kwargs
-        For :class:`TimmEncoder`.
+        Of ``timm.create_model``.
     pooling
-        How tokens become a vector: see :class:`TimmEncoder`, :class:`TransformersEncoder`, :class:`ConchEncoder`.
+        How tokens become a vector: see :class:`TimmEncoder` and :class:`TransformersEncoder`; ``"attention"`` is CONCH's.
     files
         Names of the weights in the repository, in order of preference.
     mean, std
@@ -203,6 +203,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             licence=_NO_DERIVATIVES,
             gated=True,
             n_features=512,
+            architecture="vit_base_patch16_224",
+            model_kwargs={"img_size": 448, "dynamic_img_size": True},
             pooling="attention",
             files=("pytorch_model.bin",),
             mean=CLIP_MEAN,
@@ -266,17 +268,15 @@ def open_recipe(name: str, *, path: str | Path | None = None, hub: bool = False,
 
 
 def _open(recipe: Recipe, settings: dict[str, Any]) -> TorchEncoder:
+    if recipe.library == "transformers":
+        from flagst.encoders.transformers_encoder import TransformersEncoder
+
+        return TransformersEncoder(**settings)
     if recipe.pooling == "attention":
-        from flagst.encoders.conch_encoder import ConchEncoder
-
-        return ConchEncoder(model_kwargs=recipe.model_kwargs, n_features=recipe.n_features, **settings)
-    if recipe.library == "timm":
-        from flagst.encoders.timm_encoder import TimmEncoder
-
-        return TimmEncoder(architecture=recipe.architecture, model_kwargs=recipe.model_kwargs, **settings)
-    from flagst.encoders.transformers_encoder import TransformersEncoder
-
-    return TransformersEncoder(**settings)
+        from flagst.encoders._conch import ConchEncoder as encoder
+    else:
+        from flagst.encoders.timm_encoder import TimmEncoder as encoder
+    return encoder(architecture=recipe.architecture, model_kwargs=recipe.model_kwargs, **settings)
 
 
 def _require_width(encoder: TorchEncoder, recipe: Recipe) -> TorchEncoder:

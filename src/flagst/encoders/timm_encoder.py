@@ -16,7 +16,6 @@ from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
 if TYPE_CHECKING:
     import torch
 
-_POOLINGS = ("model", *TOKEN_POOLINGS)
 # Arguments by which timm would read weights itself, whatever they hold and from wherever.
 _READS_WEIGHTS = ("checkpoint_path", "pretrained")
 
@@ -64,6 +63,9 @@ class TimmEncoder(TorchEncoder):
     >>> encoder = flagst.encoders.TimmEncoder("vit.safetensors", "vit_small_patch16_224")  # doctest: +SKIP
     """
 
+    #: What ``pooling`` may be.
+    poolings = ("model", *TOKEN_POOLINGS)
+
     def __init__(
         self,
         path: str | Path,
@@ -83,15 +85,12 @@ class TimmEncoder(TorchEncoder):
         precision: str = "auto",
         batch_size: int = 32,
     ):
-        require_one_of(pooling, _POOLINGS, name="pooling")
+        require_one_of(pooling, self.poolings, name="pooling")
         settings = dict(model_kwargs or {})
         weights = download(str(path), files) if hub else find_weights(path, files, hint=HUB_HINT)
-        network = create_timm(architecture, settings)
-        classifier = tuple(f"{part}." for part in _classifiers(network))
-        load_into(network, weights, architecture=architecture, spare=classifier)
         self.pooling = pooling
         super().__init__(
-            network,
+            self._network(architecture, settings, weights),
             name=name or architecture,
             patch_px=patch_px,
             patch_um=patch_um,
@@ -109,8 +108,15 @@ class TimmEncoder(TorchEncoder):
             batch_size=batch_size,
         )
 
+    def _network(self, architecture: str, settings: dict, weights: Path) -> "torch.nn.Module":
+        """The network with its weights."""
+        network = create_timm(architecture, settings)
+        classifier = tuple(f"{part}." for part in _classifiers(network))
+        load_into(network, weights, architecture=architecture, spare=classifier)
+        return network
+
     def _vectors(self, network, pixels: "torch.Tensor") -> "torch.Tensor":
-        if self.pooling == "model":
+        if self.pooling not in TOKEN_POOLINGS:  # the network's own
             return network(pixels)
         tokens, n_prefix = network.forward_features(pixels), getattr(network, "num_prefix_tokens", 0)
         # prefix tokens may all be registers

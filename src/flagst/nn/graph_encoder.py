@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import softmax
 
+#: Of an edge: distance kernel, image similarity.
+N_EDGE_FEATURES = 2
+
 
 class EdgeModulatedAttention(MessagePassing):
     """Multi-head attention over graph edges whose score is modulated by the edge features.
@@ -68,15 +71,29 @@ class SpatialGraphEncoder(nn.Module):
     d_model
         Width of the context H.
     d_edge
-        Number of edge features that are used (distance kernel and image similarity: 2).
+        Number of edge features that are used: distance kernel, image similarity.
     n_layers, n_heads, dropout
         Depth, heads, dropout rate. With 0 layers every spot is encoded by itself.
+
+    Raises
+    ------
+    ValueError
+        ``d_edge`` is not 0, 1 or 2.
     """
 
     def __init__(
-        self, d_image: int, d_model: int, *, d_edge: int = 2, n_layers: int = 1, n_heads: int = 4, dropout: float = 0.3
+        self,
+        d_image: int,
+        d_model: int,
+        *,
+        d_edge: int = N_EDGE_FEATURES,
+        n_layers: int = 1,
+        n_heads: int = 4,
+        dropout: float = 0.3,
     ):
         super().__init__()
+        if d_edge not in range(N_EDGE_FEATURES + 1):
+            raise ValueError(f"d_edge must be 0 to {N_EDGE_FEATURES}, edges have no more features; got {d_edge!r}.")
         self.input = nn.Sequential(nn.Dropout(dropout), nn.Linear(d_image, d_model))
         self.attention = nn.ModuleList(EdgeModulatedAttention(d_model, d_edge, n_heads) for _ in range(n_layers))
         self.feed_forward = nn.ModuleList(

@@ -3,11 +3,9 @@
 from torch import Tensor, nn
 
 from flagst.nn.gene_denoiser import GeneDenoiser
-from flagst.nn.graph_encoder import SpatialGraphEncoder
+from flagst.nn.graph_encoder import N_EDGE_FEATURES, SpatialGraphEncoder
 from flagst.nn.latent_denoiser import LatentDenoiser
 
-#: Distance kernel and image similarity.
-N_EDGE_FEATURES = 2
 DENOISERS = {"latent": LatentDenoiser, "gene": GeneDenoiser}
 
 
@@ -53,8 +51,6 @@ class FlagNetwork(nn.Module):
         denoiser_kwargs: dict | None = None,
     ):
         super().__init__()
-        if d_edge not in range(N_EDGE_FEATURES + 1):
-            raise ValueError(f"d_edge must be 0 to {N_EDGE_FEATURES}, edges have no more features; got {d_edge!r}.")
         kwargs = denoiser_kwargs or {}
         self.encoder = SpatialGraphEncoder(
             d_image, d_context, d_edge=d_edge, n_layers=n_layers, n_heads=n_heads, dropout=dropout
