@@ -71,6 +71,7 @@ def test_pitch_layout_scale_and_name_can_be_given(files, tmp_path):
     options = ["--um-per-px", str(files.scale), "--pitch-um", "150", "--layout", "square", "--section", "left"]
     assert run(files, tmp_path / "a.zarr", *options, "--without-image", image=str(files.folder / "bare.tif")) == 0
     sdata = spatialdata.read_zarr(tmp_path / "a.zarr")
+    flagst.io.check(sdata)
     table = sdata["table"]
     assert not sdata.images and set(table.obs["section"]) == {"left"}
     assert table.uns["flagst"]["params"]["layout"] == {"left": "square"}

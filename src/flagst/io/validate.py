@@ -10,6 +10,7 @@ from flagst._checks import require_counts, require_finite, require_key, require_
 from flagst._keys import LIBRARY, OBS, OBSM, PARAM, SLOT, TABLE, UNS, image_element, shapes_element
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from spatialdata import SpatialData
 
@@ -40,7 +41,8 @@ def check(
     section_key
         ``obs`` column that holds the section names.
     require_images
-        A section without image is an error instead of a logged warning.
+        A section without image is an error instead of a logged warning, even if it has a small one for plots (as an
+        archive has from which the full resolution was left out).
 
     Raises
     ------
@@ -182,26 +184,30 @@ def _check_image(
 ) -> None:
     element = image_element(section)
     slot = adata.uns.get(UNS.spatial, {}).get(section, {})
-    if element not in sdata.images:
-        if require_images or LIBRARY.images in slot:
-            hint = f"Section {section!r} needs its image."
-            require_key(sdata.images, element, where="sdata.images", hint=hint)
-        logger.warning("Section %r has no image; it cannot be used for image features.", section)
-        return
-    height, width = _image_shape(sdata.images[element])
     coords = np.asarray(adata.obsm[OBSM.spatial])[rows]
-    outside = _outside(coords, width, height)
-    if outside.any():
-        if not _outside(coords[:, ::-1], width, height).any():
-            advice = f"With x and y swapped all are inside: swap the columns of adata.obsm[{OBSM.spatial!r}]."
-        else:
-            advice = "Coordinates must be full-resolution pixels, x (column) then y (row)."
-        raise ValueError(
-            f"Section {section!r}: {outside.sum()} of {len(rows)} spots lie outside the image, {width} "
-            f"pixels wide and {height} high: {_some(adata.obs_names[rows[outside]])}. {advice}"
-        )
+    if element in sdata.images:
+        _check_inside(_image_shape(sdata.images[element]), coords, adata.obs_names[rows], section)
+    elif require_images:
+        require_key(sdata.images, element, where="sdata.images", hint=f"Section {section!r} needs its image.")
+    else:
+        logger.warning("Section %r has no image; it cannot be used for image features.", section)
     if LIBRARY.images in slot:
         _warn_if_off_tissue(slot, coords, section)
+
+
+def _check_inside(shape: tuple[int, int], coords: np.ndarray, names: "pd.Index", section: str) -> None:
+    height, width = shape
+    outside = _outside(coords, width, height)
+    if not outside.any():
+        return
+    if not _outside(coords[:, ::-1], width, height).any():
+        advice = f"With x and y swapped all are inside: swap the columns of adata.obsm[{OBSM.spatial!r}]."
+    else:
+        advice = "Coordinates must be full-resolution pixels, x (column) then y (row)."
+    raise ValueError(
+        f"Section {section!r}: {outside.sum()} of {len(coords)} spots lie outside the image, {width} "
+        f"pixels wide and {height} high: {_some(names[outside])}. {advice}"
+    )
 
 
 def _warn_if_off_tissue(slot: dict, coords: np.ndarray, section: str) -> None:
