@@ -3,9 +3,15 @@
 import time
 from typing import Any
 
+import numpy as np
 from _table import NOISE_BASELINES
 
-from flagst._keys import OBS, PARAM, SLOT, UNS
+from flagst._keys import LAYERS, OBS, OBSM, PARAM, SLOT, UNS
+from flagst.data.graph import moran_graph
+from flagst.data.measured import section_layout
+from flagst.metrics import spatial_blocks
+from flagst.tl._certainty import N_BLOCKS, scores_of_rows
+from flagst.tl._inputs import prediction_and_truth
 
 #: Scores of a test section that go into a record, as ``flagst.tl.evaluate`` names them.
 SCORES = ("pcc", "pcc50", "mse", "gsc", "ssc", "moran_pred", "moran_true")
@@ -98,7 +104,20 @@ def _score(
                     "test": name,
                     "n_genes": prediction.n_vars,
                     **{score: float(row[score]) for score in SCORES},
+                    "left_out": _left_out(prediction, name),
                     "seconds": seconds,
                 }
             )
     return records
+
+
+def _left_out(prediction, section: str) -> dict[str, list[float]]:
+    """Scores of the test section without each of its compact blocks in turn, for the error of a difference."""
+    blocks = spatial_blocks(prediction.obsm[OBSM.spatial], N_BLOCKS)
+    graph = moran_graph(prediction.obsm[OBSM.spatial], section_layout(prediction, section))
+    predicted, measured, _ = prediction_and_truth(prediction, LAYERS.draw, None, target=None)
+    kept = [np.flatnonzero(blocks != block) for block in range(N_BLOCKS)]
+    return {
+        name: [float(score(rows)) for rows in kept]
+        for name, score in scores_of_rows(predicted, measured, graph).items()
+    }

@@ -9,7 +9,9 @@ method runs in a process of its own with one thread, ``--jobs`` of them at a tim
 split and seed.
 
 ``seconds`` is one fit and one prediction of the test section; ``peak MB`` the largest resident memory of the
-method's process, imports included. ``--features FILE`` needs torch, torch_geometric and numpy only; see
+method's process, imports included. Leads over the best baseline come with a standard error over compact blocks of
+the test sections (jackknife), because seeds say nothing of how much another piece of tissue would change them.
+``--features FILE`` needs torch, torch_geometric and numpy only; see
 ``_features_only.py`` for the file, and ``--export FILE`` to write one.
 """
 
@@ -173,8 +175,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(_table.main_table(records), end="\n\n")
     at = options.at_pcc or _table.AT_PCC[options.target]
-    equal = _table.equal_pcc_table(records, at)
-    print(equal, end="\n\n" if equal else "")
+    for part in (_table.equal_pcc_table(records, at), _table.lead_lines(records, at)):
+        print(part, end="\n\n" if part else "")
     if ready["replicates"]:
         print(_table.replicate_line(ready["replicates"]))
     if covered := _table.coverage_line(records):

@@ -5,10 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import _methods
 import _processes
 import her2st
 import numpy as np
 import pytest
+
+import flagst
+from flagst import datasets
+from flagst.tl import evaluate
 
 
 def test_defaults_are_the_rotation():
@@ -79,6 +84,26 @@ def test_a_failing_method_is_named(tmp_path):
     }
     with pytest.raises(RuntimeError, match="(?s)method Ridge failed.*nowhere.h5ad"):
         _processes.run_job(job, tmp_path)
+
+
+def test_scores_without_a_block_are_those_of_the_intervals():
+    """The same scores as flagst.tl.evaluate takes its jackknife intervals from."""
+    sdata = datasets.simulated_sections(n_sections=2, n_spots=120, n_genes=15)
+    flagst.pp.image_features(sdata, progress=False)
+    table = sdata["table"]
+    first = (table.obs["section"] == "S1").to_numpy()
+    model = flagst.baselines.KNN(table[first].copy())
+    model.train()
+    prediction = model.predict(table[~first].copy())
+    evaluate(prediction, intervals=True)
+    intervals = prediction.uns["flagst"]["metrics"]["flagst"]["intervals"]["S2"]
+    left_out = _methods._left_out(prediction, "S2")
+    assert list(left_out) == list(intervals) == ["pcc", "gsc", "ssc"]
+    for name, values in left_out.items():
+        n = len(values)
+        assert n == intervals[name]["n_blocks"] == 20
+        assert np.sqrt((n - 1) * np.var(values)) == pytest.approx(intervals[name]["standard_error"], rel=1e-6)
+        assert np.std(values) > 0
 
 
 def test_small_run_on_real_sections(her2st_dir, tmp_path, capsys):

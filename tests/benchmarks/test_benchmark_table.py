@@ -69,8 +69,10 @@ def test_equal_pcc_is_taken_seed_by_seed():
     best, lead = _table.lead_over_noise(equal, "ssc")
     assert best == "CorrelatedGaussian"
     np.testing.assert_allclose(lead, [0.15, 0.25])
-    text = _table.equal_pcc_table(records, 0.55)
-    assert "out of range" in text and "+0.200 ± 0.071" in text
+    assert "out of range" in _table.equal_pcc_table(records, 0.55)
+    by = "SSC at PCC 0.55 over the best noise baseline's (CorrelatedGaussian): +0.200, sd over seeds 0.071"
+    assert by in _table.lead_lines(records, 0.55).splitlines()[-1]
+    assert "blocks" not in by and _table.lead_lines(records[-2:], 0.55) == ""
 
 
 def test_best_noise_baseline_is_chosen_per_metric():
@@ -83,6 +85,47 @@ def test_best_noise_baseline_is_chosen_per_metric():
     assert _table.lead_over_noise(equal, "ssc")[0] == "IndependentNoise"
     assert _table.lead_over_noise({"FLAG": equal["FLAG"]}, "ssc") is None
     assert _table.lead_over_noise(equal | {"FLAG": None}, "ssc") is None
+
+
+def with_blocks(records, *, n_blocks=4, seed=0):
+    """Scores without each block: those of the whole section with noise of their own."""
+    rng = np.random.default_rng(seed)
+    return [
+        r | {"left_out": {s: list(r[s] + rng.normal(0, 0.01, n_blocks)) for s in _table.WITH_SPREAD}} for r in records
+    ]
+
+
+def test_the_error_over_blocks_is_that_of_independent_sections():
+    methods = (("FLAG", 0.0, 0.6), ("Ridge", None, 0.5), ("KNN", None, 0.4), ("DepthOracle", None, 0.9))
+    plain = [record(m, s, seed, test, pcc=pcc) for m, s, pcc in methods for seed in (0, 1) for test in "ABC"]
+    records = with_blocks(plain)
+    # (method, seed, test, block): a lead is a mean, so that its error is the sum of those of the sections
+    left_out = np.array([r["left_out"]["pcc"] for r in records]).reshape(len(methods), 2, 3, 4)
+    differences = (left_out[0] - left_out[1]).mean(axis=0)
+    expected = np.sqrt(np.sum(3 * differences.var(axis=1))) / 3
+    best, lead = _table.lead_in_pcc(records)
+    assert best == "Ridge" and lead == pytest.approx([0.1, 0.1])
+    pair = [r for r in records if r["method"] in ("FLAG", "Ridge")]
+    assert _table.block_error(pair, lambda part: _table.lead_in_pcc(part)[1].mean()) == pytest.approx(expected)
+    assert np.isnan(_table.block_error(plain, lambda part: 0.0))
+    assert np.isnan(_table.block_error(records, lambda part: None))
+    (line,) = _table.lead_lines(records, 0.55).splitlines()
+    assert line.endswith(
+        f"(Ridge): +0.100, sd over seeds 0.000, standard error over blocks of the test sections {expected:.3f}"
+    )
+
+
+def test_leads_at_equal_pcc_move_with_the_blocks():
+    records = front("FLAG", pcc=(0.6, 0.5, 0.3), ssc=(0.2, 0.6, 0.7))
+    records += front("BalancedGaussian", pcc=(0.6, 0.4, 0.3), ssc=(0.2, 0.4, 0.5))
+    records = [r | {"left_out": {s: [r[s]] * 4 for s in _table.WITH_SPREAD}} for r in records]
+    for line in _table.lead_lines(records, 0.55).splitlines():
+        assert line.endswith("over blocks of the test sections 0.000")
+    # FLAG's SSC in section A without block 0 is higher by 0.04: the mean over two sections by 0.02
+    for r in records:
+        r["left_out"]["ssc"][0] += 0.04 * (r["method"] == "FLAG" and r["test"] == "A")
+    gsc, ssc = _table.lead_lines(records, 0.55).splitlines()
+    assert gsc.endswith("sections 0.000") and ssc.endswith(f"sections {np.sqrt(3 * np.var([0.02, 0, 0, 0])):.3f}")
 
 
 def test_summary_averages_sections_then_seeds():

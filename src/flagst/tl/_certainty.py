@@ -1,5 +1,6 @@
 """Jackknife intervals and permutation tests of one section, as plain numbers for the record."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
@@ -11,7 +12,7 @@ N_BLOCKS, MIN_BLOCK = 20, 5
 
 
 def jackknife_intervals(predicted, measured, graph, coords: np.ndarray) -> dict[str, dict[str, float]]:
-    """Intervals of PCC, GSC and SSC; the graph is cut to the spots that are left.
+    """Intervals of PCC, GSC and SSC.
 
     Raises
     ------
@@ -21,13 +22,16 @@ def jackknife_intervals(predicted, measured, graph, coords: np.ndarray) -> dict[
     if len(coords) < 2 * MIN_BLOCK:
         raise ValueError(f"intervals need at least {2 * MIN_BLOCK} spots; got {len(coords)}.")
     n_blocks = min(N_BLOCKS, len(coords) // MIN_BLOCK)
-    scores = {
+    scores = scores_of_rows(predicted, measured, graph)
+    return {name: asdict(metrics.jackknife(score, coords, n_blocks=n_blocks)) for name, score in scores.items()}
+
+
+def scores_of_rows(predicted, measured, graph) -> dict[str, Callable[[np.ndarray], float]]:
+    """PCC, GSC and SSC of some of a section's spots, as functions of their rows; the graph is cut to them."""
+    return {
         "pcc": lambda rows: metrics.pcc(predicted[rows], measured[rows]),
         "gsc": lambda rows: metrics.gsc(predicted[rows], measured[rows]),
         "ssc": lambda rows: metrics.ssc(predicted[rows], measured[rows], graph[rows][:, rows]),
-    }
-    return {
-        name: asdict(metrics.jackknife(score, coords, n_blocks=n_blocks)) for name, score in scores.items()
     }
 
 
