@@ -98,7 +98,7 @@ def table(records: list[dict], at: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the inner folds and print a table per section put aside, and their mean."""
+    """Run the inner folds and print a table per section put aside, and one of their averaged fronts."""
     start, options = time.perf_counter(), parse(arguments)
     at, everything = AT_PCC[options.target], []
     for aside in options.rotate:
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         folds = ", ".join(f"{' '.join(s['train'])} to {s['test']}" for s in options.splits)
         print(f"\n{aside} put aside: {folds}\n{table(records, at)}", flush=True)
         everything += [r | {"test": f"{aside}/{r['test']}"} for r in records]
-    print(f"\nMean over all, target {options.target}, GSC and SSC at PCC {at:g}\n{table(everything, at)}")
+    print(f"\nFronts averaged over all, target {options.target}, GSC and SSC at PCC {at:g} of them\n{table(everything, at)}")
     print(f"Wall time {time.perf_counter() - start:.0f} s")
 
 

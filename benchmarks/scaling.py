@@ -97,7 +97,7 @@ def predict(model: str, query: str, out: str, threads: int) -> dict:
     model.predict_to_zarr(spots, out, progress=False)
     seconds, peak = time.perf_counter() - start, memory("VmHWM")
     written = sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file()) / 1024**2
-    return {"seconds": seconds, "peak_mb": peak, "more_mb": peak - held, "written_mb": written}
+    return {"seconds": seconds, "peak_mb": peak, "more_mb": peak - held, "written_mib": written}
 
 
 def memory(name: str) -> float:
@@ -148,14 +148,14 @@ def slope(sizes: list[int], values: list[float]) -> float:
 def table(records: list[dict]) -> str:
     """Markdown: one line per prediction, and the slopes along spots and along genes."""
     lines = [
-        "| spots | genes | seconds | ms per spot | peak MB | of it for the prediction | written MB |",
+        "| spots | genes | seconds | ms per spot | peak MB | of it for the prediction | written MiB |",
         "|--:" * 7 + "|",
     ]
     for r in records:
         per_spot = 1000 * r["seconds"] / r["spots"]
         lines.append(
             f"| {r['spots']:,} | {r['genes']:,} | {r['seconds']:.1f} | {per_spot:.2f} | {r['peak_mb']:.0f} "
-            f"| {r['more_mb']:.0f} | {r['written_mb']:.0f} |"
+            f"| {r['more_mb']:.0f} | {r['written_mib']:.0f} |"
         )
     few = min(r["genes"] for r in records)
     by_genes = [r for r in records if sum(o["spots"] == r["spots"] for o in records) > 1]
@@ -166,12 +166,12 @@ def table(records: list[dict]) -> str:
         lines.append(f"| {name} | " + " | ".join(slopes) + " |")
     lines += [
         "",
-        f"| genes | core hours for {SLIDES:,} slides of {SLIDE_SPOTS:,} spots | TB written |",
+        f"| genes | core hours for {SLIDES:,} slides of {SLIDE_SPOTS:,} spots | TiB written |",
         "|--:" * 3 + "|",
     ]
     for r in by_genes or records[:1]:
         times = SLIDES * SLIDE_SPOTS / r["spots"]
-        hours, size = times * r["seconds"] * r["threads"] / 3600, times * r["written_mb"] / 1024**2
+        hours, size = times * r["seconds"] * r["threads"] / 3600, times * r["written_mib"] / 1024**2
         lines.append(f"| {r['genes']:,} | {hours:,.0f} | {size:.1f} |")
     return "\n".join(lines)
 

@@ -134,4 +134,4 @@ def test_the_run_never_touches_the_section_put_aside(monkeypatch, capsys):
     ]  # fmt: skip
     printed = capsys.readouterr().out
     assert "A put aside: C to B" in printed and "C put aside: B to A" in printed
-    assert printed.count("CorrelatedGaussian") == 4 and "Mean over all, target log2" in printed
+    assert printed.count("CorrelatedGaussian") == 4 and "Fronts averaged over all, target log2" in printed

@@ -30,7 +30,7 @@ def test_the_table_has_both_slopes():
             "seconds": s / 1000 * (g / 10) ** 2,
             "peak_mb": s**0.5,
             "more_mb": g,
-            "written_mb": s * g * 8 / 1024**2,
+            "written_mib": s * g * 8 / 1024**2,
         }
         for s, g in ((1000, 10), (10_000, 10), (10_000, 100))
     ]
@@ -52,5 +52,5 @@ def test_a_small_run():
     [training], [record] = scaling.measure([150], [6], threads=1, max_steps=2)
     assert (record["spots"], record["genes"], training["genes"]) == (150, 6, 6)
     assert record["seconds"] > 0 and record["peak_mb"] > record["more_mb"] > 0
-    assert training["seconds"] > 0 and training["peak_mb"] > 100 and record["written_mb"] > 150 * 6 * 4 / 1024**2
+    assert training["seconds"] > 0 and training["peak_mb"] > 100 and record["written_mib"] > 150 * 6 * 4 / 1024**2
     assert "| 702 | 6 |" in scaling.training_table([training])

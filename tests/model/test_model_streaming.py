@@ -85,7 +85,7 @@ def test_spread_and_quantiles_in_windows(model, slides, small_parts):
         {"match_order": False},
         {"regression": "ridge"},
         {"denoiser": "gene", "network": {"denoiser_kwargs": {"width": 16, "n_blocks": 2, "align_block": 1}}},
-        {"regression": None, "n_latent": 8, "process": "ve", "solver": "heun", "n_steps": 4, "n_average": 2},
+        {"regression": None, "process": "ve", "solver": "heun", "n_steps": 4, "n_average": 2},
     ],
     ids=lambda changes: "-".join(changes),
 )

@@ -53,8 +53,15 @@ def test_factors_have_mean_one_and_keep_within_bounds(parts):
     for order in (np.linspace(0, 0.9, G), np.linspace(0.9, -0.5, G), np.full(G, 0.4)):
         factor = factors(parts, order)
         assert factor.mean() == pytest.approx(1, abs=1e-3)
-        assert factor.min() >= BOUNDS[0] and factor.max() <= BOUNDS[1]
+        assert factor.min() >= BOUNDS[0] - 1e-9 and factor.max() <= BOUNDS[1] + 1e-9
         assert factor.std() > 0.05
+
+
+def test_both_bounds_are_reached(parts):
+    """One gene that has to lose all order, among genes that have to gain it, and the reverse."""
+    order = np.where(np.arange(G) == 0, -0.9, 0.9)
+    assert factors(parts, order).max() == pytest.approx(BOUNDS[1])
+    assert factors(parts, -order).min() == pytest.approx(BOUNDS[0])
 
 
 def test_on_the_way_all_genes_have_the_same_excess_over_what_is_aimed_at(parts):

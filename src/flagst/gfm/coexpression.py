@@ -116,8 +116,9 @@ def coexpression(target: np.ndarray, section: np.ndarray, *, n_components: int =
 
     Correlations are taken within each section and averaged over sections, so that a difference
     between slides is not read as co-expression. A gene's vector is its row of the leading
-    eigenvectors times the square root of their eigenvalues, scaled to unit length: the inner
-    product of two vectors approximates the correlation of their genes.
+    eigenvectors times the square root of their eigenvalues, scaled to unit length. The inner
+    product of two vectors is the cosine of what the leading components hold of their genes: in size
+    it is above their correlation.
 
     Parameters
     ----------

@@ -91,7 +91,7 @@ def fit_before_diffusion(sections: list[Section], settings: Settings) -> tuple[F
     if settings.regression is None:
         residual, state = None, target
     else:
-        n_latent = settings.n_latent if settings.denoiser == "latent" else target.shape[1]
+        n_latent = settings.d_state(target.shape[1])
         names = np.repeat(np.arange(len(sections)), [len(s) for s in sections])
         residual, state = ResidualModel.fit(expression - mean, names, n_latent=n_latent)
         state = pad_columns(state, n_latent)

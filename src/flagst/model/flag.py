@@ -219,13 +219,12 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
     def _reset_module(self) -> None:
         """Networks with fresh weights, drawn from ``seed``."""
         settings = self.settings_
-        latent = settings.denoiser == "latent"
         with torch.random.fork_rng():
             torch.manual_seed(self.seed_)
             self.module = self._module_cls(
                 min(MAX_WHITE, self.d_features_),
                 len(self.genes_),
-                settings.n_latent if latent else len(self.genes_),
+                settings.d_state(len(self.genes_)),
                 process=settings.process,
                 joint=settings.joint and settings.edges,
                 denoiser=settings.denoiser,

@@ -56,7 +56,7 @@ class SectionPredictor(SpotPredictor):
         self.order = order_aimed_at(section, fitted, settings)
         self.mean = fitted.stage.predict(section.image, section.neighbours) if mean is None else mean
         self.inputs = network_inputs(section, fitted, self.mean, settings, module.d_image)
-        self.d_state = settings.n_latent if settings.denoiser == "latent" else self.mean.shape[1]
+        self.d_state = settings.d_state(self.mean.shape[1])
         self._scores: np.ndarray | None = None
 
     def context(self) -> np.ndarray:

@@ -169,7 +169,7 @@ class Prediction:
         adata, seed, table_key
             As in :meth:`predict`.
         n_samples
-            Number of draws; the first is the draw behind :meth:`predict`.
+            Number of draws; with a regression mean the first is the draw behind :meth:`predict`.
 
         Returns
         -------

@@ -19,18 +19,18 @@ class Settings:
     denoiser
         ``"latent"`` or ``"gene"``.
     n_latent
-        Components of the residual that are diffused; only for the latent denoiser.
+        Components of the residual that are diffused; only for the latent denoiser around a regression mean.
     process, solver, n_steps
         Noise process and the solver of its probability-flow ODE.
     n_average
-        Draws averaged into a prediction; 1 leaves the draw as it is.
+        Without a regression mean, draws averaged into a prediction; 1 leaves the draw as it is.
     edges
         Use the spatial graph. ``False``: mean, network and draws use no positions, so that ``match_order`` has no
         effect; folds, the spread of draws and ``structure="auto"`` still do.
     joint
         Denoise neighbouring spots jointly.
     diffusion
-        ``False``: noise of the residual's own covariance instead of a trained diffusion.
+        ``False``: noise of the residual's own covariance instead of a trained diffusion; needs a regression mean.
     cross_fit
         Train one network per fold of the sections, each without its fold, and let them take turns in a
         draw. Draws on a fold from the network that has not seen it set the spread and calibrate
@@ -94,6 +94,10 @@ class Settings:
             "denoiser_kwargs": self.network.get("denoiser_kwargs", {}) | {"align_block": self.align_block}
         }
 
+    def d_state(self, n_genes: int) -> int:
+        """Width of the diffusion state: components of a residual, or all genes."""
+        return self.n_latent if self.denoiser == "latent" and self.regression is not None else n_genes
+
     def to_dict(self) -> dict:
         """Plain dictionary."""
         return asdict(self)
@@ -134,7 +138,7 @@ def resolve(preset: str, *, target: str | None, gfm: str | None, **changes) -> S
     Raises
     ------
     ValueError
-        Unknown preset or choice, or a number below 1.
+        Unknown preset or choice, a number below 1, or choices that exclude each other.
     TypeError
         A choice that does not exist.
     """
@@ -150,6 +154,13 @@ def resolve(preset: str, *, target: str | None, gfm: str | None, **changes) -> S
         raise ValueError(f"align_weight must not be negative; got {settings.align_weight}.")
     if not 0 <= settings.align_warmup <= 1:
         raise ValueError(f"align_warmup is a share of the training steps, 0 to 1; got {settings.align_warmup}.")
+    if settings.regression is None and not settings.diffusion:
+        raise ValueError("Without a regression mean there is nothing but the diffusion; got diffusion=False.")
+    if settings.regression is not None and settings.n_average > 1:
+        raise ValueError(
+            f"n_average={settings.n_average} averages draws where regression=None. Around a regression mean a prediction "
+            "is one draw, and structure says how much of it; pass n_average=1."
+        )
     if settings.gfm is None and settings.gene_identity != "free":
         raise ValueError(f"gene_identity={settings.gene_identity!r} needs the vectors of a gene model; gfm is None.")
     return settings

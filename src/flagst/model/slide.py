@@ -97,7 +97,7 @@ class SlidePredictor:
         self.order = order_aimed_at(section, fitted, settings)
         self.n_genes = len(fitted.stage.scaler.mean)
         latent = settings.denoiser == "latent"
-        self.d_state = settings.n_latent if latent else self.n_genes
+        self.d_state = settings.d_state(self.n_genes)
         self.window_spots = window_spots or (WINDOW_SPOTS if latent else min(WINDOW_SPOTS, 1 + TOKENS // self.n_genes))
         self.states = {} if states is None else states
         self.bars = bars or Bars(shown=False)

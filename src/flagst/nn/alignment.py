@@ -53,7 +53,7 @@ class GeneReadout(nn.Module):
 def contextual_embedding(expression: Tensor, vectors: Tensor, genes: Tensor | slice = slice(None)) -> Tensor:
     """Give static gene vectors the context of a spot.
 
-    ``c_sg = sum_g' (f_g . f_g') x_sg' f_g'``: the vectors of the genes that ``g`` goes with, each
+    ``c_sg = (1 / n_genes) sum_g' (f_g . f_g') x_sg' f_g'``: the vectors of the genes that ``g`` goes with, each
     weighted by how far it is up or down in the spot. A vector per gene alone could be matched by
     the gene queries, with the image and the state unused; this one cannot.
 

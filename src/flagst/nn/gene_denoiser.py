@@ -14,7 +14,7 @@ class GeneBlock(nn.Module):
 
     def __init__(self, width: int, n_heads: int, d_condition: int, dropout: float):
         super().__init__()
-        self.n_heads, self.dropout = n_heads, dropout
+        self.n_heads = n_heads
         self.neighbours = NeighbourMean()
         self.mix = nn.Linear(width, width)
         self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)

@@ -30,7 +30,7 @@ def history(
     ----------
     model_or_adata
         A trained model (``history_``), or a table with ``uns["flagst"]["history"]``. Both map a name such as
-        ``"train_loss_epoch"``, ``"validation_loss"`` or ``"score_train"`` to a DataFrame with epochs as
+        ``"train_loss_epoch"``, ``"validation_loss"`` or ``"denoising_loss_train"`` to a DataFrame with epochs as
         index, or to a plain sequence of one number per epoch. Names ending in ``_step`` are left out.
     log
         Logarithmic y axis.

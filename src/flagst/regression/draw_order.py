@@ -15,10 +15,10 @@ from flagst.regression.spatial_order import MoranSums, neighbour_moran
 TRUST = 0.75
 #: Structure at which genes have the order, with all the same excess over it.
 MATCHED_AT = 0.85
-#: A gene's residual changes by these factors at most.
-BOUNDS = 0.3, 2.0
 #: Parts of the residual at which Moran's I is looked at.
 STEPS = np.concatenate([np.arange(0, 10) / 10, [1, 1.15, 1.4]])
+#: A gene's residual changes by these factors at most: the larger one is as far as Moran's I is looked at.
+BOUNDS = 0.3, STEPS[-1] / MATCHED_AT
 N_HALVINGS = 30
 #: Spots that Moran's I is taken over.
 MAX_SPOTS = 2000
@@ -37,7 +37,7 @@ def match_draw_order(
 ) -> np.ndarray:
     """Scale every gene of one drawn residual, the mean of the factors being 1.
 
-    ``I(mean + 0.85 f_g residual_g) = aim_g + c`` for the factors ``f_g`` from 0.3 to 2 of all genes and one ``c``,
+    ``I(mean + 0.85 f_g residual_g) = aim_g + c`` for the factors ``f_g`` from 0.3 to 1.65 of all genes and one ``c``,
     which is what a mean factor of 1 leaves: on the way to the draw, a prediction is smoother than tissue.
 
     Parameters
@@ -52,7 +52,7 @@ def match_draw_order(
     order
         ``(n_genes,)`` Moran's I in the training sections; NaN where it is not known.
     trust
-        How far ``order`` holds for this tissue, in [0, 1]: ``aim = w order + (1 - w) I(draw)`` with
+        How far ``order`` holds for this tissue, in [0, 1]: ``aim = min(w order + (1 - w) I(draw), I(mean))`` with
         ``w = 0.75 trust``, and 0 where ``order`` is not known.
 
     Returns
