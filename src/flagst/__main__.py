@@ -61,6 +61,7 @@ def _add_train(commands) -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder to save the model in")
     parser.add_argument("--sections", nargs="+", metavar="NAME", help="sections to train on; default: all")
     parser.add_argument("--section-key", default="section", help="column of obs; default: %(default)s")
+    parser.add_argument("--layer", help="layer of raw counts; default: X")
     parser.add_argument(
         "--n-genes", type=int, help="size of the panel to choose; default: the file's panel, else all"
     )

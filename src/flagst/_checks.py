@@ -12,6 +12,12 @@ def require_key(container: Mapping, key: str, *, where: str, hint: str) -> None:
         raise KeyError(f"{where} has no {key!r}; found {found}. {hint}")
 
 
+def require_anndata(adata) -> None:
+    """Raise a ``TypeError`` for a SpatialData where a table is needed."""
+    if hasattr(adata, "tables"):
+        raise TypeError("This takes an AnnData; got a SpatialData. Pass one of its tables: sdata.tables[...].")
+
+
 def require_one_of(value: str, allowed: Iterable[str], *, name: str) -> None:
     """Raise a ``ValueError`` when ``value`` is not one of ``allowed``."""
     allowed = list(allowed)
@@ -43,7 +49,10 @@ def require_finite(values: np.ndarray, *, where: str, hint: str, numbers: np.nda
         )
 
 
-_COUNTS_HINT = "flagst needs raw counts: put them in adata.X or name a layer with layer=."
+_COUNTS_HINT = (
+    "flagst needs raw counts: put them in adata.X, or in a layer that is named when data are registered "
+    "(FLAG.setup_anndata(adata, layer=...))."
+)
 
 
 def require_non_negative(matrix, *, where: str) -> None:

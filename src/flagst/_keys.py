@@ -59,7 +59,8 @@ LIBRARY = SimpleNamespace(
 
 #: Keys inside ``adata.uns["flagst"]``.
 SLOT = SimpleNamespace(
-    params="params",
+    params="params",  # of the sections, of what was registered, and of the last prediction
+    predictions="predictions",  # {layer: how it was made}
     features="features",
     genes="genes",
     gene_embeddings="gene_embeddings",  # {key in varm or obsm: provenance}
@@ -89,6 +90,8 @@ PARAM = SimpleNamespace(
     seed="seed",
     n_samples="n_samples",
     layer="layer",
+    counts_layer="counts_layer",  # of raw counts, where they are not in X
+    model="model",  # name of the class that predicted
 )
 
 #: Name of a target, as recorded in ``params`` -> its unit as written on axes.

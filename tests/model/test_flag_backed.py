@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from flagst.data import from_anndata
+from flagst.data import from_anndata, stored
 
 FORMATS = {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "dense": lambda counts: counts.toarray()}
 
@@ -30,7 +30,7 @@ def _in_zarr(adata, path):
 
 @pytest.mark.parametrize("kind", [*FORMATS, "zarr"])
 def test_counts_on_disk_train_the_same_model(make, query, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(from_anndata, "ROWS_AT_A_TIME", 50)  # of 120
+    monkeypatch.setattr(stored, "ROWS_AT_A_TIME", 50)  # of 120
     adata = make.table()
     expected = _prediction(make, adata.copy(), query)
     if kind == "zarr":
@@ -61,23 +61,23 @@ def test_a_table_on_disk_is_predicted_too(make, trained, tmp_path, kind):
 
 
 def test_counts_are_read_in_parts(make, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(from_anndata, "ROWS_AT_A_TIME", 50)
+    monkeypatch.setattr(stored, "ROWS_AT_A_TIME", 50)
     adata = make.table()
     adata.write_h5ad(tmp_path / "csr.h5ad")
-    parts = list(from_anndata.read_rows(ad.read_h5ad(tmp_path / "csr.h5ad", backed="r").X))
+    parts = list(stored.read_rows(ad.read_h5ad(tmp_path / "csr.h5ad", backed="r").X))
     assert [part.shape[0] for _, part in parts] == [50, 50, 20]
     for rows, part in parts:
         np.testing.assert_array_equal(part.toarray(), adata.X[rows].toarray())
     adata.X = adata.X.tocsc()
     adata.write_h5ad(tmp_path / "csc.h5ad")
     with caplog.at_level(logging.WARNING, logger="flagst"):
-        ((_, whole),) = from_anndata.read_rows(ad.read_h5ad(tmp_path / "csc.h5ad", backed="r").X)
+        ((_, whole),) = stored.read_rows(ad.read_h5ad(tmp_path / "csc.h5ad", backed="r").X)
     np.testing.assert_array_equal(whole.toarray(), adata.X.toarray())
     assert "stored by genes (csc)" in caplog.text
 
 
 def test_total_counts_come_from_the_file_where_they_are_not_recorded(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(from_anndata, "ROWS_AT_A_TIME", 50)
+    monkeypatch.setattr(stored, "ROWS_AT_A_TIME", 50)
     adata = make.table()
     del adata.obs["total_counts"]
     adata.write_h5ad(tmp_path / "table.h5ad")
@@ -87,7 +87,7 @@ def test_total_counts_come_from_the_file_where_they_are_not_recorded(make, tmp_p
 
 
 def test_contents_are_checked_in_every_part(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(from_anndata, "ROWS_AT_A_TIME", 50)
+    monkeypatch.setattr(stored, "ROWS_AT_A_TIME", 50)
     adata = make.table()
     adata.X[110, 0] = 0.5
     adata.write_h5ad(tmp_path / "table.h5ad")

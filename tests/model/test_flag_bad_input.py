@@ -137,3 +137,68 @@ def test_a_panel_is_respected(make, query):
     predicted = model.predict(query)
     assert predicted is not query and list(predicted.var_names) == model.genes_
     assert "flagst" not in query.layers
+
+
+def test_a_panel_of_joined_tables_has_the_genes_that_were_chosen(make):
+    adata = make.table()
+    adata.var["flagst_panel"] = pd.array([True, None, False, True, None, True, False, True], dtype="object")
+    FLAG.setup_anndata(adata)
+    assert FLAG(adata, n_latent=4, network=make.SMALL).genes_ == ["g0", "g3", "g5", "g7"]
+
+
+def test_features_may_be_sparse(make, trained):
+    import scipy.sparse as sp
+
+    query = make.table(names=("X", "Y"), seed=7)
+    expected = trained.predict(query.copy()).layers["flagst"]
+    query.obsm["X_image"] = sp.csr_matrix(query.obsm["X_image"])
+    np.testing.assert_array_equal(trained.predict(query).layers["flagst"], expected)
+
+
+def test_sections_may_be_numbered(make):
+    """Also in what is recorded of them."""
+    adata, named = make.table(names=(1, 2, 3)), make.table(names=("1", "2", "3"))
+    made = []
+    for table in (adata, named):
+        model = make.model(table)
+        model.train(**make.QUICK)
+        made.append((model.spacing_, model.sections_, model.predict(table).layers["flagst"]))
+    assert made[0][0] == made[1][0] and made[0][0]["layout"] == "square" and made[0][1] == ["1", "2", "3"]
+    np.testing.assert_array_equal(made[0][2], made[1][2])
+    import flagst
+
+    for section, n_drawn in ((1, 1), ([1, "3"], 2), (None, 3)):
+        assert flagst.pl.spatial(adata, "g0", section=section, show=False).shape == (n_drawn, 2)
+    with pytest.raises(KeyError, match="no '4'"):
+        flagst.pl.structure(adata, section=4, show=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"genes": ["g0", "g1", "g1"]}, r"genes= are not unique; repeated: \['g1'\]"),
+        ({"names": ("P1/A", "P1/B", "P2/A")}, "have a '/', which h5ad and zarr cannot keep"),
+    ],
+)
+def test_names_that_cannot_be_kept_apart(make, change, message):
+    with pytest.raises(ValueError, match=message):
+        FLAG.setup_anndata(make.table(change.get("names", ("A", "B", "C"))), genes=change.get("genes"))
+
+
+def test_tables_are_asked_for_in_words():
+    import flagst
+
+    sdata = flagst.datasets.simulated_sections(n_sections=1, n_spots=30, n_genes=5)
+    for call in (
+        FLAG.setup_anndata,
+        lambda s: flagst.pp.select_genes(s, 3),
+        lambda s: flagst.pp.gene_embeddings(s, flagst.gfm.CoExpression(sdata["table"])),
+        lambda s: flagst.pl.spatial(s, "gene_0"),
+        flagst.pl.structure,
+        flagst.tl.evaluate,
+        flagst.tl.structure_ceiling,
+        lambda s: flagst.tl.marker_overlap(s, groupby="group"),
+        flagst.tl.domain_agreement,
+    ):
+        with pytest.raises(TypeError, match="takes an AnnData; got a SpatialData. Pass one of its tables"):
+            call(sdata)

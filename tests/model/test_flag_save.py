@@ -79,7 +79,7 @@ def test_loading_keeps_what_was_fitted(trained, folder):
     assert model.genes_ == trained.genes_ and model.settings_ == trained.settings_
     assert model.features_ == trained.features_ and model.sections_ == ["A", "B", "C"]
     pd.testing.assert_frame_equal(model.history_["train_loss"], trained.history_["train_loss"])
-    with pytest.raises(ValueError, match="loaded without its training data. Pass adata="):
+    with pytest.raises(ValueError, match="loaded without its training data. Pass other data as adata="):
         model.predict()
     with pytest.raises(ValueError, match="loaded without its training data"):
         model.train()
@@ -210,3 +210,31 @@ def test_untrained_models_are_saved_as_such(make, tmp_path, query):
     make.model(make.table()).save(str(tmp_path / "model"))
     with pytest.raises(RuntimeError, match="not trained"):
         FLAG.load(str(tmp_path / "model")).predict(query)
+
+
+def test_a_model_without_its_data_stays_as_it_is_when_it_cannot_train(folder, query):
+    model = FLAG.load(str(folder))
+    expected = model.predict(query.copy()).layers["flagst"]
+    with pytest.raises(ValueError, match=r"loaded without its training data.*FLAG.load\(dir_path, adata=...\)"):
+        model.train(max_epochs=1)
+    np.testing.assert_array_equal(model.predict(query).layers["flagst"], expected)
+    assert FLAG.load(str(folder), adata=False).is_trained_
+
+
+def test_unknown_arguments_of_training_change_nothing(make, query):
+    model = make.model(make.table())
+    model.train(**make.QUICK)
+    expected = model.predict(query.copy()).layers["flagst"]
+    with pytest.raises(TypeError, match=r"train\(\) has no argument \['batch_size', 'train_size'\]"):
+        model.train(**make.QUICK, batch_size=32, train_size=0.9)
+    np.testing.assert_array_equal(model.predict(query).layers["flagst"], expected)
+
+
+def test_a_trained_model_can_be_pickled(make, query):
+    import pickle
+
+    model = make.model(make.table())
+    model.train(**make.QUICK, gradient_clip_val=1.0)
+    again = pickle.loads(pickle.dumps(model))
+    expected = model.predict(query.copy()).layers["flagst"]
+    np.testing.assert_array_equal(again.predict(query).layers["flagst"], expected)

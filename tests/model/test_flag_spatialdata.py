@@ -176,3 +176,36 @@ def test_a_table_of_another_name(slide, make):
 def test_unknown_tables_are_named(model, slide):
     with pytest.raises(KeyError, match=r"no 'cells'; found \['table'\]"):
         model.predict(slide, table_key="cells")
+
+
+def test_predictions_of_a_wider_table_stand_beside_each_other(model, slide):
+    """In the second table, whatever was predicted first."""
+    import anndata as ad
+    import scipy.sparse as sp
+
+    narrow = slide["table"]
+    more = ad.AnnData(sp.csr_matrix((narrow.n_obs, 2), dtype=np.float32), obs=narrow.obs[[]].copy())
+    more.var_names = ["extra0", "extra1"]
+    wide = ad.concat([narrow, more], axis=1, merge="first", uns_merge="first")
+    wide.obs, wide.uns = narrow.obs.copy(), dict(narrow.uns)
+    slide.tables["table"] = wide
+    model.predict(slide, layer="mean", structure=0)
+    first = slide.tables["flagst"].layers["mean"].copy()
+    scores = flagst.tl.evaluate(slide.tables["flagst"], "mean")
+    model.predict(slide, layer="draw", structure=1, quantiles=(0.1, 0.9), n_samples=20)
+    table = slide.tables["flagst"]
+    assert {"mean", "mean_mean", "draw", "draw_mean", "draw_q10", "draw_q90"} <= {n for n in table.layers if n is not None}
+    np.testing.assert_array_equal(table.layers["mean"], first)
+    assert {"mean", "draw"} == set(table.uns["flagst"]["predictions"]) and "mean" in table.uns["flagst"]["metrics"]
+    np.testing.assert_allclose(flagst.tl.evaluate(table, "mean"), scores)
+    baseline = flagst.baselines.Mean(narrow)
+    baseline.train()
+    baseline.predict(slide, layer="average")
+    table = slide.tables["flagst"]
+    np.testing.assert_array_equal(table.layers["mean"], first)
+    assert "average" in table.layers and "flagst_ood" in table.obs and "flagst_trained" in table.var
+    model.predict(slide, layer="draw")  # in place of what was there
+    assert "draw_q10" not in slide.tables["flagst"].layers and "average" in slide.tables["flagst"].layers
+    slide.tables["table"] = wide[::-1].copy()  # other spots: nothing can be kept
+    model.predict(slide, layer="new")
+    assert "mean" not in slide.tables["flagst"].layers

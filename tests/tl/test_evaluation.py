@@ -234,7 +234,7 @@ def test_spatialdata_is_refused_in_words():
     class Sdata:
         tables: dict = {}
 
-    with pytest.raises(TypeError, match="SpatialData. Pass sdata.tables"):
+    with pytest.raises(TypeError, match="got a SpatialData. Pass one of its tables"):
         evaluate(Sdata())
 
 

@@ -157,7 +157,7 @@ class Baseline(ABC):
         """
         if not self.is_trained_:
             raise RuntimeError(f"{type(self).__name__} is not trained. Run train() first.")
-        check_request(structure=structure, layer=layer)
+        check_request(structure=structure, layer=layer, counts_layer=self.setup_.layer)
         query = self.adata if adata is None else table_of(adata, table_key)
         sections = self._query_sections(query)
         table = prediction_table(query, self.genes_, allow_missing=allow_missing)
@@ -171,6 +171,8 @@ class Baseline(ABC):
             PARAM.section_key: self.setup_.section_key,
             PARAM.structure: float(structure),
             PARAM.seed: int(seed),
+            PARAM.counts_layer: self.setup_.layer,
+            PARAM.model: type(self).__name__,
         }
         return write_prediction(
             adata, query, table, predicted, layer=layer, params=params, train_pcc=self.train_pcc_, genes=self.genes_

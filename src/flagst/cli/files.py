@@ -47,8 +47,8 @@ def train(arguments: argparse.Namespace) -> None:
             )
         adata = adata[labels.isin(arguments.sections).to_numpy()].copy()
     if arguments.n_genes:
-        pp.select_genes(adata, arguments.n_genes, section_key=arguments.section_key)
-    FLAG.setup_anndata(adata, section_key=arguments.section_key)
+        pp.select_genes(adata, arguments.n_genes, section_key=arguments.section_key, layer=arguments.layer)
+    FLAG.setup_anndata(adata, section_key=arguments.section_key, layer=arguments.layer)
     model = FLAG(adata, target=arguments.target, seed=arguments.seed)
     model.train(max_epochs=arguments.max_epochs, enable_progress_bar=interactive())
     model.save(str(arguments.model), overwrite=arguments.overwrite)

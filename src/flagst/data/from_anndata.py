@@ -1,22 +1,26 @@
 """AnnData to sections: the checks of what a user registers, in one place."""
 
 import logging
-from collections.abc import Iterator
 
 import numpy as np
 from anndata import AnnData
 
-from flagst._checks import require_counts, require_finite, require_key, require_non_negative, require_unique
+from flagst._checks import (
+    require_anndata,
+    require_counts,
+    require_finite,
+    require_key,
+    require_non_negative,
+    require_unique,
+)
 from flagst._keys import OBS, OBSM, PARAM, VAR
 from flagst.data.graph import knn
 from flagst.data.measured import recorded_params, section_layout, section_rows
 from flagst.data.section import N_NEIGHBOURS, Section
+from flagst.data.stored import read_rows
 from flagst.data.targets import to_target
 
 logger = logging.getLogger(__name__)
-
-#: Rows of counts in a file that are read at once.
-ROWS_AT_A_TIME = 4096
 
 
 def sections_from_anndata(
@@ -88,18 +92,23 @@ def panel_genes(adata: AnnData, genes: list[str] | None) -> list[str]:
     ------
     KeyError
         Genes that are not in ``adata.var_names``.
+    TypeError
+        A SpatialData.
     ValueError
-        Duplicate gene names, or an empty panel.
+        Duplicate gene names, a gene that is named twice, or an empty panel.
     """
+    require_anndata(adata)
     require_unique(adata.var_names, where="Gene names (adata.var_names)", hint="Run adata.var_names_make_unique().")
     if genes is None:
-        panel = adata.var[VAR.panel].to_numpy(dtype=bool) if VAR.panel in adata.var else slice(None)
+        # of tables that were joined, a gene that one of them lacks may have no value
+        panel = adata.var[VAR.panel].isin([True]).to_numpy() if VAR.panel in adata.var else slice(None)
         genes = adata.var_names[panel]
     genes = [str(gene) for gene in genes]
     missing = [gene for gene in genes if gene not in adata.var_names]
     if missing:
         found = [str(gene) for gene in adata.var_names[:5]]
         raise KeyError(f"{len(missing)} genes are not in adata.var_names, for example {missing[:5]}; found {found}.")
+    require_unique(genes, where="genes=", hint="Name each gene once.")
     if not genes:
         raise ValueError("The panel has no genes. Run flagst.pp.select_genes, or pass genes=.")
     return genes
@@ -132,6 +141,9 @@ def _checked_rows(adata: AnnData, section_key: str) -> dict[str, np.ndarray]:
     if adata.n_obs == 0:
         raise ValueError("adata has no spots.")
     rows = section_rows(adata, section_key)
+    slashed = [name for name in rows if "/" in name]
+    if slashed:  # what is kept per section would come back from a file in parts
+        raise ValueError(f"Names of sections {slashed[:5]} have a '/', which h5ad and zarr cannot keep. Rename them.")
     single = [name for name in rows if len(rows[name]) < 2]
     if single:
         raise ValueError(f"Sections {single} have one spot; a section needs neighbours. Remove them.")
@@ -153,7 +165,8 @@ def _image_features(adata: AnnData, image_key: str) -> np.ndarray:
     """Checked image features ``(n_spots, d_image)`` float32."""
     hint = "Run flagst.pp.image_features first."
     require_key(adata.obsm, image_key, where="adata.obsm", hint=hint)
-    image = np.asarray(adata.obsm[image_key], dtype=np.float32)
+    image = adata.obsm[image_key]
+    image = np.asarray(image.toarray() if hasattr(image, "toarray") else image, dtype=np.float32)
     if image.ndim != 2 or image.shape[1] == 0:
         raise ValueError(f"adata.obsm[{image_key!r}] must be (n_spots, d_image); got shape {image.shape}. {hint}")
     require_finite(image, where=f"adata.obsm[{image_key!r}]", hint="Extract the features again.")
@@ -190,32 +203,6 @@ def _expression(
             "Remove them (sc.pp.filter_genes) or choose the panel with flagst.pp.select_genes."
         )
     return to_target(counts, depth, target), depth
-
-
-def read_rows(matrix) -> Iterator[tuple[slice, object]]:
-    """Parts of a matrix of counts, in memory.
-
-    Parameters
-    ----------
-    matrix
-        ``(n_spots, n_genes)``: an array or scipy matrix, which is one part, or one in an h5ad file or a zarr store or
-        of dask, of which 4,096 rows are read at a time. A sparse one that is stored by genes is read as a whole.
-
-    Yields
-    ------
-    Rows and their counts, ``(n_rows, n_genes)``, numpy or scipy sparse.
-    """
-    if isinstance(matrix, np.ndarray) or hasattr(matrix, "toarray"):
-        yield slice(None), matrix
-        return
-    if getattr(matrix, "format", None) == "csc":
-        logger.warning("Counts are stored by genes (csc) and read as a whole; by spots (csr) they are read in parts.")
-        yield slice(None), matrix.to_memory()
-        return
-    for start in range(0, matrix.shape[0], ROWS_AT_A_TIME):
-        rows = slice(start, start + ROWS_AT_A_TIME)
-        part = matrix[rows]
-        yield rows, part.compute() if hasattr(part, "compute") else part
 
 
 def total_counts(adata: AnnData, matrix) -> np.ndarray:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flagst._checks import require_counts, require_key
-from flagst._keys import OBS, PARAM, SLOT, UNS, VAR
+from flagst._keys import OBS, PARAM, SLOT, UNS, VAR, is_beside, prediction_layers
+from flagst.data.stored import in_memory
 from flagst.data.targets import to_target
 
 if TYPE_CHECKING:
@@ -17,9 +18,27 @@ if TYPE_CHECKING:
 ONLY_SECTION = "all"
 
 
-def recorded_params(adata: "AnnData") -> dict:
-    """``adata.uns["flagst"]["params"]``, or an empty dict."""
-    return dict(adata.uns.get(UNS.flagst, {}).get(SLOT.params, {}))
+def recorded_params(adata: "AnnData", layer: str | None = None) -> dict:
+    """``adata.uns["flagst"]["params"]``, or an empty dict; with what is recorded of a layer that was predicted.
+
+    Parameters
+    ----------
+    adata
+        Table.
+    layer
+        The prediction that is meant, or the mean, standard deviation or quantile beside it; ``None`` for the last.
+    """
+    slot = adata.uns.get(UNS.flagst, {})
+    params, predictions = dict(slot.get(SLOT.params, {})), slot.get(SLOT.predictions, {})
+    if layer is not None and layer not in predictions:
+        beside = [of for of in predictions if prediction_layers(of)["mean"] == layer or is_beside(layer, of)]
+        layer = beside[0] if beside else None
+    if layer is not None:
+        params |= dict(predictions[layer])
+    for key in (PARAM.um_per_px, PARAM.layout):
+        if key in params:  # names of sections are text, whatever a table calls them
+            params[key] = {str(section): value for section, value in params[key].items()}
+    return params
 
 
 def plain(value: Any) -> Any:
@@ -62,13 +81,30 @@ def section_rows(adata: "AnnData", section_key: str | None = None) -> dict[str, 
         if OBS.section not in adata.obs:
             return {ONLY_SECTION: np.arange(adata.n_obs)}
         key = OBS.section
-    require_key(adata.obs, key, where="adata.obs", hint="Name the column of sections with section_key=.")
+    hint = f"Set adata.obs[{key!r}], or name the column of sections with section_key= where there is one."
+    require_key(adata.obs, key, where="adata.obs", hint=hint)
     labels = adata.obs[key]
     if labels.isna().any():
         n_missing = int(labels.isna().sum())
         raise ValueError(f"adata.obs[{key!r}] is missing for {n_missing} spots; name their section.")
     labels = labels.astype(str).to_numpy()
     return {str(name): np.flatnonzero(labels == name) for name in pd.unique(labels)}
+
+
+def chosen_sections(rows: dict[str, np.ndarray], section) -> list[str]:
+    """Names of the sections asked for: one name, several, or ``None`` for all.
+
+    Raises
+    ------
+    KeyError
+        No such section.
+    """
+    if section is None:
+        return list(rows)
+    names = [section] if isinstance(section, str) or not np.iterable(section) else section
+    for name in map(str, names):
+        require_key(rows, name, where="the table's sections", hint="Pass one of them as section=.")
+    return [str(name) for name in names]
 
 
 def section_layout(adata: "AnnData", section: str) -> str:
@@ -105,36 +141,68 @@ def measured_genes(adata: "AnnData", truth=None) -> np.ndarray:
     """
     if truth is not None or VAR.measured not in adata.var:
         return np.ones(adata.n_vars, dtype=bool)
-    return adata.var[VAR.measured].to_numpy(dtype=bool)
+    return ~adata.var[VAR.measured].isin([False]).to_numpy()
 
 
-def measured_expression(adata: "AnnData", truth=None, *, target: str | None = None) -> np.ndarray:
+def has_counts(adata: "AnnData") -> bool:
+    """Whether a table has anything where its raw counts should be."""
+    return PARAM.counts_layer in recorded_params(adata) or adata.X is not None
+
+
+def raw_counts(adata: "AnnData") -> tuple[Any, str]:
+    """Raw counts of a table, in memory, and how to call them: those that were registered, else X.
+
+    Raises
+    ------
+    KeyError
+        The layer that was registered is gone.
+    ValueError
+        There are none.
+    """
+    layer = recorded_params(adata).get(PARAM.counts_layer)
+    if layer is not None:
+        hint = "The model was registered with raw counts in this layer; pass truth= if they are elsewhere."
+        require_key(adata.layers, layer, where="adata.layers", hint=hint)
+        return in_memory(adata.layers[layer]), f"adata.layers[{layer!r}]"
+    if adata.X is None:
+        raise ValueError(
+            "adata.X is empty: these sections have no measured expression. Pass truth= (a layer or an array) "
+            "if it is kept elsewhere."
+        )
+    return in_memory(adata.X), "adata.X"
+
+
+def measured_expression(
+    adata: "AnnData", truth=None, *, target: str | None = None, layer: str | None = None
+) -> np.ndarray:
     """Measured expression in the unit of the prediction.
 
     Parameters
     ----------
     adata
-        Table with raw counts in X and ``obs["total_counts"]``.
+        Table with raw counts in X, or in the layer that was registered, and ``obs["total_counts"]``.
     truth
-        None: from ``adata.X`` and the target. A string: a layer that already has the unit. Otherwise an array
+        None: from raw counts and the target. A string: a layer that already has the unit. Otherwise an array
         of shape (n_obs, n_vars), dense or sparse, or a pandas DataFrame, whose rows and columns are matched
         by name.
     target
         ``"lognorm"``, ``"log2"`` or ``"identity"``, for ``truth=None`` only; None takes the recorded one.
+    layer
+        The prediction whose target is meant; None for the last.
 
     Returns
     -------
-    (n_obs, n_vars), dense; float32 when computed from X.
+    (n_obs, n_vars), dense; float32 when computed from counts.
 
     Raises
     ------
     KeyError
         No such layer, no recorded target, no total counts, or names missing in the DataFrame.
     ValueError
-        X is missing or does not hold raw counts, or the array has the wrong shape.
+        There are no raw counts, or the array has the wrong shape.
     """
     if truth is None:
-        return _from_counts(adata, target)
+        return _from_counts(adata, target, layer)
     if isinstance(truth, str):
         require_key(adata.layers, truth, where="adata.layers", hint="Name the layer of measured expression.")
         truth = adata.layers[truth]
@@ -150,24 +218,20 @@ def measured_expression(adata: "AnnData", truth=None, *, target: str | None = No
     return truth
 
 
-def _from_counts(adata: "AnnData", target: str | None) -> np.ndarray:
-    """Target computed from raw counts in X."""
-    if adata.X is None:
-        raise ValueError(
-            "adata.X is empty: these sections have no measured expression. Pass truth= (a layer or an array) "
-            "if it is kept elsewhere."
-        )
+def _from_counts(adata: "AnnData", target: str | None, layer: str | None) -> np.ndarray:
+    """Target computed from raw counts."""
+    counts, where_counts = raw_counts(adata)
     if target is None:
-        params = recorded_params(adata)
+        params = recorded_params(adata, layer)
         hint = "Predict with flagst.FLAG, or pass target= or truth=."
         where = f"adata.uns[{UNS.flagst!r}][{SLOT.params!r}]"
         require_key(params, PARAM.target, where=where, hint=hint)
         target = str(params[PARAM.target])
     totals = None
     if target != "identity":
-        require_counts(adata.X, where="adata.X")
+        require_counts(counts, where=where_counts)
     if target == "lognorm":
         hint = "It holds the counts over all genes of each spot, stored before any subsetting."
         require_key(adata.obs, OBS.total_counts, where="adata.obs", hint=hint)
         totals = adata.obs[OBS.total_counts].to_numpy()
-    return to_target(adata.X, totals, target)
+    return to_target(counts, totals, target)

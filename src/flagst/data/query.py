@@ -2,11 +2,13 @@
 
 import logging
 
+import numpy as np
 from anndata import AnnData
 
-from flagst._checks import require_unique
-from flagst._keys import FEATURES, OBSM, SLOT, UNS, VAR
-from flagst.data.measured import plain
+from flagst._checks import require_counts, require_unique
+from flagst._keys import FEATURES, OBS, OBSM, PARAM, SLOT, UNS, VAR
+from flagst.data.measured import has_counts, plain, raw_counts, recorded_params
+from flagst.data.stored import in_memory
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ def empty_query(adata: AnnData, genes: list[str]) -> AnnData:
 
 def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool, panel: bool = True) -> AnnData:
     """Where to write: ``adata`` itself when it holds exactly the model's genes, else a new table.
+
+    A new table gets the total counts over all genes, which it could not give itself.
 
     Parameters
     ----------
@@ -65,22 +69,48 @@ def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool, p
         )
     if not missing and adata.n_vars == len(genes):
         return adata
+    depth = _depth(adata)
     if not missing:
         logger.info("Writing to a new AnnData with the %d predicted genes of %d.", len(genes), adata.n_vars)
         panel_only = adata[:, genes]
-        return panel_only.to_memory() if adata.isbacked else panel_only.copy()
+        table = panel_only.to_memory() if adata.isbacked else panel_only.copy()
+        return _with_depth(table, depth)
     logger.warning("%d genes were not measured in the query: %s.", len(missing), missing[:10])
     table = empty_query(adata, genes)
+    layer = recorded_params(adata).get(PARAM.counts_layer)
     if adata.X is not None:
-        import pandas as pd
-        import scipy.sparse as sp
-
-        # unmeasured columns are empty, not zero counts: the mask says so and evaluation leaves them out
-        columns = pd.Index(adata.var_names).get_indexer(genes)
-        source = sp.csc_matrix(adata.X)
-        empty = sp.csc_matrix((adata.n_obs, 1), dtype=source.dtype)
-        table.X = sp.hstack([source[:, [c]] if c >= 0 else empty for c in columns]).tocsr()
+        table.X = _columns(adata.X, adata.var_names, genes)
+    if layer is not None and layer in adata.layers:
+        table.layers[layer] = _columns(adata.layers[layer], adata.var_names, genes)
     table.var[VAR.measured] = ~table.var_names.isin(missing)
+    return _with_depth(table, depth)
+
+
+def _columns(matrix, names, genes: list[str]):
+    """Columns of some genes; those that are not there are empty, not zero counts: ``var["flagst_measured"]`` says so."""
+    import pandas as pd
+    import scipy.sparse as sp
+
+    source = sp.csc_matrix(in_memory(matrix))
+    empty = sp.csc_matrix((source.shape[0], 1), dtype=source.dtype)
+    return sp.hstack([source[:, [c]] if c >= 0 else empty for c in pd.Index(names).get_indexer(genes)]).tocsr()
+
+
+def _depth(adata: AnnData) -> np.ndarray | None:
+    """Total counts per spot over all genes, where they are not in the table and X or the registered layer has counts."""
+    if OBS.total_counts in adata.obs or not has_counts(adata):
+        return None
+    try:
+        counts, where = raw_counts(adata)
+        require_counts(counts, where=where)
+    except (KeyError, ValueError):  # a table without counts can be predicted too
+        return None
+    return np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+
+
+def _with_depth(table: AnnData, depth: np.ndarray | None) -> AnnData:
+    if depth is not None:
+        table.obs[OBS.total_counts] = depth
     return table
 
 

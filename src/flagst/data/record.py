@@ -37,6 +37,8 @@ def table_of(data: "AnnData | SpatialData", table_key: str = TABLE) -> AnnData:
     return data.tables[table_key]
 
 
+#: Parameters that are not of one prediction.
+_OF_TABLE = (PARAM.section_key, PARAM.counts_layer, PARAM.layer)
 #: Fewer full draws than this cannot say where the outer 5 % begin.
 MIN_DRAWS = 20
 
@@ -48,8 +50,12 @@ def check_request(
     n_samples: int = 1,
     return_std: bool = False,
     quantiles: tuple[float, ...] = (),
+    counts_layer: str | None = None,
 ) -> None:
-    """Raise a ``ValueError`` for a structure or quantiles out of range, too few draws, or a bad layer name."""
+    """Raise a ``ValueError`` for a structure or quantiles out of range, too few draws, or a bad layer name.
+
+    ``counts_layer`` is the layer of raw counts, which is not written over.
+    """
     if isinstance(structure, str) or not 0 <= structure <= 1:
         raise ValueError(f"structure must be between 0 and 1; got {structure}.")
     if "/" in layer:
@@ -60,6 +66,8 @@ def check_request(
         raise ValueError(f"quantiles must lie between 0 and 1, both left out; got {list(quantiles)}.")
     if len(quantiles) and n_samples < MIN_DRAWS:
         raise ValueError(f"quantiles need n_samples of at least {MIN_DRAWS}; got {n_samples}. Pass n_samples=50.")
+    if counts_layer is not None and counts_layer in (layer, *prediction_layers(layer, quantiles).values()):
+        raise ValueError(f"layer={layer!r} would replace the raw counts in layer {counts_layer!r}. Choose another name.")
 
 
 def write_prediction(
@@ -107,18 +115,24 @@ def write_prediction(
     """
     names = {"draw": layer} | prediction_layers(layer, quantiles)
     layers = {names[part]: values for part, values in predicted.items()}
+    if table is not query and is_spatialdata(data):
+        keep_predictions(data, table)
+    others = _drop_lost_predictions(table, layer)
     # spread and quantiles of an earlier prediction do not belong to this one
     for name in [n for n in table.layers if is_beside(n, layer) and n not in layers]:
         del table.layers[name]
     params = params | {PARAM.layer: layer}
-    record_prediction(table, layers, params=params, train_pcc=train_pcc, genes=genes, history=history)
-    if VAR.trained in table.var:
-        del table.var[VAR.trained]
+    if params.get(PARAM.counts_layer) not in table.layers.keys():  # noqa: SIM118  anndata may know X as layer None
+        params |= {PARAM.counts_layer: None}
+    keep = bool(others)  # what the columns and the history say may be of those
+    record_prediction(table, layers, params=params, train_pcc=train_pcc, genes=genes, history=history, keep=keep)
     if trained is not None:
         table.var[VAR.trained] = trained[pd.Index(genes).get_indexer(table.var_names)]
+    elif VAR.trained in table.var and not keep:
+        del table.var[VAR.trained]
     if unlike is not None:
         table.obs[OBS.ood] = unlike
-    elif OBS.ood in table.obs:
+    elif OBS.ood in table.obs and not keep:
         del table.obs[OBS.ood]
     if calibration is not None:
         slot = table.uns[UNS.flagst]
@@ -126,6 +140,14 @@ def write_prediction(
     if table is not query and is_spatialdata(data):
         add_prediction_table(data, table, query)
     return table
+
+
+def record_setup(adata: AnnData, *, section_key: str, counts_layer: str | None) -> None:
+    """Where a table keeps its sections and its raw counts (``None``: X), into ``uns["flagst"]["params"]``."""
+    slot = dict(adata.uns.get(UNS.flagst, {}))
+    found = {PARAM.section_key: section_key, PARAM.counts_layer: counts_layer}
+    slot[SLOT.params] = _without_none(dict(slot.get(SLOT.params, {})) | found)
+    adata.uns[UNS.flagst] = slot
 
 
 def record_prediction(
@@ -136,6 +158,7 @@ def record_prediction(
     train_pcc: np.ndarray | None,
     genes: list[str],
     history: dict[str, list[float]] | None = None,
+    keep: bool = False,
 ) -> None:
     """Write layers, the training rank of genes and the parameters into ``table``.
 
@@ -146,28 +169,71 @@ def record_prediction(
     layers
         Name to ``(n_spots, n_genes)``, columns in the order of ``genes``.
     params
-        Plain values for ``uns["flagst"]["params"]``.
+        Plain values for ``uns["flagst"]["params"]``, ``None`` for what is not to stay there; those of the prediction
+        also for ``uns["flagst"]["predictions"][layer]``.
     train_pcc
-        ``(n_genes,)``, in the order of ``genes``; ``None`` without one, and then none stays in the table.
+        ``(n_genes,)``, in the order of ``genes``; ``None`` without one.
     history
         Losses per epoch for ``uns["flagst"]["history"]``.
+    keep
+        Whether training rank and history of another prediction stay where this one has none.
     """
     order = pd.Index(genes).get_indexer(table.var_names)
     for name, values in layers.items():
         table.layers[name] = np.ascontiguousarray(values[:, order])
     if train_pcc is not None:
         table.var[VAR.train_pcc] = train_pcc[order]
-    elif VAR.train_pcc in table.var:
+    elif VAR.train_pcc in table.var and not keep:
         del table.var[VAR.train_pcc]
     slot = dict(table.uns.get(UNS.flagst, {}))
-    slot[SLOT.params] = dict(slot.get(SLOT.params, {})) | params
+    slot[SLOT.params] = _without_none(dict(slot.get(SLOT.params, {})) | params)
+    if PARAM.layer in params:
+        own = {key: value for key, value in params.items() if key not in _OF_TABLE}
+        slot[SLOT.predictions] = dict(slot.get(SLOT.predictions, {})) | {params[PARAM.layer]: _without_none(own)}
     slot[SLOT.version] = __version__
-    slot.pop(SLOT.history, None)
+    if not keep:
+        slot.pop(SLOT.history, None)
     if history:
         slot[SLOT.history] = history
     # what was known of a layer that has just been replaced would be of another prediction
     for name in (SLOT.metrics, SLOT.calibration):
         slot[name] = {key: kept for key, kept in slot.get(name, {}).items() if key not in layers}
+    table.uns[UNS.flagst] = slot
+
+
+def _without_none(params: dict) -> dict:
+    return {key: value for key, value in params.items() if value is not None}
+
+
+def _drop_lost_predictions(table: AnnData, layer: str) -> list[str]:
+    """Forget predictions whose layer the table does not have; the names of the others but ``layer``."""
+    slot = dict(table.uns.get(UNS.flagst, {}))
+    there = {name: made for name, made in slot.get(SLOT.predictions, {}).items() if name in table.layers}
+    if SLOT.predictions in slot:
+        table.uns[UNS.flagst] = slot | {SLOT.predictions: there}
+    return [name for name in there if name != layer]
+
+
+def keep_predictions(sdata: "SpatialData", table: AnnData) -> None:
+    """Take over the predictions of the second table, where it has the same spots and genes, into the one to come."""
+    earlier = sdata.tables.get(PREDICTION_TABLE)
+    if earlier is None or set(earlier.var_names) != set(table.var_names) or earlier.n_vars != table.n_vars:
+        return
+    if not earlier.obs_names.equals(table.obs_names):
+        return
+    slot, old = dict(table.uns.get(UNS.flagst, {})), earlier.uns.get(UNS.flagst, {})
+    order = earlier.var_names.get_indexer(table.var_names)
+    for name, values in earlier.layers.items():
+        if name is not None and name not in table.layers:
+            table.layers[name] = values[:, order]
+    for column in (VAR.train_pcc, VAR.trained):
+        if column in earlier.var:
+            table.var[column] = earlier.var[column].reindex(table.var_names)
+    if OBS.ood in earlier.obs:
+        table.obs[OBS.ood] = earlier.obs[OBS.ood]
+    for key in (SLOT.predictions, SLOT.metrics, SLOT.calibration, SLOT.history):
+        if key in old:
+            slot[key] = dict(old[key])
     table.uns[UNS.flagst] = slot
 
 

@@ -28,7 +28,7 @@ from flagst.model.prediction import Prediction
 from flagst.model.presets import resolve
 from flagst.model.setup import IMAGE_FIELD, Registration
 from flagst.model.spread import calibrate_spread
-from flagst.model.training import train_diffusion
+from flagst.model.training import check_trainer_arguments, train_diffusion
 from flagst.model.unlike import FamiliarTissue
 from flagst.model.unmeasured import fit_unmeasured
 from flagst.model.windows import split_windows
@@ -165,6 +165,8 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
 
         Raises
         ------
+        TypeError
+            An argument that scvi-tools' trainer does not have.
         ValueError
             No registered data, counts that are no counts, ``early_stopping`` without cross-fitted networks or with
             several ranks, or several devices without ``strategy="ddp"``.
@@ -178,8 +180,9 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
             raise ValueError("early_stopping=True needs networks with tissue that they do not see. Use cross_fit=True.")
         if trainer_kwargs.get("early_stopping") and is_distributed(trainer_kwargs.get("strategy")):
             raise ValueError("early_stopping=True works in one process only; with strategy='ddp' pass max_epochs.")
-        self.is_trained_, self.history_, self.intervals_, self.unmeasured_ = False, {}, None, None
+        check_trainer_arguments(trainer_kwargs)
         sections = self._sections(self._registered(), measured=True)
+        self.is_trained_, self.history_, self.intervals_, self.unmeasured_ = False, {}, None, None
         self.features_ = deepcopy(dict(self.adata.uns.get(UNS.flagst, {}).get(SLOT.features, {})))
         self.fitted_, data = fit_before_diffusion(sections, self.settings_)
         self.familiar_, self.order_ = FamiliarTissue.fit(sections), TrainingOrder.fit(sections)
@@ -235,7 +238,10 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
 
     def _registered(self) -> AnnData:
         if self.adata is None:
-            raise ValueError("This model was loaded without its training data. Pass adata=.")
+            raise ValueError(
+                "This model was loaded without its training data. Pass other data as adata=; to go on training load it with "
+                "FLAG.load(dir_path, adata=...)."
+            )
         return self.adata
 
     def _require_trained(self) -> None:

@@ -25,7 +25,7 @@ class Loading:
             Folder written by ``save``.
         adata
             Training data, only to go on training; genes in any order. New sections are for
-            :meth:`predict`.
+            :meth:`predict`. ``None`` takes what was saved beside the model, if anything; so does ``False``.
         **kwargs
             As in scvi-tools.
 
@@ -36,7 +36,7 @@ class Loading:
         """
         dir_path = str(dir_path)
         with quiet_libraries():
-            if adata is None:
+            if adata is None or adata is False:
                 saved = f"{kwargs.get('prefix') or ''}adata.h5ad"
                 return super().load(dir_path, None if (Path(dir_path) / saved).exists() else False, **kwargs)
             model, adata = super().load(dir_path, False, **kwargs), table_of(adata)

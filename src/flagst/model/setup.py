@@ -8,7 +8,7 @@ from scvi.data import AnnDataManager, fields
 
 from flagst._keys import OBS, OBSM, TABLE
 from flagst.data.from_anndata import check_registered, panel_genes
-from flagst.data.record import table_of
+from flagst.data.record import record_setup, table_of
 from flagst.model.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -45,10 +45,16 @@ class Registration:
         genes
             The panel; ``None`` takes ``var["flagst_panel"]`` if present, else all genes.
 
+        Writes
+        ------
+        ``uns["flagst"]["params"]``: the section column and the layer of raw counts, for the tools that come after.
+
         Raises
         ------
         KeyError
             A slot is missing; the message names the call that makes it.
+        TypeError
+            A SpatialData: see :meth:`setup_spatialdata`.
         ValueError
             Contents that cannot be right, see :func:`flagst.data.from_anndata.check_registered`.
         """
@@ -69,6 +75,7 @@ class Registration:
         with quiet_libraries():
             manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+        record_setup(adata, section_key=section_key, counts_layer=layer)
 
     @classmethod
     def setup_spatialdata(cls, sdata: "SpatialData", *, table_key: str = TABLE, **kwargs) -> None:

@@ -1,6 +1,7 @@
 """One run of the trainer: windows in, averaged weights and losses out."""
 
 import math
+from collections.abc import Iterable
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -18,6 +19,22 @@ from flagst.train.ranks import allow_unused, is_distributed
 EMA_DECAY = 0.985
 #: What ``early_stopping=True`` of scvi-tools' trainer looks at here.
 MONITOR = "denoising_loss_validation"
+
+
+def check_trainer_arguments(names: Iterable[str]) -> None:
+    """Raise a ``TypeError`` for what is no argument of the trainer, before anything is fitted."""
+    from inspect import signature
+
+    from lightning.pytorch import Trainer as LightningTrainer
+    from scvi.train import Trainer
+
+    known = {"log_save_dir", *signature(Trainer.__init__).parameters, *signature(LightningTrainer.__init__).parameters}
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise TypeError(
+            f"train() has no argument {unknown}. Spots are trained in windows of neighbours: their size and number are in "
+            "datasplitter_kwargs, see flagst.train.WindowSplitter, the optimiser's settings in plan_kwargs."
+        )
 
 
 def train_diffusion(
@@ -86,6 +103,8 @@ def train_diffusion(
             n_steps = max_epochs * math.ceil(splitter.steps_per_epoch / n_ranks)
             alignment.attach(model.module, model.settings_, n_steps=n_steps)
         runner()
+    # with it the trainer, and so the model, could not be pickled
+    runner.trainer.callbacks = [c for c in runner.trainer.callbacks if not isinstance(c, EMAWeightAveraging)]
     model.module.detach_alignment()
     model.history_ = {name: frame.astype(np.float64) for name, frame in (model.history_ or {}).items()}
 

@@ -8,10 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from flagst import metrics
-from flagst._checks import require_key
+from flagst._checks import require_anndata, require_key
 from flagst._keys import LAYERS, OBSM
 from flagst.data.graph import moran_graph
-from flagst.data.measured import measured_expression, measured_genes, section_layout, section_rows
+from flagst.data.measured import chosen_sections, measured_expression, measured_genes, section_layout, section_rows
 from flagst.pl._finish import finish
 
 if TYPE_CHECKING:
@@ -71,16 +71,15 @@ def structure(
     KeyError, ValueError
         As :func:`flagst.tl.evaluate`; KeyError also for an unknown section.
     """
+    require_anndata(adata)
     require_key(adata.layers, layer, where="adata.layers", hint="Run FLAG.predict first, or name a layer.")
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
-    measured = measured_expression(adata, truth, target=target)
+    measured = measured_expression(adata, truth, target=target, layer=layer)
     known = measured_genes(adata, truth)
     measured, predicted, names = measured[:, known], adata.layers[layer][:, known], adata.var_names[known]
     coords = np.asarray(adata.obsm[spatial_key])[:, :2]
     rows = section_rows(adata, section_key)
-    wanted = list(rows) if section is None else [section] if isinstance(section, str) else list(section)
-    for name in wanted:
-        require_key(rows, name, where="the table's sections", hint="Pass one of them as section=.")
+    wanted = chosen_sections(rows, section)
 
     figure, axes = plt.subplots(
         len(wanted), 3, figsize=(11.5, 3.9 * len(wanted)), squeeze=False, layout="constrained"

@@ -10,10 +10,17 @@ import numpy as np
 from matplotlib.collections import EllipseCollection
 from matplotlib.colors import Normalize
 
-from flagst._checks import require_key
+from flagst._checks import require_anndata, require_key
 from flagst._keys import LAYERS, LIBRARY, OBSM, PARAM, UNS
 from flagst.data.graph import knn
-from flagst.data.measured import measured_expression, measured_genes, recorded_params, section_rows
+from flagst.data.measured import (
+    chosen_sections,
+    has_counts,
+    measured_expression,
+    measured_genes,
+    recorded_params,
+    section_rows,
+)
 from flagst.data.targets import TARGETS
 from flagst.metrics import per_gene_pcc
 from flagst.pl._finish import finish
@@ -102,6 +109,7 @@ def spatial(
     ValueError
         As :func:`flagst.tl.evaluate` for the measured expression.
     """
+    require_anndata(adata)
     genes = [color] if isinstance(color, str) else list(color)
     _check_genes(adata, genes)
     require_key(adata.layers, layer, where="adata.layers", hint="Run FLAG.predict first, or name a layer.")
@@ -110,7 +118,7 @@ def spatial(
     shown = np.concatenate([c.rows for c in canvases])
     panels = _panels(adata, genes, layer=layer, truth=truth, target=target)
     known = measured_genes(adata, truth)[adata.var_names.get_indexer(genes)]
-    unit = TARGETS.get(target or recorded_params(adata).get(PARAM.target), "expression")
+    unit = TARGETS.get(target or recorded_params(adata, layer).get(PARAM.target), "expression")
 
     figure, axes = _panel_grid(canvases, n_genes=len(genes), n_columns=len(panels), crop=crop)
     for row, (canvas, k) in enumerate((c, k) for c in canvases for k in range(len(genes))):
@@ -147,24 +155,22 @@ def _panels(
     # Only the genes shown, as the table may be wide.
     predicted = adata.layers[layer][:, columns]
     panels = {"predicted": predicted.toarray() if hasattr(predicted, "toarray") else np.asarray(predicted)}
-    if truth is None and (adata.X is None or not measured_genes(adata)[columns].any()):
+    if truth is None and (not has_counts(adata) or not measured_genes(adata)[columns].any()):
         return panels
     if truth is not None and not isinstance(truth, str) and not hasattr(truth, "reindex"):
         measured = measured_expression(adata, truth)[:, columns]
     else:
-        measured = measured_expression(adata[:, columns], truth, target=target)
+        measured = measured_expression(adata[:, columns], truth, target=target, layer=layer)
     return {"measured": measured} | panels
 
 
 def _canvases(adata: "AnnData", section, section_key: str | None, spatial_key: str) -> list[_Canvas]:
     """One canvas per section asked for."""
     rows = section_rows(adata, section_key)
-    wanted = list(rows) if section is None else [section] if isinstance(section, str) else list(section)
     libraries = adata.uns.get(UNS.spatial, {})
     um_per_px = recorded_params(adata).get(PARAM.um_per_px, {})
     result = []
-    for name in wanted:
-        require_key(rows, name, where="the table's sections", hint="Pass one of them as section=.")
+    for name in chosen_sections(rows, section):
         library = libraries.get(name, {})
         if not library and len(rows) == len(libraries) == 1:
             library = next(iter(libraries.values()))  # one section, whatever its image is called

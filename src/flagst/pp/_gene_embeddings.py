@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flagst._checks import require_finite, require_key, require_one_of, require_unique
+from flagst._checks import require_anndata, require_finite, require_key, require_one_of, require_unique
 from flagst._keys import EMBEDDINGS, OBSM, SLOT, UNS, VAR, VARM
 from flagst.gfm import GeneEncoder, SpotEncoder, open_gene_model
 from flagst.gfm.spots import count_batches
@@ -111,6 +111,7 @@ def gene_embeddings(
     >>> adata.obsm["X_gene_context"][:8].compute().shape  # doctest: +SKIP
     (8, 60, 512)
     """
+    require_anndata(adata)
     require_one_of(mode, KEYS, name="mode")
     if (mode == "contextual") != (path is not None):
         what = "needs path=, the folder for its file" if path is None else "writes no file: leave out path="
@@ -143,7 +144,7 @@ def gene_embeddings(
 def _wanted(adata: "AnnData", genes: Sequence[str] | None) -> list[str]:
     """Genes that were asked for, or the panel, or all."""
     if genes is None:
-        panel = adata.var[VAR.panel].to_numpy(bool) if VAR.panel in adata.var else np.ones(adata.n_vars, bool)
+        panel = adata.var[VAR.panel].isin([True]).to_numpy() if VAR.panel in adata.var else np.ones(adata.n_vars, bool)
         genes = adata.var_names[panel]
     genes = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     require_unique(genes, where="genes=", hint="Name each gene once.")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst._checks import require_counts, require_key, require_one_of, require_unique
+from flagst._checks import require_anndata, require_counts, require_key, require_one_of, require_unique
 from flagst._keys import GENES, OBS, SLOT, UNS, VAR
 from flagst.data.measured import section_rows
+from flagst.data.stored import in_memory
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -85,6 +86,7 @@ def select_genes(
     -------
     >>> flagst.pp.select_genes(adata, 200, train_sections=["C2", "C3", "C4"])  # doctest: +SKIP
     """
+    require_anndata(adata)
     require_one_of(flavor, FLAVORS, name="flavor")
     if n_genes < 1:
         raise ValueError(f"n_genes must be 1 or more; got {n_genes!r}.")
@@ -125,10 +127,10 @@ def _counts(adata: "AnnData", layer: str | None):
     """Counts and how to call them in messages."""
     if layer is not None:
         require_key(adata.layers, layer, where="adata.layers", hint="Pass layer=None to use adata.X.")
-        return adata.layers[layer], f"adata.layers[{layer!r}]"
+        return in_memory(adata.layers[layer]), f"adata.layers[{layer!r}]"
     if adata.X is None:
         raise ValueError("adata.X is None. Genes are chosen from raw counts: name their layer with layer=.")
-    return adata.X, "adata.X"
+    return in_memory(adata.X), "adata.X"
 
 
 def _sections(

@@ -27,4 +27,4 @@ def prediction_and_truth(
     known = measured_genes(adata, truth)
     predicted = adata.layers[layer][:, known]
     predicted = predicted.toarray() if hasattr(predicted, "toarray") else np.asarray(predicted)
-    return predicted, measured_expression(adata, truth, target=target)[:, known], known
+    return predicted, measured_expression(adata, truth, target=target, layer=layer)[:, known], known

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flagst import metrics
-from flagst._checks import require_counts, require_key
+from flagst._checks import require_anndata, require_counts, require_key
 from flagst._keys import OBS, OBSM, PARAM, SLOT, UNS
 from flagst.data.graph import moran_graph
-from flagst.data.measured import measured_genes, recorded_params, section_layout, section_rows
+from flagst.data.measured import has_counts, measured_genes, raw_counts, recorded_params, section_layout, section_rows
 from flagst.data.targets import to_target
 from flagst.tl._record import section_records, section_table
 
@@ -72,10 +72,12 @@ def structure_ceiling(
     ValueError
         X is missing or does not hold raw counts, or as :func:`flagst.metrics.structure_ceiling`.
     """
+    require_anndata(adata)
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
-    if adata.X is None:
+    if not has_counts(adata):
         raise ValueError("adata.X is empty: only raw counts can be split. Put them in adata.X.")
-    require_counts(adata.X, where="adata.X")
+    counts, where = raw_counts(adata)
+    require_counts(counts, where=where)
     target = _target(adata, target)
     known, totals = measured_genes(adata), _totals(adata, target)
     coords = np.asarray(adata.obsm[spatial_key])[:, :2]
@@ -84,7 +86,7 @@ def structure_ceiling(
         try:
             graph = moran_graph(coords[rows], layout or section_layout(adata, section))
             scores = metrics.structure_ceiling(
-                adata.X[rows][:, known],
+                counts[rows][:, known],
                 graph,
                 # a spot whose half is empty has no counts to scale
                 lambda half, total: to_target(half, np.maximum(total, 1), target),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst._checks import require_key
+from flagst._checks import require_anndata, require_key
 from flagst._keys import LAYERS, RECORD
 from flagst.data.measured import section_rows
 from flagst.tl._inputs import prediction_and_truth
@@ -91,6 +91,7 @@ def domain_agreement(
     ------
     ARI: Hubert & Arabie, J. Classif. 1985, 2:193.
     """
+    require_anndata(adata)
     if n_seeds < 2:
         raise ValueError(f"n_seeds must be at least 2, for a spread; got {n_seeds}.")
     labels = None if label_key is None else _labels(adata, label_key, ignore_labels)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst._checks import require_key
+from flagst._checks import require_anndata, require_key
 from flagst._keys import LAYERS, OBSM, PARAM, RECORD, SLOT, UNS, VAR
 from flagst.data.graph import moran_graph
 from flagst.data.measured import recorded_params, section_layout, section_rows
@@ -52,12 +52,12 @@ def evaluate(
         Layer with the prediction, (n_obs, n_vars).
     truth
         Measured expression in the unit of the prediction: a layer, an (n_obs, n_vars) array, or a DataFrame
-        matched by name. None: computed from raw counts in ``adata.X`` with the target recorded by
-        ``FLAG.predict``.
+        matched by name. None: computed from raw counts, in ``adata.X`` or the layer that was registered, with the
+        target that is recorded of the layer.
     target
         ``"lognorm"``, ``"log2"`` or ``"identity"``; overrides the recorded target when ``truth`` is None.
     section_key
-        Column of ``adata.obs``; None takes the recorded one, else ``"section"``.
+        Column of ``adata.obs``; None takes the recorded one, else ``"section"``, else all spots are one section.
     spatial_key
         Positions in ``adata.obsm``, (n_obs, 2), any unit of length.
     layout
@@ -66,7 +66,8 @@ def evaluate(
     n_top
         Gene numbers of the "top genes" rows: ``pcc10`` is the mean PCC of the 10 genes predicted best *on
         this very data*, as usually reported and optimistic; ``pcc10_train`` that of the 10 best genes on
-        training data, given only when ``var["flagst_train_pcc"]`` is there. With fewer genes, all of them.
+        training data, given only when ``var["flagst_train_pcc"]`` is there, which is that of the model that predicted
+        last. With fewer genes, all of them.
     intervals
         Also record jackknife intervals of PCC, GSC and SSC over 20 compact blocks of every section (fewer
         where a block would have under 5 spots); see :func:`flagst.metrics.jackknife`. Costs 21 times the
@@ -104,8 +105,7 @@ def evaluate(
     ------
     GSC and SSC: FLAG, arXiv 2605.18055; see :mod:`flagst.metrics` for the definitions.
     """
-    if hasattr(adata, "tables"):
-        raise TypeError("evaluate scores an AnnData; got a SpatialData. Pass sdata.tables[...].")
+    require_anndata(adata)
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
     _check_numbers(n_top, permutations)
     predicted, measured, known = prediction_and_truth(adata, layer, truth, target=target)
@@ -138,7 +138,7 @@ def evaluate(
         "graph": graphs,
         "n_genes_constant": {name: score["n_genes_constant"] for name, score in scores.items()},
         "n_genes_unmeasured": n_unmeasured,
-        "truth": _origin(adata, truth, target),
+        "truth": _origin(adata, layer, truth, target),
     } | certainty
     _write(adata, layer, record=record, genes=genes, known=known)
     logger.info("Wrote metrics of layer %r to adata.uns and per-gene scores to adata.var.", layer)
@@ -153,10 +153,12 @@ def _check_numbers(n_top: Sequence[int], permutations: int) -> None:
         raise ValueError(f"permutations must be 0 or more; got {permutations}.")
 
 
-def _origin(adata: "AnnData", truth, target: str | None) -> str:
+def _origin(adata: "AnnData", layer: str, truth, target: str | None) -> str:
     """Where the measured expression came from, in words."""
     if truth is None:
-        return f"X as {target or recorded_params(adata)[PARAM.target]}"
+        params = recorded_params(adata, layer)
+        counts = f"layer {params[PARAM.counts_layer]}" if PARAM.counts_layer in params else "X"
+        return f"{counts} as {target or params[PARAM.target]}"
     return f"layer {truth}" if isinstance(truth, str) else "array"
 
 

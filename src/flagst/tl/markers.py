@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst._checks import require_key
+from flagst._checks import require_anndata, require_key
 from flagst._keys import LAYERS, RECORD
 from flagst.data.measured import section_rows
 from flagst.tl._inputs import prediction_and_truth
@@ -80,6 +80,7 @@ def marker_overlap(
     """
     import pandas as pd
 
+    require_anndata(adata)
     require_key(adata.obs, groupby, where="adata.obs", hint="Name the column of groups with groupby=.")
     wrong = [n for n in n_top if int(n) != n or n < 1]
     if wrong or not len(n_top):

@@ -1,0 +1,52 @@
+"""Matrices that may be in a file: parts of them, or all of them, in memory. For numpy, scipy, h5py, zarr and dask."""
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+#: Rows of counts in a file that are read at once.
+ROWS_AT_A_TIME = 4096
+
+
+def is_stored(matrix) -> bool:
+    """Whether a matrix is somewhere else than in memory."""
+    return not (isinstance(matrix, np.ndarray) or hasattr(matrix, "toarray"))
+
+
+def read_rows(matrix) -> Iterator[tuple[slice, object]]:
+    """Parts of a matrix of counts, in memory.
+
+    Parameters
+    ----------
+    matrix
+        ``(n_spots, n_genes)``: an array or scipy matrix, which is one part, or one in an h5ad file or a zarr store or
+        of dask, of which 4,096 rows are read at a time. A sparse one that is stored by genes is read as a whole.
+
+    Yields
+    ------
+    Rows and their counts, ``(n_rows, n_genes)``, numpy or scipy sparse.
+    """
+    if not is_stored(matrix):
+        yield slice(None), matrix
+        return
+    if getattr(matrix, "format", None) == "csc":
+        logger.warning("Counts are stored by genes (csc) and read as a whole; by spots (csr) they are read in parts.")
+        yield slice(None), matrix.to_memory()
+        return
+    for start in range(0, matrix.shape[0], ROWS_AT_A_TIME):
+        rows = slice(start, start + ROWS_AT_A_TIME)
+        part = matrix[rows]
+        yield rows, part.compute() if hasattr(part, "compute") else part
+
+
+def in_memory(matrix):
+    """All of a matrix: numpy or scipy sparse as it is, anything else read as a whole."""
+    if not is_stored(matrix):
+        return matrix
+    for load in ("to_memory", "compute"):
+        if hasattr(matrix, load):
+            return getattr(matrix, load)()
+    return matrix[:]
