@@ -75,8 +75,9 @@ def test_a_baseline_beside_a_prediction_leaves_it_alone(trained, query, make):
         assert "history" in query.uns["flagst"] and "flagst" in query.uns["flagst"]["calibration"]
     for name, values in before.items():
         np.testing.assert_array_equal(query.layers[name], values)
-    baseline.predict(query)  # in place of it: nothing of it stays but what is beside the other layer
+    baseline.predict(query)  # in place of it
     assert "flagst_q05" not in query.layers and "flagst" not in query.uns["flagst"]["calibration"]
+    assert "flagst_ood" not in query.obs and "flagst_trained" not in query.var and "history" not in query.uns["flagst"]
 
 
 def test_counts_may_be_in_a_layer(layered, trained, make, tmp_path):

@@ -117,14 +117,15 @@ def write_prediction(
     layers = {names[part]: values for part, values in predicted.items()}
     if table is not query and is_spatialdata(data):
         keep_predictions(data, table)
-    others = _drop_lost_predictions(table, layer)
+    others = _other_predictions(table, layer)
     # spread and quantiles of an earlier prediction do not belong to this one
     for name in [n for n in table.layers if is_beside(n, layer) and n not in layers]:
         del table.layers[name]
     params = params | {PARAM.layer: layer}
     if params.get(PARAM.counts_layer) not in table.layers.keys():  # noqa: SIM118  anndata may know X as layer None
         params |= {PARAM.counts_layer: None}
-    keep = bool(others)  # what the columns and the history say may be of those
+    # what the columns and the history say may be of those of another kind of model
+    keep = any(made.get(PARAM.model) != params.get(PARAM.model) for made in others.values())
     record_prediction(table, layers, params=params, train_pcc=train_pcc, genes=genes, history=history, keep=keep)
     if trained is not None:
         table.var[VAR.trained] = trained[pd.Index(genes).get_indexer(table.var_names)]
@@ -205,13 +206,13 @@ def _without_none(params: dict) -> dict:
     return {key: value for key, value in params.items() if value is not None}
 
 
-def _drop_lost_predictions(table: AnnData, layer: str) -> list[str]:
-    """Forget predictions whose layer the table does not have; the names of the others but ``layer``."""
+def _other_predictions(table: AnnData, layer: str) -> dict[str, dict]:
+    """What is recorded of other layers than ``layer``; those that the table does not have are forgotten."""
     slot = dict(table.uns.get(UNS.flagst, {}))
     there = {name: made for name, made in slot.get(SLOT.predictions, {}).items() if name in table.layers}
     if SLOT.predictions in slot:
         table.uns[UNS.flagst] = slot | {SLOT.predictions: there}
-    return [name for name in there if name != layer]
+    return {name: made for name, made in there.items() if name != layer}
 
 
 def keep_predictions(sdata: "SpatialData", table: AnnData) -> None:

@@ -110,11 +110,13 @@ class Prediction:
         :class:`flagst.model.unlike.FamiliarTissue`.
 
         ``var["flagst_train_pcc"]`` (NaN for genes that were not in training), ``var["flagst_trained"]``,
-        ``uns["flagst"]["params"]`` and, with quantiles,
+        ``uns["flagst"]["params"]``; ``uns["flagst"]["predictions"][layer]``: how it was made, so that tools and
+        plots know its unit beside predictions of other models; and, with quantiles,
         ``uns["flagst"]["calibration"][layer]``: which share of the held-out tissue lay below them, before and
         after calibration.
 
-        A SpatialData whose table has other genes too gets a second table ``flagst``.
+        A SpatialData whose table has other genes too gets a second table ``flagst``, in which earlier predictions of the
+        same spots and genes stay.
 
         Raises
         ------
