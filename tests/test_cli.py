@@ -291,3 +291,17 @@ def test_help_is_fast():
         [sys.executable, "-m", "flagst", "--help"], capture_output=True, text=True, check=True
     )
     assert all(command in help_text.stdout for command in ("demo", "train", "predict", "evaluate"))
+
+
+def test_train_on_counts_in_a_layer(files, tmp_path, capsys):
+    table = anndata.read_h5ad(files.folder / "sections.h5ad")
+    table.layers["counts"] = table.X.copy()
+    table.X = np.log1p(table.X)
+    table.write_h5ad(tmp_path / "layered.h5ad")
+    data, model, out = (str(tmp_path / name) for name in ("layered.h5ad", "model", "predicted.h5ad"))
+    arguments = ["train", data, "--model", model, "--n-genes", "8", *FAST]
+    assert main(arguments) == 1 and "adata.X has non-integer values" in capsys.readouterr().err
+    assert main([*arguments, "--layer", "counts"]) == 0
+    assert main(["predict", data, "--model", model, "--out", out]) == 0
+    assert main(["evaluate", out]) == 0
+    assert anndata.read_h5ad(out).uns["flagst"]["params"]["counts_layer"] == "counts"
