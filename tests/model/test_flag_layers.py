@@ -98,6 +98,9 @@ def test_counts_may_be_in_a_layer(layered, trained, make, tmp_path):
     del query.layers["counts"]
     with pytest.raises(KeyError, match="no 'counts'.*registered with raw counts in this layer"):
         flagst.tl.evaluate(query)
+    with pytest.raises(ValueError, match="no raw counts .*the layer that was registered is gone"):
+        flagst.tl.structure_ceiling(query)
+    assert flagst.pl.spatial(query, "g0", show=False).shape == (2, 1)  # the prediction alone
 
 
 def test_a_query_with_counts_in_x_needs_no_layer(layered, make):

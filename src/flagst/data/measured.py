@@ -146,11 +146,12 @@ def measured_genes(adata: "AnnData", truth=None) -> np.ndarray:
 
 def has_counts(adata: "AnnData") -> bool:
     """Whether a table has anything where its raw counts should be."""
-    return PARAM.counts_layer in recorded_params(adata) or adata.X is not None
+    layer = recorded_params(adata).get(PARAM.counts_layer)
+    return adata.X is not None if layer is None else layer in adata.layers
 
 
 def raw_counts(adata: "AnnData") -> tuple[Any, str]:
-    """Raw counts of a table, in memory, and how to call them: those that were registered, else X.
+    """Raw counts of a table, wherever they are stored, and how to call them: those that were registered, else X.
 
     Raises
     ------
@@ -163,13 +164,13 @@ def raw_counts(adata: "AnnData") -> tuple[Any, str]:
     if layer is not None:
         hint = "The model was registered with raw counts in this layer; pass truth= if they are elsewhere."
         require_key(adata.layers, layer, where="adata.layers", hint=hint)
-        return in_memory(adata.layers[layer]), f"adata.layers[{layer!r}]"
+        return adata.layers[layer], f"adata.layers[{layer!r}]"
     if adata.X is None:
         raise ValueError(
             "adata.X is empty: these sections have no measured expression. Pass truth= (a layer or an array) "
             "if it is kept elsewhere."
         )
-    return in_memory(adata.X), "adata.X"
+    return adata.X, "adata.X"
 
 
 def measured_expression(
@@ -220,7 +221,8 @@ def measured_expression(
 
 def _from_counts(adata: "AnnData", target: str | None, layer: str | None) -> np.ndarray:
     """Target computed from raw counts."""
-    counts, where_counts = raw_counts(adata)
+    stored, where_counts = raw_counts(adata)
+    counts = in_memory(stored)
     if target is None:
         params = recorded_params(adata, layer)
         hint = "Predict with flagst.FLAG, or pass target= or truth=."

@@ -8,7 +8,7 @@ from anndata import AnnData
 from flagst._checks import require_counts, require_unique
 from flagst._keys import FEATURES, OBS, OBSM, PARAM, SLOT, UNS, VAR
 from flagst.data.measured import has_counts, plain, raw_counts, recorded_params
-from flagst.data.stored import in_memory
+from flagst.data.stored import in_memory, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -100,12 +100,15 @@ def _depth(adata: AnnData) -> np.ndarray | None:
     """Total counts per spot over all genes, where they are not in the table and X or the registered layer has counts."""
     if OBS.total_counts in adata.obs or not has_counts(adata):
         return None
-    try:
-        counts, where = raw_counts(adata)
-        require_counts(counts, where=where)
-    except (KeyError, ValueError):  # a table without counts can be predicted too
-        return None
-    return np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    stored, where = raw_counts(adata)
+    sums = []
+    for _, counts in read_rows(stored):
+        try:
+            require_counts(counts, where=where)
+        except ValueError:  # a table without counts can be predicted too
+            return None
+        sums.append(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel())
+    return np.concatenate(sums)
 
 
 def _with_depth(table: AnnData, depth: np.ndarray | None) -> AnnData:

@@ -10,6 +10,7 @@ from flagst._checks import require_anndata, require_counts, require_key
 from flagst._keys import OBS, OBSM, PARAM, SLOT, UNS
 from flagst.data.graph import moran_graph
 from flagst.data.measured import has_counts, measured_genes, raw_counts, recorded_params, section_layout, section_rows
+from flagst.data.stored import in_memory
 from flagst.data.targets import to_target
 from flagst.tl._record import section_records, section_table
 
@@ -75,8 +76,12 @@ def structure_ceiling(
     require_anndata(adata)
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
     if not has_counts(adata):
-        raise ValueError("adata.X is empty: only raw counts can be split. Put them in adata.X.")
-    counts, where = raw_counts(adata)
+        raise ValueError(
+            "There are no raw counts (adata.X is empty, or the layer that was registered is gone): only raw counts can be "
+            "split."
+        )
+    stored, where = raw_counts(adata)
+    counts = in_memory(stored)
     require_counts(counts, where=where)
     target = _target(adata, target)
     known, totals = measured_genes(adata), _totals(adata, target)
