@@ -202,7 +202,8 @@ def equal_pcc_table(records: list[dict], at: float) -> str:
             lines.append((method, "out of range", "out of range"))
         else:
             lines.append((method, *(_mean_sd(found[score]) for score in ("gsc", "ssc"))))
-    return f"At equal PCC {at:g} (fronts averaged over test sections, linear between structures, seed by seed)\n" + aligned(lines)
+    how = "fronts averaged over test sections, linear between structures, seed by seed"
+    return f"At equal PCC {at:g} ({how})\n{aligned(lines)}"
 
 
 def replicate_line(replicates: list[dict]) -> str:

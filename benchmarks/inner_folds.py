@@ -109,7 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
         folds = ", ".join(f"{' '.join(s['train'])} to {s['test']}" for s in options.splits)
         print(f"\n{aside} put aside: {folds}\n{table(records, at)}", flush=True)
         everything += [r | {"test": f"{aside}/{r['test']}"} for r in records]
-    print(f"\nFronts averaged over all, target {options.target}, GSC and SSC at PCC {at:g} of them\n{table(everything, at)}")
+    print(f"\nFronts averaged over all, target {options.target}, GSC and SSC at PCC {at:g} of them")
+    print(table(everything, at))
     print(f"Wall time {time.perf_counter() - start:.0f} s")
 
 

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+#: Of a section that is predicted in windows.
+N_SPOTS = 496
 SMALL = {"d_context": 16, "denoiser_kwargs": {"width": 32, "n_blocks": 2, "align_block": 1}}
 QUICK = {
     "max_epochs": 5,
@@ -68,6 +70,22 @@ def trained(make):
 def query(make):
     """Two sections the model has not seen."""
     return make.table(names=("X", "Y"), n_spots=24, seed=7)
+
+
+@pytest.fixture(scope="module")
+def slides(make):
+    """Two sections, their rows interleaved."""
+    return make.table(names=("X", "Y"), n_spots=N_SPOTS, seed=7)
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Nothing is decoded, looked at or written as a whole."""
+    from flagst.data import store
+    from flagst.model import slide
+
+    monkeypatch.setattr(slide, "DECODED_VALUES", 8 * 150)
+    monkeypatch.setattr(store, "CHUNK_ROWS", 170)
 
 
 def snapshot(adata):

@@ -1,4 +1,4 @@
-"""Sections in windows, and predictions that are streamed to zarr: the same numbers, and nothing half done."""
+"""Predictions that are streamed to zarr: the same numbers, and nothing half done."""
 
 import errno
 import json
@@ -11,136 +11,16 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
-import torch
+from slides import assert_close, layers_of, shaken
 
 from flagst import FLAG
 from flagst.data import store
 from flagst.model import slide
-from flagst.regression import neighbour_moran
-
-N_SPOTS = 496
-
-
-def shaken(model, make):
-    """Trained, with weights far from their zeros, as after long training: neighbours take part in every evaluation."""
-    model.train(**make.QUICK)
-    generator = torch.Generator().manual_seed(0)
-    for weight in model.module.parameters():
-        weight.data += 0.15 * torch.randn(weight.shape, generator=generator)
-    return model
 
 
 @pytest.fixture(scope="module")
 def model(make):
     return shaken(make.model(make.table()), make)
-
-
-@pytest.fixture(scope="module")
-def slides(make):
-    """Two sections, their rows interleaved."""
-    return make.table(names=("X", "Y"), n_spots=N_SPOTS, seed=7)
-
-
-@pytest.fixture
-def small_parts(monkeypatch):
-    """Nothing is decoded, looked at or written as a whole."""
-    monkeypatch.setattr(slide, "DECODED_VALUES", 8 * 150)
-    monkeypatch.setattr(store, "CHUNK_ROWS", 170)
-
-
-def layers_of(table):
-    return {name: np.asarray(values) for name, values in table.layers.items() if name is not None}
-
-
-def assert_close(found, expected, *, atol=1e-4):
-    assert set(found) == set(expected)
-    for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=atol, err_msg=name)
-
-
-@pytest.mark.parametrize("structure", [0, 0.5, 1, "auto"])
-def test_windows_give_what_the_whole_gives(model, slides, small_parts, structure):
-    whole = model.predict(slides.copy(), structure=structure, window_spots=10**6)
-    cut = model.predict(slides.copy(), structure=structure, window_spots=100)
-    assert_close(layers_of(cut), layers_of(whole))
-    assert cut.uns["flagst"]["params"] == whole.uns["flagst"]["params"]
-    np.testing.assert_array_equal(cut.obs["flagst_ood"], whole.obs["flagst_ood"])
-
-
-def test_spread_and_quantiles_in_windows(model, slides, small_parts):
-    """Quantiles are moved by the spread over a whole section, which no window knows."""
-    drawn = {"n_samples": 20, "return_std": True, "quantiles": (0.05, 0.95)}
-    whole = model.predict(slides[::2].copy(), window_spots=10**6, **drawn)
-    cut = model.predict(slides[::2].copy(), window_spots=100, **drawn)
-    assert_close(layers_of(cut), layers_of(whole))
-    assert {"flagst_std", "flagst_q05", "flagst_q95"} <= set(layers_of(cut))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"edges": False},
-        {"joint": False},
-        {"diffusion": False},
-        {"match_order": False},
-        {"regression": "ridge"},
-        {"denoiser": "gene", "network": {"denoiser_kwargs": {"width": 16, "n_blocks": 2, "align_block": 1}}},
-        {"regression": None, "process": "ve", "solver": "heun", "n_steps": 4, "n_average": 2},
-    ],
-    ids=lambda changes: "-".join(changes),
-)
-def test_every_kind_of_model_in_windows(make, slides, small_parts, changes):
-    model = shaken(make.model(make.table(), **changes), make)
-    whole, cut = (model.predict(slides.copy(), window_spots=size) for size in (10**6, 100))
-    assert_close(layers_of(cut), layers_of(whole))
-
-
-def test_samples_and_context_in_windows(model, slides, small_parts, monkeypatch):
-    whole = model.sample(slides, 2), model.get_latent_representation(slides)
-    monkeypatch.setattr(slide, "WINDOW_SPOTS", 100)
-    for found, expected in zip((model.sample(slides, 2), model.get_latent_representation(slides)), whole, strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-def test_windows_have_no_seam(model, slides):
-    """Across the border between two windows, residuals of neighbours are as alike as anywhere."""
-    section = slides[slides.obs["section"] == "X"].copy()
-    [(_, predictor)] = model._predictors(section, windows=True, window_spots=60)
-    cores = slide.partition(predictor.section.coords, 60)
-    window = np.empty(len(section), int)
-    for number, core in enumerate(cores):
-        window[core] = number
-    near = predictor.section.nearest(4)
-    crossing = (window[near] != window[:, None]).any(axis=1)
-    assert len(cores) > 4 and 0.2 < crossing.mean() < 0.8
-    state, [(_, whole)] = predictor.state("0/0"), model._predictors(section, windows=False)
-    expected = whole.diffused(1, 0)[0]
-    for rows in (crossing, ~crossing):
-        order = [neighbour_moran(z, near[rows], np.flatnonzero(rows)) for z in (state, expected)]
-        np.testing.assert_allclose(*order, atol=1e-4)
-
-
-def test_a_spot_outside_the_halo_changes_nothing_in_a_window(model, slides):
-    """One evaluation of a core looks at its halo only, and at all of it."""
-    section = slides[slides.obs["section"] == "X"].copy()
-    [(_, predictor)] = model._predictors(section, windows=True, window_spots=60)
-    contexts, windows = predictor._inputs()
-    rows, core = windows[0]["rows"], windows[0]["core"]
-    outside = np.setdiff1d(np.arange(len(section)), rows)
-    assert 60 >= int(core.sum()) and len(rows) > int(core.sum()) and len(outside) > 50
-    tensors = model._predictor(predictor.section).inputs
-
-    def evaluated(x):
-        level = torch.full((len(x), 1), 2.0)
-        return model.module.networks[0](x, level, contexts[0], tensors["mix_index"], tensors["mix_weight"])[0]
-
-    x = torch.as_tensor(predictor.state("0/0"))
-    for changed, same in ((outside, True), (rows[~core].numpy(), False)):
-        other = x.clone()
-        other[changed] += 3.0
-        with torch.no_grad():
-            apart = (evaluated(other) - evaluated(x))[rows[core]].abs().max()
-        assert (float(apart) == 0) == same
 
 
 @pytest.mark.parametrize("source", ["table", "h5ad", "zarr", "sdata"])
@@ -414,15 +294,7 @@ def test_a_file_system_without_locks(model, slides, tmp_path, monkeypatch, caplo
     monkeypatch.setattr(fcntl, "flock", flock)
     with caplog.at_level("WARNING", logger="flagst"):
         model.predict_to_zarr(slides[::4].copy(), tmp_path / "out.zarr", structure=0, progress=False)
-    assert "no locks" in caplog.text and ad.read_zarr(tmp_path / "out.zarr").n_obs == N_SPOTS / 2
-
-
-def test_many_genes_beside_the_panel_make_parts_smaller(model, slides, monkeypatch):
-    monkeypatch.setattr(slide, "DECODED_VALUES", 40 * 100)
-    [(_, one), _] = model._predictors(slides.copy(), windows=True)
-    assert max(len(rows) for rows, _ in one.parts(1, n_genes=100)) == 40
-    assert max(len(rows) for rows, _ in one.parts(16, n_genes=100)) == 10
-    assert max(len(rows) for rows, _ in one.parts(1)) == min(len(one.section), 4000 // one.n_genes)
+    assert "no locks" in caplog.text and ad.read_zarr(tmp_path / "out.zarr").n_obs == slides[::4].n_obs
 
 
 def test_one_process_at_a_time(model, slides, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from flagst._keys import OBS, OBSM, PARAM, VAR
 from flagst.data.graph import knn
 from flagst.data.measured import recorded_params, section_layout, section_rows
 from flagst.data.section import N_NEIGHBOURS, Section
-from flagst.data.stored import read_rows
+from flagst.data.stored import read_rows, row_sums
 from flagst.data.targets import to_target
 
 logger = logging.getLogger(__name__)
@@ -211,8 +211,7 @@ def total_counts(adata: AnnData, matrix) -> np.ndarray:
         depth = adata.obs[OBS.total_counts].to_numpy(dtype=np.float64)
         require_finite(depth, where=f"adata.obs[{OBS.total_counts!r}]", hint="It holds a spot's total counts.")
     else:
-        sums = [np.asarray(part.sum(axis=1), dtype=np.float64).ravel() for _, part in read_rows(matrix)]
-        depth = np.concatenate(sums)
+        depth = row_sums(matrix)
         logger.warning(
             "adata.obs has no %r; using the sum over the %d genes present.", OBS.total_counts, adata.n_vars
         )

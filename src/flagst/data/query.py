@@ -1,6 +1,7 @@
 """The table a prediction is written to: genes matched by name, nothing invented."""
 
 import logging
+from functools import partial
 
 import numpy as np
 from anndata import AnnData
@@ -8,7 +9,7 @@ from anndata import AnnData
 from flagst._checks import require_counts, require_unique
 from flagst._keys import FEATURES, OBS, OBSM, PARAM, SLOT, UNS, VAR
 from flagst.data.measured import has_counts, plain, raw_counts, recorded_params
-from flagst.data.stored import in_memory, read_rows
+from flagst.data.stored import in_memory, row_sums
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool, p
 
 
 def _columns(matrix, names, genes: list[str]):
-    """Columns of some genes; those that are not there are empty, not zero counts: ``var["flagst_measured"]`` says so."""
+    """Columns of some genes; those that are not there are empty, which says nothing of their counts."""
     import pandas as pd
     import scipy.sparse as sp
 
@@ -97,18 +98,14 @@ def _columns(matrix, names, genes: list[str]):
 
 
 def _depth(adata: AnnData) -> np.ndarray | None:
-    """Total counts per spot over all genes, where they are not in the table and X or the registered layer has counts."""
+    """Total counts per spot over all genes, where the table has counts and does not say."""
     if OBS.total_counts in adata.obs or not has_counts(adata):
         return None
     stored, where = raw_counts(adata)
-    sums = []
-    for _, counts in read_rows(stored):
-        try:
-            require_counts(counts, where=where)
-        except ValueError:  # a table without counts can be predicted too
-            return None
-        sums.append(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel())
-    return np.concatenate(sums)
+    try:
+        return row_sums(stored, partial(require_counts, where=where))
+    except ValueError:  # a table without counts can be predicted too
+        return None
 
 
 def _with_depth(table: AnnData, depth: np.ndarray | None) -> AnnData:

@@ -127,14 +127,9 @@ def write_prediction(
     # what the columns and the history say may be of those of another kind of model
     keep = any(made.get(PARAM.model) != params.get(PARAM.model) for made in others.values())
     record_prediction(table, layers, params=params, train_pcc=train_pcc, genes=genes, history=history, keep=keep)
-    if trained is not None:
-        table.var[VAR.trained] = trained[pd.Index(genes).get_indexer(table.var_names)]
-    elif VAR.trained in table.var and not keep:
-        del table.var[VAR.trained]
-    if unlike is not None:
-        table.obs[OBS.ood] = unlike
-    elif OBS.ood in table.obs and not keep:
-        del table.obs[OBS.ood]
+    order = pd.Index(genes).get_indexer(table.var_names)
+    _put(table.var, VAR.trained, None if trained is None else trained[order], keep=keep)
+    _put(table.obs, OBS.ood, unlike, keep=keep)
     if calibration is not None:
         slot = table.uns[UNS.flagst]
         slot[SLOT.calibration] = slot.get(SLOT.calibration, {}) | {layer: calibration}
@@ -182,10 +177,7 @@ def record_prediction(
     order = pd.Index(genes).get_indexer(table.var_names)
     for name, values in layers.items():
         table.layers[name] = np.ascontiguousarray(values[:, order])
-    if train_pcc is not None:
-        table.var[VAR.train_pcc] = train_pcc[order]
-    elif VAR.train_pcc in table.var and not keep:
-        del table.var[VAR.train_pcc]
+    _put(table.var, VAR.train_pcc, None if train_pcc is None else train_pcc[order], keep=keep)
     slot = dict(table.uns.get(UNS.flagst, {}))
     slot[SLOT.params] = _without_none(dict(slot.get(SLOT.params, {})) | params)
     if PARAM.layer in params:
@@ -200,6 +192,14 @@ def record_prediction(
     for name in (SLOT.metrics, SLOT.calibration):
         slot[name] = {key: kept for key, kept in slot.get(name, {}).items() if key not in layers}
     table.uns[UNS.flagst] = slot
+
+
+def _put(frame: pd.DataFrame, column: str, values: np.ndarray | None, *, keep: bool) -> None:
+    """Write a column; without values take it away, or keep what another prediction wrote."""
+    if values is not None:
+        frame[column] = values
+    elif column in frame and not keep:
+        del frame[column]
 
 
 def _without_none(params: dict) -> dict:

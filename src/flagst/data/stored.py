@@ -1,7 +1,7 @@
 """Matrices that may be in a file: parts of them, or all of them, in memory. For numpy, scipy, h5py, zarr and dask."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -40,6 +40,16 @@ def read_rows(matrix) -> Iterator[tuple[slice, object]]:
         rows = slice(start, start + ROWS_AT_A_TIME)
         part = matrix[rows]
         yield rows, part.compute() if hasattr(part, "compute") else part
+
+
+def row_sums(matrix, check: Callable[[object], None] | None = None) -> np.ndarray:
+    """Sums ``(n_spots,)`` float64 over the genes of a matrix, in parts; ``check`` is called with each part."""
+    sums = []
+    for _, part in read_rows(matrix):
+        if check is not None:
+            check(part)
+        sums.append(np.asarray(part.sum(axis=1), dtype=np.float64).ravel())
+    return np.concatenate(sums)
 
 
 def in_memory(matrix):

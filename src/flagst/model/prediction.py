@@ -133,7 +133,8 @@ class Prediction:
         """
         self._require_trained()
         drawn = {"n_samples": n_samples, "return_std": return_std, "quantiles": tuple(quantiles)}
-        check_request(structure=1.0 if structure == AUTO else structure, layer=layer, counts_layer=self.setup_["layer"], **drawn)
+        where = {"layer": layer, "counts_layer": self.setup_["layer"]}
+        check_request(structure=1.0 if structure == AUTO else structure, **where, **drawn)
         query = self._registered() if adata is None else table_of(adata, table_key)
         wanted = self.genes_ if genes is None else self._wanted(genes, quantiles=drawn["quantiles"])
         predictors = self._predictors(query, n_genes=len(wanted), window_spots=check_windows(window_spots))

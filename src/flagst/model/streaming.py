@@ -108,7 +108,8 @@ def predict_to_zarr(
     self._require_trained()
     out, quantiles = Path(out), tuple(float(q) for q in quantiles)
     drawn = {"n_samples": n_samples, "return_std": return_std, "quantiles": quantiles}
-    check_request(structure=1.0 if structure == AUTO else structure, layer=layer, counts_layer=self.setup_["layer"], **drawn)
+    where = {"layer": layer, "counts_layer": self.setup_["layer"]}
+    check_request(structure=1.0 if structure == AUTO else structure, **where, **drawn)
     wanted = self.genes_ if genes is None else self._wanted(genes, quantiles=quantiles)
     structure = structure if structure == AUTO else float(structure)
     asked = drawn | {"structure": structure, "seed": int(seed), "layer": layer, "genes": wanted}

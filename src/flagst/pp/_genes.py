@@ -11,7 +11,7 @@ import numpy as np
 from flagst._checks import require_anndata, require_counts, require_key, require_one_of, require_unique
 from flagst._keys import GENES, OBS, SLOT, UNS, VAR
 from flagst.data.measured import section_rows
-from flagst.data.stored import in_memory
+from flagst.data.stored import in_memory, row_sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -100,7 +100,7 @@ def select_genes(
         names = _scanpy_flavor(adata, counts, sections, n_genes, flavor)
 
     if OBS.total_counts not in adata.obs:
-        adata.obs[OBS.total_counts] = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        adata.obs[OBS.total_counts] = row_sums(counts)
     panel = np.isin(adata.var_names.to_numpy(dtype=object), names)
     adata.var[VAR.panel] = panel
     ordered = [str(name) for name in adata.var_names[panel]]
