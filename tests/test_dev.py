@@ -86,9 +86,12 @@ def test_environment_is_clean(dev, monkeypatch):
     assert dev.clean_environment()["FLAGST_DATA_DIR"] == "kept"
 
 
-@pytest.mark.parametrize(("used", "other"), [("3.11", "3.12"), ("3.12", "3.11")])
+@pytest.mark.parametrize(
+    ("used", "other", "environment"), [("3.11", "3.12", ".venv"), ("3.12", "3.11", ".venv-3.12")]
+)
 @pytest.mark.parametrize("has_other", [True, False])
-def test_ci_says_which_pythons_it_used(tmp_path, used, other, has_other):
+@pytest.mark.parametrize("was_there", [True, False])
+def test_ci_says_which_pythons_it_used(tmp_path, used, other, environment, has_other, was_there):
     """Run beside a dev.py that records its arguments instead of following them."""
     (tmp_path / ".ci").mkdir()
     (tmp_path / ".ci" / "run").write_bytes((ROOT / ".ci" / "run").read_bytes())
@@ -96,14 +99,19 @@ def test_ci_says_which_pythons_it_used(tmp_path, used, other, has_other):
     interpreter.write_text(f"#!/bin/sh\necho {used}\n")
     interpreter.chmod(0o755)
     (tmp_path / "dev.py").write_text(
-        "import sys\n"
+        "import os, sys\n"
         "open('calls', 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
         f"if sys.argv[1:] == ['--find']: print({str(interpreter)!r})\n"
         f"if '--find' in sys.argv and {other!r} in sys.argv and not {has_other}: sys.exit(3)\n"
+        f"if sys.argv[1:] == ['demo']: os.makedirs({environment!r}, exist_ok=True)\n"
     )
+    if was_there:
+        (tmp_path / environment).mkdir()
     result = subprocess.run(["bash", ".ci/run"], cwd=tmp_path, capture_output=True, text=True, check=True)
     ran = [call for call in (tmp_path / "calls").read_text().splitlines() if "--find" not in call]
     assert ran == ["demo", "test"] + [f"--python {other} test"] * has_other
+    # room for the second environment, but never at the cost of one that somebody works in
+    assert (tmp_path / environment).exists() == (was_there or not has_other)
     last = result.stdout.splitlines()[-1]
     if has_other:
         assert last.endswith(f"tests passed on Python {used} and {other}")
