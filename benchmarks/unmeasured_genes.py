@@ -5,7 +5,10 @@
 50 genes of each 200-gene panel are hidden from training. Gene vectors are co-expression in the sections outside the
 rotation: those of other patients, or also those of the training patient. Scores are those of the mean (structure 0) of
 the hidden genes on the test section, as they are and after regressing the total counts (constant, logarithm and its
-square) out of prediction and measurement. ``measured in training`` is a model that has seen the hidden genes.
+square) out of prediction and measurement. ``measured in training`` is a model that has seen the hidden genes. Two rows
+mix the two and say what limits the vectors: a prediction is a share of the panel's average and a part of its own, and
+``proportions as measured`` takes how much of each from the model that has seen the gene, ``own part as measured`` the
+part itself.
 """
 
 import argparse
@@ -56,6 +59,18 @@ def scores(predicted: np.ndarray, measured: np.ndarray, depth: np.ndarray) -> tu
     )
 
 
+def mixed(own_of: np.ndarray, proportions_of: np.ndarray, average: np.ndarray) -> np.ndarray:
+    """Predictions with what the first has beside the average of the panel, in the proportions of the second."""
+    axis = (average - average.mean())[:, None]
+    parts = []
+    for values in (own_of, proportions_of):
+        values = values - values.mean(axis=0)
+        slope = (axis * values).sum(axis=0) / (axis**2).sum()
+        parts.append((slope, values - axis * slope))
+    (_, own), (slope, other) = parts
+    return axis * slope + own * other.std(axis=0) / np.maximum(own.std(axis=0), 1e-12)
+
+
 def mean_of(train, test, target: str, genes: list[str], panel: list[str], seed: int, gfm_key: str | None) -> np.ndarray:
     """``(n_spots, n_genes)`` fitted mean of ``genes``, by a model of ``panel``."""
     FLAG.setup_anndata(train, genes=panel)
@@ -78,7 +93,7 @@ def run(table, reference: dict, target: str, seed: int, test: str, n_hidden: int
     seen = [gene for gene in panel if gene not in hidden]
     depth = np.asarray(query.X.sum(axis=1), dtype=float).ravel()
     measured = to_target(query[:, hidden].X, depth, target)
-    found = {}
+    found, of_vectors = {}, {}
     for name, tables in reference.items():
         pp.gene_embeddings(train, gfm.CoExpression(tables), genes=panel)
         vectors = {
@@ -91,14 +106,18 @@ def run(table, reference: dict, target: str, seed: int, test: str, n_hidden: int
             average = np.repeat(of_panel.mean(axis=1, keepdims=True), len(hidden), axis=1)
             found["mean of the measured genes"] = scores(average, measured, depth)
         found[f"most similar measured gene, {name}"] = scores(of_panel[:, like.argmax(axis=1)], measured, depth)
-        predicted = mean_of(train, query, target, hidden, seen, seed, "X_gene")
-        found[f"FLAG, {name}"] = scores(predicted, measured, depth)
+        of_vectors[name] = mean_of(train, query, target, hidden, seen, seed, "X_gene")
+        found[f"FLAG, {name}"] = scores(of_vectors[name], measured, depth)
     rows = train.var_names.get_indexer(panel)
     train.varm["X_gene"][rows] = np.random.default_rng(seed).permutation(train.varm["X_gene"][rows])
     found["FLAG, shuffled vectors"] = scores(
         mean_of(train, query, target, hidden, seen, seed, "X_gene"), measured, depth
     )
-    found["measured in training"] = scores(mean_of(train, query, target, hidden, panel, seed, None), measured, depth)
+    seen_too = mean_of(train, query, target, hidden, panel, seed, None)
+    found["measured in training"] = scores(seen_too, measured, depth)
+    average, predicted = average[:, 0], of_vectors["other patients"]
+    found["other patients, proportions as measured"] = scores(mixed(predicted, seen_too, average), measured, depth)
+    found["other patients, own part as measured"] = scores(mixed(seen_too, predicted, average), measured, depth)
     return found
 
 

@@ -22,6 +22,8 @@ def test_every_row_is_scored_and_vectors_beat_shuffled_ones():
         "FLAG, other sections",
         "FLAG, shuffled vectors",
         "measured in training",
+        "other patients, proportions as measured",
+        "other patients, own part as measured",
     ]
     pcc = {name: values[0] for name, values in found.items()}
     assert pcc["FLAG, other patients"] > pcc["FLAG, shuffled vectors"] + 0.1
@@ -36,3 +38,14 @@ def test_depth_is_taken_out():
     assert np.abs(unmeasured_genes.without_depth(values, depth)).max() < 1e-8
     own = rng.normal(size=(200, 2))
     assert unmeasured_genes.scores(own + values, own, depth)[1] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_mixture_has_the_own_part_of_one_and_the_proportions_of_the_other():
+    rng = np.random.default_rng(0)
+    average, own, other = rng.normal(size=(3, 400))
+    axis = average - average.mean()
+    own, other = (v - v.mean() - axis * (axis @ v) / (axis @ axis) for v in (own, other))
+    first, second = (3 * axis + 0.5 * own)[:, None], (2 * axis + 4 * other)[:, None]
+    found = unmeasured_genes.mixed(first, second, average)
+    np.testing.assert_allclose(found[:, 0], 2 * axis + own * 4 * other.std() / own.std(), atol=1e-10)
+    np.testing.assert_allclose(unmeasured_genes.mixed(first, first, average), first, atol=1e-10)
