@@ -34,12 +34,8 @@ COMMANDS = {
 def main() -> int:
     """Run one command; returns its exit status."""
     parser = argparse.ArgumentParser(description="Set up flagst in .venv, then run a command in it.")
-    parser.add_argument(
-        "--python", choices=VERSIONS, help="default: the version this script runs under, if supported"
-    )
-    parser.add_argument(
-        "--find", action="store_true", help="only print the interpreter; fails when there is none"
-    )
+    parser.add_argument("--python", choices=VERSIONS, help="default: the version this script runs under, if supported")
+    parser.add_argument("--find", action="store_true", help="only print the interpreter; fails when there is none")
     parser.add_argument("command", nargs="?", choices=tuple(COMMANDS), default="setup")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="passed on to the command")
     arguments = parser.parse_args()

@@ -293,16 +293,12 @@ def _loss(network: FlagNetwork, head: AlignmentHead, part: dict[str, Tensor], pr
         hidden.append(state_of_block)
         return output
 
-    loss = denoising_loss(
-        process.denoiser(raw), state, sigma, torch.randn_like(state), process=process
-    ).mean()
+    loss = denoising_loss(process.denoiser(raw), state, sigma, torch.randn_like(state), process=process).mean()
     return loss + head.weight * head(hidden[0], part[TENSOR.expression])["align_loss"].mean()
 
 
 def _encode(network: FlagNetwork, tensors: dict[str, Tensor]) -> Tensor:
-    return network.encode(
-        *(tensors[key] for key in (TENSOR.image, TENSOR.edge_index, TENSOR.edge_attr, TENSOR.mean))
-    )
+    return network.encode(*(tensors[key] for key in (TENSOR.image, TENSOR.edge_index, TENSOR.edge_attr, TENSOR.mean)))
 
 
 def _denoise(network: FlagNetwork, x: Tensor, sigma: Tensor, context: Tensor, tensors: dict[str, Tensor]):

@@ -81,9 +81,7 @@ def _coverage(model, test, seed: int) -> dict[str, float]:
     return {"coverage_raw": coverage(*raw, measured), "coverage": coverage(*moved, measured)}
 
 
-def _score(
-    model, test, job: dict, name: str, seeds: list[int], structures: list, fit_seconds: float
-) -> list[dict]:
+def _score(model, test, job: dict, name: str, seeds: list[int], structures: list, fit_seconds: float) -> list[dict]:
     from flagst.tl import evaluate
 
     records = []

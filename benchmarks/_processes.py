@@ -13,7 +13,11 @@ from pathlib import Path
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 #: Lets glibc keep the memory of large arrays instead of giving it back and clearing it anew: half the time of steps on
 #: matrices of 5,000 genes, with peaks that say nothing.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**28)}
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**33),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
 #: Kind of job -> module and function that does it.
 WORKERS = {
     "prepare": ("_prepare", "prepare"),
@@ -36,8 +40,11 @@ def run_job(job: dict, folder: Path, *, environment: dict[str, str] | None = Non
         threads = {name: "1" for name in THREADS}
         done = subprocess.run(
             [sys.executable, __file__, str(task), str(answer)],
-            env=os.environ | threads | (environment or {}), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            env=os.environ | threads | (environment or {}),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
         if done.returncode:
             name = " ".join(str(job[key]) for key in ("kind", "method") if key in job)
             raise RuntimeError(f"{name} failed:\n{done.stderr[-3000:]}")

@@ -88,9 +88,7 @@ def at_equal_pcc(records: list[dict], at: float) -> dict[str, dict[str, np.ndarr
     return result
 
 
-def lead_over_noise(
-    equal: dict[str, dict[str, np.ndarray] | None], score: str
-) -> tuple[str, np.ndarray] | None:
+def lead_over_noise(equal: dict[str, dict[str, np.ndarray] | None], score: str) -> tuple[str, np.ndarray] | None:
     """The noise baseline that is best on ``score``, and FLAG's lead over it for every seed."""
     rivals = {method: equal[method] for method in NOISE_BASELINES if equal.get(method) is not None}
     if not rivals or equal.get("FLAG") is None:
@@ -253,9 +251,6 @@ def aligned(lines: list[tuple[str, ...]]) -> str:
     """First column to the left, the others to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
-        "  ".join(
-            cell.rjust(w) if i else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     )

@@ -5,10 +5,10 @@
 50 genes of each 200-gene panel are hidden from training, as in ``unmeasured_genes.py``; the seed is that of the model
 and of the choice. Co-expression of other patients' sections, or of all sections outside the rotation, gives vectors of
 all 200 genes, so that the hidden ones can be predicted; co-expression of the training sections has vectors of the
-measured ones only. Scores are those of the measured genes at structures 0.5 and 1, and the PCC of the hidden ones in the
-mean (structure 0) and in a draw (structure 1): means over test sections, sd over seeds. Hidden genes follow from the
-measured ones by their vectors alone, so that the way of aligning has no part in their mean. The variants also differ in
-the random numbers of their training: differences within the spread of seeds are none.
+measured ones only. Scores are those of the measured genes at structures 0.5 and 1, and the PCC of the hidden ones in
+the mean (structure 0) and in a draw (structure 1): means over test sections, sd over seeds. Hidden genes follow from
+the measured ones by their vectors alone, so that the way of aligning has no part in their mean. The variants also
+differ in the random numbers of their training: differences within the spread of seeds are none.
 """
 
 import argparse

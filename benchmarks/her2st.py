@@ -59,9 +59,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--at-pcc", type=float, help="PCC at which samplers are compared")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write one record per run")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the npz for --features")
-    parser.add_argument(
-        "--features", type=Path, metavar="FILE", help="npz instead of images; Ridge and FLAG only"
-    )
+    parser.add_argument("--features", type=Path, metavar="FILE", help="npz instead of images; Ridge and FLAG only")
     parser.add_argument("--device", default="cpu", help="with --features: cpu or cuda")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     options = parser.parse_args(arguments)
@@ -170,9 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
         records = collect(jobs_of(options, ready["files"]), Path(folder), n_processes=options.jobs)
     for split in options.splits:
         print(f"train {' '.join(split['train'])}, test {split['test']}")
-    print(
-        f"{records[0]['n_genes']} genes, target {options.target}, seeds {' '.join(map(str, options.seeds))}\n"
-    )
+    print(f"{records[0]['n_genes']} genes, target {options.target}, seeds {' '.join(map(str, options.seeds))}\n")
     print(_table.main_table(records), end="\n\n")
     at = options.at_pcc or _table.AT_PCC[options.target]
     for part in (_table.equal_pcc_table(records, at), _table.lead_lines(records, at)):

@@ -66,9 +66,7 @@ def time_section(options: argparse.Namespace) -> None:
     width = sdata.tables[TABLE].obsm[OBSM.image].shape[1]
     print(f"features per spot: {width} ({len(encoder.patch_um)} scales x {encoder.n_features}),", end=" ")
     print(f"{2 * width} with the mean of the neighbours beside them")
-    print(
-        f"peak memory: {peak_mb():.0f} MB, {before:.0f} MB of it before the first feature (libraries, counts)"
-    )
+    print(f"peak memory: {peak_mb():.0f} MB, {before:.0f} MB of it before the first feature (libraries, counts)")
 
 
 def time_pyramid(options: argparse.Namespace) -> None:

@@ -128,9 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", default="lognorm", choices=["lognorm", "log2"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--variants", nargs="+", default=[v for v in VARIANTS if v not in SLOW], choices=list(VARIANTS)
-    )
+    parser.add_argument("--variants", nargs="+", default=[v for v in VARIANTS if v not in SLOW], choices=list(VARIANTS))
     parser.add_argument("--max-steps", type=int, help="optimiser steps of every variant; default: the model's")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--json", type=Path, help="write one record per row and seed")

@@ -9,7 +9,7 @@ HERE = Path(__file__).resolve().parent
 
 project = "flagst"
 author = "The flagst developers"
-copyright = author  # noqa: A001  Sphinx's name
+copyright = author
 release = version = flagst.__version__
 
 extensions = [

@@ -12,12 +12,12 @@ import numpy as np
 
 matplotlib.use("Agg")
 
-import spatialdata  # noqa: E402
-from PIL import Image  # noqa: E402
+import spatialdata
+from PIL import Image
 
-from flagst import pl  # noqa: E402
-from flagst.cli.demo import mapped_genes  # noqa: E402
-from flagst.cli.files import table  # noqa: E402
+from flagst import pl
+from flagst.cli.demo import mapped_genes
+from flagst.cli.files import table
 
 TARGET = Path(__file__).resolve().parent / "_static" / "overview.png"
 DPI = 100

@@ -287,9 +287,7 @@ def test_help_is_fast():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"torch", "scvi", "anndata", "matplotlib", "pandas"} & set(result.stdout.split())
-    help_text = subprocess.run(
-        [sys.executable, "-m", "flagst", "--help"], capture_output=True, text=True, check=True
-    )
+    help_text = subprocess.run([sys.executable, "-m", "flagst", "--help"], capture_output=True, text=True, check=True)
     assert all(command in help_text.stdout for command in ("demo", "train", "predict", "evaluate"))
 
 

@@ -33,8 +33,9 @@ def files(tmp_path_factory):
     scale = other["table"].uns["flagst"]["params"]["um_per_px"]["S1"]
     image = other.images["S1_image"]["scale0"]["image"].transpose("y", "x", "c").to_numpy()
     size = {f"PhysicalSize{axis}": scale for axis in "XY"}
-    tifffile.imwrite(folder / "case.ome.tif", image, photometric="rgb", tile=(256, 256), compression="zlib", metadata={"axes": "YXS", **size})  # fmt: skip
-    tifffile.imwrite(folder / "bare.tif", image, photometric="rgb", tile=(256, 256), compression="zlib")
+    kind = {"photometric": "rgb", "tile": (256, 256), "compression": "zlib"}
+    tifffile.imwrite(folder / "case.ome.tif", image, metadata={"axes": "YXS", **size}, **kind)
+    tifffile.imwrite(folder / "bare.tif", image, **kind)
     tifffile.imwrite(folder / "glass.tif", np.full_like(image, 240), photometric="rgb", compression="zlib")
     (folder / "slide.mrxs").write_text("no slide, whether OpenSlide is there or not")
     return SimpleNamespace(folder=folder, model=str(folder / "model"), image=str(folder / "case.ome.tif"), scale=scale)

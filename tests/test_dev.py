@@ -86,9 +86,7 @@ def test_environment_is_clean(dev, monkeypatch):
     assert dev.clean_environment()["FLAGST_DATA_DIR"] == "kept"
 
 
-@pytest.mark.parametrize(
-    ("used", "other", "environment"), [("3.11", "3.12", ".venv"), ("3.12", "3.11", ".venv-3.12")]
-)
+@pytest.mark.parametrize(("used", "other", "environment"), [("3.11", "3.12", ".venv"), ("3.12", "3.11", ".venv-3.12")])
 @pytest.mark.parametrize("has_other", [True, False])
 @pytest.mark.parametrize("was_there", [True, False])
 def test_ci_says_which_pythons_it_used(tmp_path, used, other, environment, has_other, was_there):
@@ -123,6 +121,4 @@ def test_ci_runs_the_commands_of_the_readme():
     section = (ROOT / "README.md").read_text().split("## Two commands")[1].split("```")[1]
     commands = re.findall(r"^(python3 dev\.py \w+)", section, re.MULTILINE)
     assert commands == ["python3 dev.py demo", "python3 dev.py test"]
-    assert (
-        re.findall(r"^(python3 dev\.py \w+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE) == commands
-    )
+    assert re.findall(r"^(python3 dev\.py \w+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE) == commands

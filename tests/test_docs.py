@@ -90,8 +90,6 @@ def test_documentation_builds_without_warnings(tmp_path):
         "-d",
         tmp_path / "trees",
     ]
-    result = subprocess.run(
-        [*map(str, command), str(DOCS), str(tmp_path / "html")], capture_output=True, text=True
-    )
+    result = subprocess.run([*map(str, command), str(DOCS), str(tmp_path / "html")], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "flagst.FLAG" in (tmp_path / "html" / "api" / "model.html").read_text()

@@ -67,9 +67,7 @@ def main() -> None:
     """Execute the notebooks named on the command line, or all."""
     parser = argparse.ArgumentParser(description="Execute tutorials and write their outputs.")
     parser.add_argument("names", nargs="*", help="without suffix; default: all")
-    parser.add_argument(
-        "--data-dir", type=Path, help="folder of HER2ST; default: $FLAGST_DATA_DIR, else download"
-    )
+    parser.add_argument("--data-dir", type=Path, help="folder of HER2ST; default: $FLAGST_DATA_DIR, else download")
     arguments = parser.parse_args()
     for path in sorted(HERE.glob("*.ipynb")):
         if not arguments.names or path.stem in arguments.names:

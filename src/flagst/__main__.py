@@ -42,15 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(commands) -> None:
-    parser = _add(
-        commands, "demo", "train, predict a held-out section, print its scores, save figures", _demo
-    )
-    parser.add_argument(
-        "--data", choices=("simulated", "her2st"), default="simulated", help="default: simulated"
-    )
-    parser.add_argument(
-        "--data-dir", type=Path, help="folder of HER2ST; default: $FLAGST_DATA_DIR, else download"
-    )
+    parser = _add(commands, "demo", "train, predict a held-out section, print its scores, save figures", _demo)
+    parser.add_argument("--data", choices=("simulated", "her2st"), default="simulated", help="default: simulated")
+    parser.add_argument("--data-dir", type=Path, help="folder of HER2ST; default: $FLAGST_DATA_DIR, else download")
     parser.add_argument("--out", type=Path, default=Path("flagst_demo"), help="default: %(default)s")
     _add_training(parser)
 
@@ -62,9 +56,7 @@ def _add_train(commands) -> None:
     parser.add_argument("--sections", nargs="+", metavar="NAME", help="sections to train on; default: all")
     parser.add_argument("--section-key", default="section", help="column of obs; default: %(default)s")
     parser.add_argument("--layer", help="layer of raw counts; default: X")
-    parser.add_argument(
-        "--n-genes", type=int, help="size of the panel to choose; default: the file's panel, else all"
-    )
+    parser.add_argument("--n-genes", type=int, help="size of the panel to choose; default: the file's panel, else all")
     _add_training(parser)
 
 
@@ -88,9 +80,7 @@ def _add_predict(commands) -> None:
     parser.add_argument(
         "--quantiles", type=float, nargs="+", default=[], metavar="Q", help="calibrated quantiles, such as 0.05 0.95"
     )
-    parser.add_argument(
-        "--allow-missing", action="store_true", help="predict genes that DATA does not have too"
-    )
+    parser.add_argument("--allow-missing", action="store_true", help="predict genes that DATA does not have too")
     parser.add_argument(
         "--encoder-path",
         type=Path,

@@ -68,7 +68,7 @@ def _require_plain(name: Any, value: Any) -> None:
     import torch
 
     if not isinstance(name, str):
-        raise ValueError(f"it has a tensor named {name!r}; names of weights are text")  # noqa: TRY004  the file's fault
+        raise ValueError(f"it has a tensor named {name!r}; names of weights are text")
     quantised = value.is_quantized or (value.is_floating_point() and value.element_size() < 2)
     if value.layout is not torch.strided or value.is_nested or value.is_meta or quantised:
         raise ValueError(f"{name} is sparse, quantised, or without values; only plain dense tensors are read")
@@ -102,7 +102,7 @@ def sha256_of(path: Path) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """First line of an error; of torch's refusal to unpickle, what was refused, not its advice to do it all the same."""
+    """First line of an error; of torch's refusal to unpickle, what was refused, not its advice to do so anyway."""
     text = str(error).strip()
     asked = re.search(r"GLOBAL (\S+)", text)
     if text.startswith("Weights only load failed"):

@@ -23,9 +23,7 @@ def make_table(names: list[str], *, seed: int = 0, n_side: int = 7) -> ad.AnnDat
         counts[0] += 1
         obs = pd.DataFrame({"section": name}, index=[f"{name}_{i}" for i in range(len(grid))])
         obs["total_counts"] = counts.sum(axis=1) + 20.0
-        part = ad.AnnData(
-            sp.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(N_GENES)])
-        )
+        part = ad.AnnData(sp.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(N_GENES)]))
         part.obsm["spatial"], part.obsm["X_image"] = grid.copy(), image.astype(np.float32)
         parts.append(part)
     table = ad.concat(parts)

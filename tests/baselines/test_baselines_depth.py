@@ -10,9 +10,7 @@ from flagst import baselines
 def by_depth(train, query):
     """Expression that is an exact linear function of log1p(total counts)."""
     for adata in (train, query):
-        adata.obs["total_counts"] = (
-            np.random.default_rng(adata.n_obs).integers(1000, 50_000, adata.n_obs).astype(float)
-        )
+        adata.obs["total_counts"] = np.random.default_rng(adata.n_obs).integers(1000, 50_000, adata.n_obs).astype(float)
         slope = np.linspace(0.1, 1.0, adata.n_vars)
         adata.layers["exact"] = np.log1p(adata.obs["total_counts"].to_numpy())[:, None] * slope + 0.5
     return train, query

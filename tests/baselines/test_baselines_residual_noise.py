@@ -53,9 +53,7 @@ def test_dial_is_linear_in_the_draw(kind, train, query):
     mean = half["flagst_mean"]
     inside = (half["flagst"] > 0) & (full["flagst"] > 0)  # clipping at 0 is not linear
     assert inside.mean() > 0.5
-    np.testing.assert_allclose(
-        (half["flagst"] - mean)[inside] * 2, (full["flagst"] - mean)[inside], atol=1e-4
-    )
+    np.testing.assert_allclose((half["flagst"] - mean)[inside] * 2, (full["flagst"] - mean)[inside], atol=1e-4)
 
 
 def test_correlated_gaussian_has_the_residual_covariance(train, residual):

@@ -48,15 +48,11 @@ def test_contradictions_are_refused(arguments, capsys):
 
 
 def test_every_method_has_its_own_jobs():
-    options = her2st.parse(
-        ["--rotate", "A", "B", "C", "--seeds", "0", "1", "--set", "max_steps=7", "gfm=null", "x=y"]
-    )
+    options = her2st.parse(["--rotate", "A", "B", "C", "--seeds", "0", "1", "--set", "max_steps=7", "gfm=null", "x=y"])
     jobs = her2st.jobs_of(options, {"A": "a.h5ad"})
     flag = [job for job in jobs if job["method"] == "FLAG"]
     assert jobs[: len(flag)] == flag  # the long ones first
-    assert [(job["splits"][0]["test"], job["seeds"]) for job in flag] == [
-        (t, [s]) for t in "ABC" for s in (0, 1)
-    ]
+    assert [(job["splits"][0]["test"], job["seeds"]) for job in flag] == [(t, [s]) for t in "ABC" for s in (0, 1)]
     others = [job["method"] for job in jobs[len(flag) :]]
     assert len(others) == len(set(others)) == 8
     assert flag[0]["settings"] == {"max_steps": 7, "gfm": None, "x": "y"}
@@ -70,9 +66,7 @@ def test_peak_memory_follows_allocation():
         "print(peak_memory_mb() - before)"
     )
     folder = Path(_processes.__file__).parent
-    grown = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True
-    )
+    grown = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
     assert 30 < float(grown.stdout) < 80
 
 
@@ -135,8 +129,7 @@ def test_small_run_on_real_sections(her2st_dir, tmp_path, capsys):
 
     # the same numbers from features, counts and graph alone
     her2st.main(
-        f"--features {archive} --train C3 C4 --test C2 --seeds 0 --target lognorm --methods Ridge "
-        f"--json {file}".split()
+        f"--features {archive} --train C3 C4 --test C2 --seeds 0 --target lognorm --methods Ridge --json {file}".split()
     )
     again = json.loads(file.read_text())[0]
     np.testing.assert_allclose([again[s] for s in scores], [records[0][s] for s in scores], rtol=1e-4)

@@ -46,9 +46,7 @@ def test_coordinates_are_micrometres_where_the_scale_is_known(adata):
     np.testing.assert_allclose(first.coords, 0.5 * adata[first.spot_names].obsm["spatial"])
     np.testing.assert_allclose(second.coords, 2.0 * adata[second.spot_names].obsm["spatial"])
     del adata.uns["flagst"]
-    np.testing.assert_allclose(
-        sections_from_anndata(adata)[0].coords, adata[first.spot_names].obsm["spatial"]
-    )
+    np.testing.assert_allclose(sections_from_anndata(adata)[0].coords, adata[first.spot_names].obsm["spatial"])
 
 
 def test_lognorm_uses_the_counts_over_all_genes(adata):

@@ -81,9 +81,7 @@ def test_a_patch_larger_than_the_image_is_mirrored_more_than_once():
 def test_shrinking_averages_and_keeps_the_place():
     image = position_image()
     patch = crop_all(image_levels(image), [[200, 150]], side=120, out_px=40)[0].astype(float)
-    expected = (
-        140 + 3 * np.arange(40) + 1
-    ) / 2 - 0.25  # column // 2 of the middle of three columns, on average
+    expected = (140 + 3 * np.arange(40) + 1) / 2 - 0.25  # column // 2 of the middle of three columns, on average
     assert np.abs(patch[:, :, 0] - expected).max() <= 1
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
     assert crop_all(image_levels(noise), [[200, 150]], side=200, out_px=20)[0].std() < noise.std() / 4
@@ -128,9 +126,7 @@ def test_spots_of_a_block_are_read_at_once():
 
 def test_chunks_larger_than_a_block_are_read_once():
     levels = image_levels(multiscale(position_image(), chunk=256))
-    blocks = plan_blocks(
-        levels, np.random.default_rng(0).uniform(0, 250, (99, 2)), side=20, out_px=20, block_px=50
-    )
+    blocks = plan_blocks(levels, np.random.default_rng(0).uniform(0, 250, (99, 2)), side=20, out_px=20, block_px=50)
     assert len(blocks) == 1
 
 

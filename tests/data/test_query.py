@@ -44,9 +44,7 @@ def test_more_genes_give_a_new_table(caplog):
 
 
 def test_missing_genes_are_named():
-    with pytest.raises(
-        ValueError, match=r"lacks 2 of the model's 3 genes: \['g1', 'g2'\].*allow_missing=True"
-    ):
+    with pytest.raises(ValueError, match=r"lacks 2 of the model's 3 genes: \['g1', 'g2'\].*allow_missing=True"):
         prediction_table(_query(["g0", "x"]), GENES, allow_missing=False)
 
 
@@ -98,12 +96,8 @@ def _with_features(**changes):
 def test_features_of_another_kind_are_refused():
     expected = _with_features().uns["flagst"]["features"]
     check_features(_with_features(), expected, d_image=4, found=4)
-    check_features(
-        _with_features(patch_um=np.array([100.0, 200.0])), expected, d_image=4, found=4
-    )  # after h5ad
-    with pytest.raises(
-        ValueError, match="trained on 4 image features; the query has 7. Run flagst.pp.image_features"
-    ):
+    check_features(_with_features(patch_um=np.array([100.0, 200.0])), expected, d_image=4, found=4)  # after h5ad
+    with pytest.raises(ValueError, match="trained on 4 image features; the query has 7. Run flagst.pp.image_features"):
         check_features(_with_features(), expected, d_image=4, found=7)
     check_features(
         _with_features(encoder_params={"threshold": np.float64(0.1), "levels": np.array([1, 2])}),

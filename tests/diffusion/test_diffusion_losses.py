@@ -16,9 +16,7 @@ def test_an_untrained_network_has_loss_one():
     # F = 0 leaves c_skip * x, the best linear guess; the weight makes its error 1 at every noise level
     process = EDM()
     x0, sigma, noise = _draw(process)
-    loss = denoising_loss(
-        process.denoiser(lambda x, s: torch.zeros_like(x)), x0, sigma, noise, process=process
-    )
+    loss = denoising_loss(process.denoiser(lambda x, s: torch.zeros_like(x)), x0, sigma, noise, process=process)
     assert loss.shape == (20000,)
     low, high = sigma[:, 0] < sigma.median(), sigma[:, 0] >= sigma.median()
     for rows in (low, high):
@@ -29,9 +27,7 @@ def test_ve_without_a_network_has_loss_one():
     # D = x: the error is sigma * noise
     process = VESDE()
     x0, sigma, noise = _draw(process)
-    loss = denoising_loss(
-        process.denoiser(lambda x, s: torch.zeros_like(x)), x0, sigma, noise, process=process
-    )
+    loss = denoising_loss(process.denoiser(lambda x, s: torch.zeros_like(x)), x0, sigma, noise, process=process)
     torch.testing.assert_close(loss, (noise**2).mean(dim=1), rtol=1e-2, atol=1e-3)
 
 

@@ -27,12 +27,8 @@ def test_edm_scalings_keep_unit_variance(sigma_data):
 
 def test_edm_limits():
     c_skip, c_out, _ = EDM().scalings(torch.tensor([[1e-4], [1e4]], dtype=torch.float64))
-    torch.testing.assert_close(
-        c_skip.flatten(), torch.tensor([1.0, 0.0], dtype=torch.float64), atol=1e-6, rtol=0
-    )
-    torch.testing.assert_close(
-        c_out.flatten(), torch.tensor([0.0, 1.0], dtype=torch.float64), atol=1e-3, rtol=0
-    )
+    torch.testing.assert_close(c_skip.flatten(), torch.tensor([1.0, 0.0], dtype=torch.float64), atol=1e-6, rtol=0)
+    torch.testing.assert_close(c_out.flatten(), torch.tensor([0.0, 1.0], dtype=torch.float64), atol=1e-3, rtol=0)
 
 
 def test_ve_network_is_sigma_times_the_score():
@@ -70,9 +66,7 @@ def test_training_noise_levels_follow_the_generator(process):
 
 
 def test_training_noise_levels_have_the_stated_distribution():
-    log_sigma = (
-        EDM(p_mean=-1.0, p_std=0.5).sample_sigma(20000, generator=torch.Generator().manual_seed(0)).log()
-    )
+    log_sigma = EDM(p_mean=-1.0, p_std=0.5).sample_sigma(20000, generator=torch.Generator().manual_seed(0)).log()
     assert abs(float(log_sigma.mean()) + 1) < 0.02 and abs(float(log_sigma.std()) - 0.5) < 0.02
     sigma = VESDE().sample_sigma(20000, generator=torch.Generator().manual_seed(0))
     assert 0.01 <= sigma.min() < 0.011 and 9 < sigma.max() <= 10

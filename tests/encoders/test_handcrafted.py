@@ -71,15 +71,10 @@ def test_nuclei_are_counted_and_measured(encoder):
     assert value(encoder, few, "nuclei_number") ** 2 == pytest.approx(10, abs=2)
     assert value(encoder, many, "nuclei_number") ** 2 == pytest.approx(50, abs=5)
     assert value(encoder, many, "nuclei_area") > value(encoder, few, "nuclei_area")
-    assert value(encoder, tissue(20, radius=5), "nuclei_size") > value(
-        encoder, tissue(20, radius=2), "nuclei_size"
-    )
-    assert value(encoder, tissue(20, radius=5), "nuclei_erosion2") > value(
-        encoder, tissue(20), "nuclei_erosion2"
-    )
+    assert value(encoder, tissue(20, radius=5), "nuclei_size") > value(encoder, tissue(20, radius=2), "nuclei_size")
+    assert value(encoder, tissue(20, radius=5), "nuclei_erosion2") > value(encoder, tissue(20), "nuclei_erosion2")
     assert (
-        value(encoder, many, "haematoxylin_inside_nuclei")
-        > value(encoder, many, "haematoxylin_outside_nuclei") + 0.3
+        value(encoder, many, "haematoxylin_inside_nuclei") > value(encoder, many, "haematoxylin_outside_nuclei") + 0.3
     )
 
 
@@ -87,9 +82,7 @@ def test_lumen_and_stain_amounts(encoder):
     half = tissue(0)
     half[:, :56] = 250
     assert value(encoder, half, "lumen") == pytest.approx(np.sqrt(0.5), abs=0.02)
-    assert value(encoder, tissue(0, background=(225, 130, 190)), "eosin_mean") > value(
-        encoder, tissue(0), "eosin_mean"
-    )
+    assert value(encoder, tissue(0, background=(225, 130, 190)), "eosin_mean") > value(encoder, tissue(0), "eosin_mean")
     assert value(encoder, tissue(40), "haematoxylin_q95") > value(encoder, tissue(0), "haematoxylin_q95")
 
 

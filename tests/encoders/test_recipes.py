@@ -35,7 +35,8 @@ def test_every_recipe_is_found_by_name_and_says_its_terms():
 @pytest.mark.parametrize("name", RECIPES)
 def test_without_weights_the_message_says_which_file_from_where_under_which_terms(name, tmp_path):
     recipe = RECIPES[name]
-    terms = f"huggingface.co/{recipe.hub} .*{'asked for there first' if recipe.gated else 'open to all'}; licence {recipe.licence}"
+    access = "asked for there first" if recipe.gated else "open to all"
+    terms = f"huggingface.co/{recipe.hub} .*{access}; licence {recipe.licence}"
     with pytest.raises(FileNotFoundError, match=f"{recipe.files[0]}.*{terms}.*hub=True"):
         get_encoder(name)
     with pytest.raises(FileNotFoundError, match=f"{recipe.files[0]}.*{terms}"):

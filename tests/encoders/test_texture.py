@@ -68,9 +68,7 @@ def test_grey_level_differences_equal_the_cooccurrence_matrix():
     levels = (levels + np.roll(levels, 1, 1)) // 2
     statistics = texture.grey_level_differences((levels[None] / 32).astype(np.float32))[0].reshape(-1, 3)
     for lag, (contrast, correlation, homogeneity) in zip(texture.LAGS, statistics, strict=True):
-        matrix = graycomatrix(
-            levels.astype(np.uint8), [lag], [0, np.pi / 2], levels=32, symmetric=True, normed=True
-        )
+        matrix = graycomatrix(levels.astype(np.uint8), [lag], [0, np.pi / 2], levels=32, symmetric=True, normed=True)
         assert contrast == pytest.approx(np.sqrt(graycoprops(matrix, "contrast").mean()) / 32, rel=1e-3)
         assert correlation == pytest.approx(graycoprops(matrix, "correlation").mean(), abs=0.02)
         assert 0 < homogeneity < 1

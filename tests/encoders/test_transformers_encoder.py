@@ -92,7 +92,9 @@ def test_colours_come_from_the_folder_unless_given(folder, patches):
 @pytest.mark.parametrize("held", [None, [], [{"image_mean": 1}], 0.5, {"image_mean": None}, {"image_std": 0.5}])
 def test_colours_that_are_none_are_refused_by_name(folder, held):
     (folder / "preprocessor_config.json").write_text(json.dumps(held))
-    with pytest.raises(ValueError, match=r"preprocessor_config.json (is no dict|has image_(mean|std) = ).*[Pp]ass mean="):
+    with pytest.raises(
+        ValueError, match=r"preprocessor_config.json (is no dict|has image_(mean|std) = ).*[Pp]ass mean="
+    ):
         TransformersEncoder(folder)
     TransformersEncoder(folder, mean=(0, 0, 0), std=(1, 1, 1))
 

@@ -81,7 +81,8 @@ def write_scgpt(folder, *, flash=False, style="continuous", **arguments):
     (folder / "vocab.json").write_text(json.dumps(tokens))
     said = {
         "embsize": 8, "nheads": 2, "d_hid": 12, "nlayers": 2, "n_bins": 7, "max_seq_len": 20, "pad_token": "<pad>",
-        "pad_value": 7 if style == "category" else -2, "input_style": "binned", "input_emb_style": style, "dropout": 0.2,
+        "pad_value": 7 if style == "category" else -2, "input_style": "binned", "input_emb_style": style,
+        "dropout": 0.2,
     }  # fmt: skip
     torch.manual_seed(1)
     model = ScGPTReference(len(tokens), 7, 8, 2, 12, 2, style).eval()

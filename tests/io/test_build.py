@@ -97,9 +97,7 @@ def test_a_section_without_image_keeps_its_rows_and_warns():
 
 
 def test_obs_columns_survive_and_total_counts_over_all_genes_are_kept():
-    obs = pd.DataFrame(
-        {"label": pd.Categorical(["a", "b", None]), "total_counts": [90, 80, 70]}, index=["x", "y", "z"]
-    )
+    obs = pd.DataFrame({"label": pd.Categorical(["a", "b", None]), "total_counts": [90, 80, 70]}, index=["x", "y", "z"])
     adata = build_sdata([make_section("A1", ["g1"], 3, obs=obs)])["table"]
     assert list(adata.obs_names) == ["x", "y", "z"] == list(adata.obs["spot_id"])
     assert list(adata.obs["total_counts"]) == [90, 80, 70]

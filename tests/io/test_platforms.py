@@ -54,7 +54,8 @@ def visium_hd(*, squares=True, dataset="HD", system=None, bin_um=16, full_image=
         geometry = [box(x - half, y - half, x + half, y + half) for x, y in coords]
         shapes = ShapesModel.parse(pd_geo(geometry, table.obs["location_id"]), transformations=where)
     else:
-        shapes = ShapesModel.parse(coords, geometry=0, radius=side / 2, index=table.obs["location_id"].to_numpy(), transformations=where)  # fmt: skip
+        index = table.obs["location_id"].to_numpy()
+        shapes = ShapesModel.parse(coords, geometry=0, radius=side / 2, index=index, transformations=where)
     image = tissue_image(int(24 * side), int(28 * side))
     parse = {"dims": ("c", "y", "x"), "transformations": {system or dataset: Identity()}}
     images = {f"{dataset}_hires_image": Image2DModel.parse(image[:, ::10, ::10], **parse)}

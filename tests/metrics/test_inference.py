@@ -133,9 +133,7 @@ def test_constant_genes(section):
     measured[:, 2] = 1.0
     predicted[:, 4] = 0.5
     assert gsc_permutation_test(predicted, measured).observed == pytest.approx(gsc(predicted, measured))
-    assert ssc_permutation_test(predicted, measured, graph).observed == pytest.approx(
-        ssc(predicted, measured, graph)
-    )
+    assert ssc_permutation_test(predicted, measured, graph).observed == pytest.approx(ssc(predicted, measured, graph))
     flat = np.ones_like(predicted)
     assert np.isnan(gsc_permutation_test(flat, measured).p_value)
     assert np.isnan(ssc_permutation_test(flat, measured, graph).p_value)

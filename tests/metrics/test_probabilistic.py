@@ -98,11 +98,7 @@ def test_variogram_score_equals_loop(drawn, order, budget, monkeypatch):
     monkeypatch.setattr(probabilistic, "BUDGET", budget)
     samples, measured = drawn
     gaps = [
-        gap(samples, measured, (spot, i), (spot, j), order)
-        for spot in range(7)
-        for i in KEPT
-        for j in KEPT
-        if i < j
+        gap(samples, measured, (spot, i), (spot, j), order) for spot in range(7) for i in KEPT for j in KEPT if i < j
     ]
     assert variogram_score(samples, measured, order=order) == pytest.approx(np.mean(gaps))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from flagst.metrics import moran_ccc, moran_mae, moran_rmse, morans_i, spatial, replicate_ssc, ssc
+from flagst.metrics import moran_ccc, moran_mae, moran_rmse, morans_i, replicate_ssc, spatial, ssc
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from flagst.metrics import correlation_rmse, gene_correlation, gsc, replicate_gsc
-from flagst.metrics import structure
+from flagst.metrics import correlation_rmse, gene_correlation, gsc, replicate_gsc, structure
 
 
 @pytest.fixture

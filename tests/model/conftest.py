@@ -30,13 +30,9 @@ def make_table(names=("A", "B", "C"), n_spots=40, n_genes=8, d_image=6, seed=0):
     image = rng.normal(size=(n_obs, d_image)) + np.sin(coords / 200) @ rng.normal(size=(2, d_image))
     counts = rng.poisson(np.exp(1 + image @ loadings)).astype(np.float32)
     counts[np.arange(n_obs), rng.integers(n_genes, size=n_obs)] += 1
-    obs = pd.DataFrame(
-        {"section": pd.Categorical(section)}, index=[f"{s}_{i}" for i, s in enumerate(section)]
-    )
+    obs = pd.DataFrame({"section": pd.Categorical(section)}, index=[f"{s}_{i}" for i, s in enumerate(section)])
     obs["total_counts"] = counts.sum(axis=1) + 20.0
-    adata = ad.AnnData(
-        sp.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(n_genes)])
-    )
+    adata = ad.AnnData(sp.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(n_genes)]))
     adata.obsm["spatial"], adata.obsm["X_image"] = coords, image.astype(np.float32)
     features = {"encoder": "handcrafted", "version": "1", "patch_um": [100.0]}
     adata.uns["flagst"] = {

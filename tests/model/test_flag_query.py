@@ -21,9 +21,7 @@ def test_reordered_genes_are_matched_by_name(trained, query):
 def test_missing_genes_are_named_and_nothing_is_written(trained, query, state):
     fewer = query[:, [0, 1, 2, 4, 5, 6]].copy()
     before = state.of(fewer)
-    with pytest.raises(
-        ValueError, match=r"lacks 2 of the model's 8 genes: \['g3', 'g7'\].*allow_missing=True"
-    ):
+    with pytest.raises(ValueError, match=r"lacks 2 of the model's 8 genes: \['g3', 'g7'\].*allow_missing=True"):
         trained.predict(fewer)
     state.assert_unchanged(fewer, before)
 
@@ -41,9 +39,7 @@ def test_missing_genes_are_predicted_when_allowed(trained, query, state):
 
 
 def test_more_genes_give_a_new_table_and_the_log_says_so(trained, query, state, caplog):
-    extra = ad.AnnData(
-        np.ones((query.n_obs, 1), np.float32), obs=query.obs, var=pd.DataFrame(index=["extra"])
-    )
+    extra = ad.AnnData(np.ones((query.n_obs, 1), np.float32), obs=query.obs, var=pd.DataFrame(index=["extra"]))
     wider = ad.concat([extra, query], axis=1, merge="first", uns_merge="first")
     wider.obsm.update({key: query.obsm[key] for key in query.obsm})
     before = state.of(wider)

@@ -71,9 +71,7 @@ def test_other_genes_give_a_second_table(model, slide, tmp_path):
     from spatialdata.models import TableModel
 
     table = slide["table"]
-    extra = ad.AnnData(
-        np.ones((table.n_obs, 2), np.float32), obs=table.obs, var=pd.DataFrame(index=["x1", "x2"])
-    )
+    extra = ad.AnnData(np.ones((table.n_obs, 2), np.float32), obs=table.obs, var=pd.DataFrame(index=["x1", "x2"]))
     wider = ad.concat([extra, table], axis=1, merge="first", uns_merge="first")
     wider.obsm.update({key: table.obsm[key] for key in table.obsm})
     slide.tables["table"] = wider
@@ -194,7 +192,9 @@ def test_predictions_of_a_wider_table_stand_beside_each_other(model, slide):
     scores = flagst.tl.evaluate(slide.tables["flagst"], "mean")
     model.predict(slide, layer="draw", structure=1, quantiles=(0.1, 0.9), n_samples=20)
     table = slide.tables["flagst"]
-    assert {"mean", "mean_mean", "draw", "draw_mean", "draw_q10", "draw_q90"} <= {n for n in table.layers if n is not None}
+    assert {"mean", "mean_mean", "draw", "draw_mean", "draw_q10", "draw_q90"} <= {
+        n for n in table.layers if n is not None
+    }
     np.testing.assert_array_equal(table.layers["mean"], first)
     assert {"mean", "draw"} == set(table.uns["flagst"]["predictions"]) and "mean" in table.uns["flagst"]["metrics"]
     np.testing.assert_allclose(flagst.tl.evaluate(table, "mean"), scores)

@@ -34,9 +34,7 @@ def test_history_is_float_frames(trained):
 
 
 def test_alignment_controls_are_logged_and_the_head_is_dropped(trained):
-    assert {"align_loss_shuffled_genes_validation", "align_loss_shuffled_spots_validation"} <= set(
-        trained.history_
-    )
+    assert {"align_loss_shuffled_genes_validation", "align_loss_shuffled_spots_validation"} <= set(trained.history_)
     assert trained.module.alignment is None
 
 

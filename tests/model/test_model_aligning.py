@@ -65,7 +65,9 @@ def _windows(make, table, monkeypatch, **choices):
     def recorded(self, window, *, training):
         out = add(self, window, training=training)
         genes = out.get(TENSOR.read_genes, slice(None))
-        seen.append((out[TENSOR.table_row].numpy(), out[TENSOR.embedding].numpy(), out[TENSOR.expression].numpy(), genes))
+        seen.append(
+            (out[TENSOR.table_row].numpy(), out[TENSOR.embedding].numpy(), out[TENSOR.expression].numpy(), genes)
+        )
         return out
 
     monkeypatch.setattr(Alignment, "add", recorded)

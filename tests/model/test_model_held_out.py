@@ -215,7 +215,6 @@ def test_parts_that_say_nothing_are_left_out():
     assert [(predictor, len(own)) for predictor, own in score.parts] == [(good, 40)]
 
 
-
 def test_the_order_gap_is_that_of_the_draws_that_are_predicted(toy):
     """Genes are given the order of other tissue first."""
     predictor, near = toy.predictor, toy.predictor.graph.indices.reshape(N_SIDE**2, -1)

@@ -83,7 +83,7 @@ def test_intervals_cover_fresh_values(width):
     levels = (0.05, 0.25, 0.5, 0.95)
     raw = draw_quantiles(predictor.draws(50, 5), levels)
     moved = found.move(predictor.draws(50, 5), levels)
-    for level, before, after in zip(levels, raw, moved, strict=True):
+    for level, after in zip(levels, moved, strict=True):
         assert (fresh <= after).mean() == pytest.approx(level, abs=0.025)
     inside = ((fresh >= moved[0]) & (fresh <= moved[-1])).mean(axis=(0, 1))
     assert (np.abs(inside - 0.9) < 0.06).all()
@@ -227,9 +227,7 @@ def test_without_held_out_tissue_a_warning_says_so(make, query):
     with pytest.warns(UserWarning, match="not calibrated: nothing was held out"):
         model.predict(query, n_samples=20, quantiles=(0.5,))
     assert query.uns["flagst"]["calibration"]["flagst"] == {"calibrated": False, "levels": [0.5]}
-    np.testing.assert_allclose(
-        query.layers["flagst_q50"], np.median(model.sample(query, 20), axis=0), atol=1e-5
-    )
+    np.testing.assert_allclose(query.layers["flagst_q50"], np.median(model.sample(query, 20), axis=0), atol=1e-5)
 
 
 def test_bad_requests(trained, query):
@@ -242,7 +240,10 @@ def test_bad_requests(trained, query):
 
 def test_three_sections_are_checked_by_leaving_each_out():
     rows = np.arange(N_SPOTS)
-    parts = [(Predictor(seed=i, name=name, bias=bias), rows) for i, (name, bias) in enumerate(zip("ABC", (0, 0.3, 1)))]
+    parts = [
+        (Predictor(seed=i, name=name, bias=bias), rows)
+        for i, (name, bias) in enumerate(zip("ABC", (0, 0.3, 1), strict=True))
+    ]
     found, moved = calibrate_intervals(parts, fitted=None), []
     for number, (predictor, _) in enumerate(parts):
         others = calibrate_intervals([part for i, part in enumerate(parts) if i != number], fitted=None)

@@ -1,6 +1,5 @@
 """Sections in windows: the numbers of the whole."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -11,8 +11,8 @@ from flagst.data.inputs import section_inputs
 from flagst.data.section import Section
 from flagst.model import windows
 from flagst.model.fitting import TrainingData
-from flagst.model.predicting import SectionPredictor
 from flagst.model.held_out import held_out_parts
+from flagst.model.predicting import SectionPredictor
 from flagst.regression import count_networks, network_folds
 
 

@@ -100,7 +100,7 @@ def _count(module, monkeypatch):
     for number, network in enumerate(module.networks):
         for name, owner, method in (("encode", network, "encode"), ("denoise", network.denoiser, "forward")):
 
-            def counted(*args, _kept=getattr(owner, method), _name=name, _number=number):
+            def counted(*args, _kept=getattr(owner, method), _name=name, _number=number):  # noqa: B008
                 calls[_name].append(_number)
                 return _kept(*args)
 

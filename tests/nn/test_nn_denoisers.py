@@ -120,9 +120,7 @@ def test_neighbour_mean():
     expected = torch.tensor([[0.25 * 3 + 0.75 * 5, 0.25 * 4 + 0.75 * 6], [1, 2], [0, 0]])
     torch.testing.assert_close(NeighbourMean()(y, index, weight), expected)
     tokens = torch.stack([y, 2 * y], dim=1)
-    torch.testing.assert_close(
-        NeighbourMean()(tokens, index, weight), torch.stack([expected, 2 * expected], dim=1)
-    )
+    torch.testing.assert_close(NeighbourMean()(tokens, index, weight), torch.stack([expected, 2 * expected], dim=1))
 
 
 def test_neighbour_mean_is_the_one_of_message_passing_with_its_gradients(monkeypatch):

@@ -48,9 +48,7 @@ def dense(layer, h, edge_index, edge_attr):
             for edge in into:
                 j = edge_index[0, edge]
                 dot = (query[i, part] @ key[j, part]) / math.sqrt(d)
-                scores.append(
-                    dot * (1 + layer.a[head] * scale[edge, head]) + layer.c[head] * bias[edge, head]
-                )
+                scores.append(dot * (1 + layer.a[head] * scale[edge, head]) + layer.c[head] * bias[edge, head])
             weights = torch.softmax(torch.stack(scores), 0)
             out[i, part] = sum(w * value[edge_index[0, e], part] for w, e in zip(weights, into, strict=True))
     return out

@@ -61,8 +61,7 @@ def make_predicted(n_genes=30, sections=("S1", "S2")):
     adata.layers["flagst"] = 0.7 * target + rng.normal(scale=0.5, size=target.shape).astype(np.float32) + 0.3
     factors = {"tissue_hires_scalef": SCALE, "spot_diameter_fullres": DIAMETER}
     adata.uns["spatial"] = {
-        name: {"images": {"hires": tissue_image(p[0], rng)}, "scalefactors": dict(factors)}
-        for name, p in parts.items()
+        name: {"images": {"hires": tissue_image(p[0], rng)}, "scalefactors": dict(factors)} for name, p in parts.items()
     }
     params = {"target": "log2", "section_key": "section"}
     params["layout"] = dict.fromkeys(sections, "square")

@@ -62,9 +62,7 @@ def test_genes_that_were_not_measured_are_left_out(predicted):
     # counts in the column make sure that it is the mark that is read
     left, middle, right = structure(predicted, section="S1")[0]
     assert left.get_xlabel() == "29 genes"
-    assert [t.get_text() for t in left.get_yticklabels()] == [
-        t.get_text() for t in expected[0].get_yticklabels()
-    ]
+    assert [t.get_text() for t in left.get_yticklabels()] == [t.get_text() for t in expected[0].get_yticklabels()]
     np.testing.assert_array_equal(middle.images[0].get_array(), expected[1].images[0].get_array())
     assert (middle.get_title(), right.get_title()) == (expected[1].get_title(), expected[2].get_title())
     assert len(right.collections[0].get_offsets()) == 29

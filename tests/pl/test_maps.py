@@ -205,9 +205,7 @@ def test_squidpy_draws_the_layer(predicted):
     import squidpy as sq
 
     predicted.X = None
-    axes = sq.pl.spatial_scatter(
-        predicted, layer="flagst", color="GENE0", library_key="section", return_ax=True
-    )
+    axes = sq.pl.spatial_scatter(predicted, layer="flagst", color="GENE0", library_key="section", return_ax=True)
     drawn = [ax.collections[0].get_array() for ax in np.ravel(axes)]
     for section, values in zip(("S1", "S2"), drawn, strict=True):
         rows = (predicted.obs["section"] == section).to_numpy()

@@ -51,9 +51,7 @@ def test_a_spot_gets_the_pixels_around_it(sdata, sections):
     for i, section in enumerate(sections):
         for (x, y), value in zip(section.coords, values[30 * i : 30 * (i + 1)], strict=True):
             left, top = round(x - 10), round(y - 10)
-            np.testing.assert_allclose(
-                value, section.image[top : top + 20, left : left + 20].mean((0, 1)), atol=0.01
-            )
+            np.testing.assert_allclose(value, section.image[top : top + 20, left : left + 20].mean((0, 1)), atol=0.01)
 
 
 def test_table_order_and_other_sections_do_not_matter(sdata, slide):
@@ -81,9 +79,7 @@ def test_image_and_shape_transformations_are_followed(sections):
     expected = features(build_sdata(sections), encoder=Mean())
     moved = build_sdata(sections)
     for name in "AB":
-        to_system = Sequence(
-            [Scale([2.0, 0.5], axes=("x", "y")), Translation([100.0, -30.0], axes=("x", "y"))]
-        )
+        to_system = Sequence([Scale([2.0, 0.5], axes=("x", "y")), Translation([100.0, -30.0], axes=("x", "y"))])
         for element in (f"{name}_image", f"{name}_spots"):
             set_transformation(moved[element], to_system, name)
     np.testing.assert_allclose(features(moved, encoder=Mean()), expected, atol=1e-3)
@@ -114,9 +110,7 @@ def test_plain_anndata_uses_the_small_image(sdata):
     for name in "AB":
         library = adata.uns["spatial"][name]
         library["images"]["hires"] = library["images"]["hires"].astype(np.float32) / 255
-    np.testing.assert_allclose(
-        features(adata, encoder=Mean(), stain_normalise=None, overwrite=True), values, atol=0.01
-    )
+    np.testing.assert_allclose(features(adata, encoder=Mean(), stain_normalise=None, overwrite=True), values, atol=0.01)
 
 
 def test_the_same_settings_are_not_computed_again(sdata, caplog):

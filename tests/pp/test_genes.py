@@ -15,11 +15,7 @@ from flagst.pp import select_genes
 
 def make_adata(n_spots=60, n_genes=80, seed=0, sections=("A", "B", "C")):
     rng = np.random.default_rng(seed)
-    rate = (
-        rng.gamma(1.0, 3.0, n_genes)
-        * rng.gamma(2.0, 0.5, (n_spots, 1))
-        * rng.gamma(1.5, 0.7, (n_spots, n_genes))
-    )
+    rate = rng.gamma(1.0, 3.0, n_genes) * rng.gamma(2.0, 0.5, (n_spots, 1)) * rng.gamma(1.5, 0.7, (n_spots, n_genes))
     names = [f"G{i}" for i in range(n_genes - 6)] + ["MT-CO1", "mt-Nd1", "RPL3", "Rps12", "MT2A", "RPSAP58"]
     obs = pd.DataFrame({"section": pd.Categorical(np.resize(sections, n_spots))})
     obs.index = obs.index.map(str)

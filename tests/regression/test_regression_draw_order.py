@@ -89,9 +89,7 @@ def test_without_trust_the_order_of_the_training_sections_has_no_part(parts):
 
 def test_the_ranks_of_the_genes_become_those_of_the_order(parts):
     order = np.random.default_rng(2).permutation(np.linspace(0.35, 0.75, G))
-    before, after = (
-        np.corrcoef(order_on_the_way(parts, f), order)[0, 1] for f in (np.ones(G), factors(parts, order))
-    )
+    before, after = (np.corrcoef(order_on_the_way(parts, f), order)[0, 1] for f in (np.ones(G), factors(parts, order)))
     assert after > 0.8 and after > before + 0.2
 
 

@@ -15,9 +15,7 @@ def residual():
     """Three shared factors, noise of its own size per gene, and an offset per section."""
     rng = np.random.default_rng(0)
     section = np.repeat(["a", "b", "c"], N // 3)
-    values = rng.normal(size=(N, K)) @ rng.normal(size=(K, G)) + rng.normal(size=(N, G)) * rng.uniform(
-        0.3, 1, G
-    )
+    values = rng.normal(size=(N, K)) @ rng.normal(size=(K, G)) + rng.normal(size=(N, G)) * rng.uniform(0.3, 1, G)
     values -= [values[section == s].mean(axis=0) for s in section]
     offset = {s: rng.normal(size=G) * 3 for s in "abc"}
     return values, np.array([offset[s] for s in section]), section

@@ -53,9 +53,7 @@ def test_more_columns_than_spots():
     rng = np.random.default_rng(0)
     design, target = rng.normal(size=(30, 60)), rng.normal(size=(30, 2))
     fitted, _ = RidgeRegression.fit(design, target, np.arange(30) % 3, alphas=(5.0,))
-    np.testing.assert_allclose(
-        fitted.predict(design), Ridge(alpha=5.0).fit(design, target).predict(design), atol=1e-7
-    )
+    np.testing.assert_allclose(fitted.predict(design), Ridge(alpha=5.0).fit(design, target).predict(design), atol=1e-7)
 
 
 def test_the_penalty_with_the_smallest_held_out_error_is_taken(linear):
@@ -80,9 +78,7 @@ def test_a_spot_is_predicted_without_its_own_fold(curved, regression):
     _, before = regression.fit(design, target, folds)
     own = folds == 2
     changed = target.copy()
-    changed[own] += 0.01 * np.random.default_rng(0).normal(
-        size=(own.sum(), G)
-    )  # too little to change a penalty
+    changed[own] += 0.01 * np.random.default_rng(0).normal(size=(own.sum(), G))  # too little to change a penalty
     _, after = regression.fit(design, changed, folds)
     np.testing.assert_array_equal(after[own], before[own])
     assert (np.abs(after[~own] - before[~own]) > 0).any()

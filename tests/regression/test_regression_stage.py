@@ -48,9 +48,7 @@ def test_context_is_the_neighbourhood_means(neighbourhoods):
 def test_the_default_neighbourhood_is_18_spots():
     images, neighbours, _, _ = _sections()
     default, said = (ContextFeatures.fit(images, neighbours, **k) for k in ({}, {"neighbourhoods": (18,)}))
-    np.testing.assert_array_equal(
-        default.transform(images[0], neighbours[0]), said.transform(images[0], neighbours[0])
-    )
+    np.testing.assert_array_equal(default.transform(images[0], neighbours[0]), said.transform(images[0], neighbours[0]))
 
 
 def test_context_ignores_the_staining_of_a_slide():

@@ -192,9 +192,7 @@ class Baseline(ABC):
         """Fit on sections with targets."""
 
     @abstractmethod
-    def _predict_section(
-        self, section: Section, *, structure: float, seed: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _predict_section(self, section: Section, *, structure: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Prediction and mean of a section, each ``(n_spots, n_genes)`` in the unit of the target."""
 
 

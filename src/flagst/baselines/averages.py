@@ -25,9 +25,7 @@ class Mean(Baseline):
     def _fit(self, sections: list[Section]) -> None:
         self.mean_ = stack_targets(sections).mean(axis=0, dtype=np.float64)
 
-    def _predict_section(
-        self, section: Section, *, structure: float, seed: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _predict_section(self, section: Section, *, structure: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         values = np.tile(self.mean_, (len(section), 1))
         return values, values
 
@@ -62,9 +60,7 @@ class KNN(Baseline):
         self.design_ = np.concatenate([self.context_.transform(s.image, s.neighbours) for s in sections])
         self.values_ = stack_targets(sections)
 
-    def _predict_section(
-        self, section: Section, *, structure: float, seed: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _predict_section(self, section: Section, *, structure: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         design = self.context_.transform(section.image, section.neighbours)
         blocks = [design[start : start + BLOCK] for start in range(0, len(design), BLOCK)]
         nearest = np.concatenate([self._nearest(block) for block in blocks])

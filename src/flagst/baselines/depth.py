@@ -35,9 +35,7 @@ class DepthOracle(Baseline):
         design = _design(np.concatenate([section.depth for section in sections]))
         self.coef_ = np.linalg.lstsq(design, self.scaler_.standardise(target), rcond=None)[0]
 
-    def _predict_section(
-        self, section: Section, *, structure: float, seed: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _predict_section(self, section: Section, *, structure: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         values = self.scaler_.restore(_design(section.depth) @ self.coef_)
         return values, values
 

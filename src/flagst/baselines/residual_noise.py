@@ -25,9 +25,7 @@ class ResidualNoise(Ridge):
     def _fit(self, sections: list[Section]) -> None:
         self._fit_noise(self._fit_mean(sections))
 
-    def _predict_section(
-        self, section: Section, *, structure: float, seed: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _predict_section(self, section: Section, *, structure: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         mean = self.stage_.predict(section.image, section.neighbours)
         moved = mean
         if structure > 0:

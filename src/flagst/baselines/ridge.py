@@ -46,8 +46,6 @@ class Ridge(Baseline):
         self.train_pcc_ = np.nan_to_num(per_gene_pcc(cross_fitted, expression))
         return expression - cross_fitted
 
-    def _predict_section(
-        self, section: Section, *, structure: float, seed: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _predict_section(self, section: Section, *, structure: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         values = self.stage_.scaler.restore(self.stage_.predict(section.image, section.neighbours))
         return values, values

@@ -195,14 +195,11 @@ def mapped_genes(prediction: "AnnData") -> list[str]:
     return [str(ranked[int(share * (len(ranked) - 1))]) for share in MAPPED]
 
 
-def report(
-    scores: "pd.DataFrame", prediction: "AnnData", arguments: argparse.Namespace, seconds: float
-) -> None:
+def report(scores: "pd.DataFrame", prediction: "AnnData", arguments: argparse.Namespace, seconds: float) -> None:
     """Scores and where everything is."""
     section = prediction.obs[OBS.section].iloc[0]
     print(
-        f"\nHeld-out section {section}: {prediction.n_obs} spots, {prediction.n_vars} genes, "
-        f"target {arguments.target}"
+        f"\nHeld-out section {section}: {prediction.n_obs} spots, {prediction.n_vars} genes, target {arguments.target}"
     )
     print(scores_table(scores))
     print("\n" + LEGEND[""])

@@ -36,15 +36,11 @@ def train(arguments: argparse.Namespace) -> None:
     data = with_features(read(arguments.data), arguments.section_key)
     adata = table(data)
     if arguments.sections:
-        require_key(
-            adata.obs, arguments.section_key, where="adata.obs", hint="Name the column with --section-key."
-        )
+        require_key(adata.obs, arguments.section_key, where="adata.obs", hint="Name the column with --section-key.")
         labels = adata.obs[arguments.section_key].astype(str)
         unknown = sorted(set(arguments.sections) - set(labels))
         if unknown:
-            raise ValueError(
-                f"--sections {unknown} are not in {arguments.data}; found {sorted(set(labels))}."
-            )
+            raise ValueError(f"--sections {unknown} are not in {arguments.data}; found {sorted(set(labels))}.")
         adata = adata[labels.isin(arguments.sections).to_numpy()].copy()
     if arguments.n_genes:
         pp.select_genes(adata, arguments.n_genes, section_key=arguments.section_key, layer=arguments.layer)
@@ -115,9 +111,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """``flagst evaluate``."""
     from flagst import tl
 
-    scores = tl.evaluate(
-        table(read(arguments.data), predicted=True), arguments.layer, target=arguments.target
-    )
+    scores = tl.evaluate(table(read(arguments.data), predicted=True), arguments.layer, target=arguments.target)
     print(scores_table(scores))
     if arguments.out:
         scores.to_csv(arguments.out)

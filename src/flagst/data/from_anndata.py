@@ -212,9 +212,7 @@ def total_counts(adata: AnnData, matrix) -> np.ndarray:
         require_finite(depth, where=f"adata.obs[{OBS.total_counts!r}]", hint="It holds a spot's total counts.")
     else:
         depth = row_sums(matrix)
-        logger.warning(
-            "adata.obs has no %r; using the sum over the %d genes present.", OBS.total_counts, adata.n_vars
-        )
+        logger.warning("adata.obs has no %r; using the sum over the %d genes present.", OBS.total_counts, adata.n_vars)
     empty = np.flatnonzero(depth <= 0)
     if len(empty):
         shown = [str(adata.obs_names[i]) for i in empty[:5]]

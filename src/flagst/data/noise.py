@@ -5,9 +5,7 @@ from hashlib import blake2b
 import numpy as np
 
 
-def spot_noise(
-    section: str, spot_names: np.ndarray, *, seed: int | str, widths: tuple[int, ...]
-) -> list[np.ndarray]:
+def spot_noise(section: str, spot_names: np.ndarray, *, seed: int | str, widths: tuple[int, ...]) -> list[np.ndarray]:
     """Standard normal noise keyed by (seed, section, spot name).
 
     A spot gets the same numbers whatever else is predicted with it: order, tiling and batch size

@@ -82,17 +82,13 @@ def image_levels(image) -> list[Level]:
     if isinstance(image, np.ndarray):
         arrays = [np.moveaxis(image, 2, 0) if image.ndim == 3 else image]
     elif hasattr(image, "children"):
-        scales = [
-            next(iter(child.data_vars.values())) for child in image.children.values() if child.data_vars
-        ]
+        scales = [next(iter(child.data_vars.values())) for child in image.children.values() if child.data_vars]
         arrays = [scale.transpose("c", "y", "x").data for scale in scales]
     else:
         arrays = [image.transpose("c", "y", "x").data]
     for array in arrays:
         if array.ndim != 3 or array.shape[0] not in (3, 4):
-            raise ValueError(
-                f"The image has shape {tuple(array.shape)}; image features need RGB, 3 channels."
-            )
+            raise ValueError(f"The image has shape {tuple(array.shape)}; image features need RGB, 3 channels.")
         if array.dtype != np.uint8:
             raise TypeError(f"The image has dtype {array.dtype}; image features need uint8, 0 to 255.")
     arrays = sorted((array[:3] for array in arrays), key=lambda array: -array.shape[2])

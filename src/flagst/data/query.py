@@ -57,9 +57,7 @@ def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool, p
     ValueError
         Duplicate gene names, or genes of the model that the query lacks.
     """
-    require_unique(
-        adata.var_names, where="Gene names (adata.var_names)", hint="Run adata.var_names_make_unique()."
-    )
+    require_unique(adata.var_names, where="Gene names (adata.var_names)", hint="Run adata.var_names_make_unique().")
     missing = [gene for gene in genes if gene not in adata.var_names]
     if missing and not allow_missing:
         whose, call = ("model's", "query") if panel else ("requested", "query, genes=...")
@@ -114,9 +112,7 @@ def _with_depth(table: AnnData, depth: np.ndarray | None) -> AnnData:
     return table
 
 
-def check_features(
-    adata: AnnData, expected: dict, *, d_image: int, found: int, image_key: str = OBSM.image
-) -> None:
+def check_features(adata: AnnData, expected: dict, *, d_image: int, found: int, image_key: str = OBSM.image) -> None:
     """Raise a ``ValueError`` when the image features are not of the kind the model was trained on.
 
     Features cut from another kind of image (small instead of full resolution) are only warned about.

@@ -67,7 +67,9 @@ def check_request(
     if len(quantiles) and n_samples < MIN_DRAWS:
         raise ValueError(f"quantiles need n_samples of at least {MIN_DRAWS}; got {n_samples}. Pass n_samples=50.")
     if counts_layer is not None and counts_layer in (layer, *prediction_layers(layer, quantiles).values()):
-        raise ValueError(f"layer={layer!r} would replace the raw counts in layer {counts_layer!r}. Choose another name.")
+        raise ValueError(
+            f"layer={layer!r} would replace the raw counts in layer {counts_layer!r}. Choose another name."
+        )
 
 
 def write_prediction(
@@ -122,7 +124,8 @@ def write_prediction(
     for name in [n for n in table.layers if is_beside(n, layer) and n not in layers]:
         del table.layers[name]
     params = params | {PARAM.layer: layer}
-    if params.get(PARAM.counts_layer) not in table.layers.keys():  # noqa: SIM118  anndata may know X as layer None
+    # of the keys: anndata may know X as layer None
+    if params.get(PARAM.counts_layer) not in table.layers.keys():
         params |= {PARAM.counts_layer: None}
     # what the columns and the history say may be of those of another kind of model
     keep = any(made.get(PARAM.model) != params.get(PARAM.model) for made in others.values())

@@ -47,9 +47,7 @@ def to_target(counts, total_counts, target: str) -> np.ndarray:
     if target == "identity":
         return dense
     if dense.size and dense.min() < 0:
-        raise ValueError(
-            f"counts have negative values (minimum {dense.min():g}); target {target!r} needs raw counts."
-        )
+        raise ValueError(f"counts have negative values (minimum {dense.min():g}); target {target!r} needs raw counts.")
     if target == "log2":
         return np.log2(dense + 1)
     # In place, as panels over many sections are large.
@@ -60,14 +58,10 @@ def to_target(counts, total_counts, target: str) -> np.ndarray:
 def _check_totals(counts: np.ndarray, total_counts) -> np.ndarray:
     """Total counts as float64 ``(n_spots,)``; raises when they cannot be those of ``counts``."""
     if total_counts is None:
-        raise ValueError(
-            "target 'lognorm' needs total_counts (counts over all genes of each spot); got None."
-        )
+        raise ValueError("target 'lognorm' needs total_counts (counts over all genes of each spot); got None.")
     totals = np.asarray(total_counts, dtype=np.float64)
     if totals.shape != (counts.shape[0],):
-        raise ValueError(
-            f"total_counts must be ({counts.shape[0]},), one number per spot; got shape {totals.shape}."
-        )
+        raise ValueError(f"total_counts must be ({counts.shape[0]},), one number per spot; got shape {totals.shape}.")
     bad = ~(np.isfinite(totals) & (totals > 0))
     if bad.any():
         raise ValueError(

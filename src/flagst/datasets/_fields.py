@@ -9,9 +9,7 @@ GRID_PX = 8  # pixels per grid point
 MARGIN_UM = 130.0  # empty slide around the tissue
 
 
-def lay_out(
-    n_spots: int, rng: np.random.Generator
-) -> tuple[tuple[int, int], np.ndarray, np.ndarray, np.ndarray]:
+def lay_out(n_spots: int, rng: np.random.Generator) -> tuple[tuple[int, int], np.ndarray, np.ndarray, np.ndarray]:
     """A tissue outline that holds exactly ``n_spots`` spots of a hexagonal array.
 
     Returns

@@ -29,9 +29,7 @@ UNLABELLED = "unlabelled"
 _Locate = Callable[[str, str], "Path | None"]
 
 
-def her2st(
-    sections: str | Sequence[str], data_dir: str | Path | None = None, *, verify: bool = False
-) -> "SpatialData":
+def her2st(sections: str | Sequence[str], data_dir: str | Path | None = None, *, verify: bool = False) -> "SpatialData":
     """Load sections of the HER2ST breast cancer data set.
 
     Files come from ``data_dir``, else from the folder named by the environment variable ``FLAGST_DATA_DIR``

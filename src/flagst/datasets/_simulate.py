@@ -46,9 +46,7 @@ class _Truth:
     dispersion: np.ndarray  # (n_genes,), variance = mean + mean^2 / dispersion
 
 
-def simulated_sections(
-    n_sections: int = 4, n_spots: int = 400, n_genes: int = 60, seed: int = 0
-) -> "SpatialData":
+def simulated_sections(n_sections: int = 4, n_spots: int = 400, n_genes: int = 60, seed: int = 0) -> "SpatialData":
     """Simulate H&E sections with spots and raw counts drawn from a known truth.
 
     Each section has its own layout of four tissue domains (tumour, gland, stroma, immune), and an image whose

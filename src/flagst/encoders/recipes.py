@@ -37,7 +37,8 @@ class Recipe:
     architecture, model_kwargs
         Of ``timm.create_model``.
     pooling
-        How tokens become a vector: see :class:`TimmEncoder` and :class:`TransformersEncoder`; ``"attention"`` is CONCH's.
+        How tokens become a vector: see :class:`TimmEncoder` and :class:`TransformersEncoder`; ``"attention"`` is
+        CONCH's.
     files
         Names of the weights in the repository, in order of preference.
     mean, std
@@ -249,8 +250,8 @@ def open_recipe(name: str, *, path: str | Path | None = None, hub: bool = False,
     if path is None and not hub:
         files = " or ".join(recipe.files)
         raise FileNotFoundError(
-            f"Encoder {name!r} needs its weights: flagst.encoders.get_encoder({name!r}, path=...) with the file {files} "
-            f"or its folder. {hint}"
+            f"Encoder {name!r} needs its weights: flagst.encoders.get_encoder({name!r}, path=...) with the file "
+            f"{files} or its folder. {hint}"
         )
     settings = {
         "path": recipe.hub if path is None else find_weights(path, recipe.files, hint=hint),

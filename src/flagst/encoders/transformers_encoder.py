@@ -164,7 +164,7 @@ def _colour(path: Path, name: str, default: Sequence[float]) -> Sequence[float]:
     """Three numbers of ``preprocessor_config.json``; the default where there is no such file or it does not say."""
     held = load_json(path) if path.is_file() else {}
     if not isinstance(held, dict):
-        raise ValueError(f"{path.name} is no dict of settings: pass mean= and std=.")  # noqa: TRY004  the file's fault
+        raise ValueError(f"{path.name} is no dict of settings: pass mean= and std=.")
     values = held.get(name, default)
     numbers = isinstance(values, list | tuple) and all(type(value) in (int, float) for value in values)
     if not numbers or len(values) != 3:

@@ -163,7 +163,7 @@ def _build_table(sections: Sequence[Section]):
     names = [s.name for s in sections]
     obs[OBS.section] = pd.Categorical(obs[OBS.section], categories=names)
     obs[OBS.region] = pd.Categorical(obs[OBS.region], categories=[shapes_element(n) for n in names])
-    for column in obs.columns[obs.dtypes == object]:
+    for column in obs.columns[obs.dtypes == object]:  # noqa: E721, a data type is compared
         if column != OBS.spot_id:
             obs[column] = pd.Categorical(obs[column])
     adata = ad.AnnData(X=counts, obs=obs, var=pd.DataFrame(index=genes.astype(str)))
@@ -223,9 +223,7 @@ def _levels(section: Section) -> list:
                 "flagst needs an RGB image, (rows, columns, 3) or (3, rows, columns)."
             )
         if level.dtype != np.uint8:
-            raise TypeError(
-                f"Image of section {section.name!r} has dtype {level.dtype}; flagst needs uint8, 0 to 255."
-            )
+            raise TypeError(f"Image of section {section.name!r} has dtype {level.dtype}; flagst needs uint8, 0 to 255.")
     return oriented
 
 

@@ -62,9 +62,8 @@ def with_coarse_levels(levels: Sequence) -> list:
         chunks = tuple(n + n % 2 for n in fine.chunksize[1:])
         fine = fine[:, : even[0], : even[1]].rechunk((3, *chunks))
         half = da.coarsen(_mean, fine, {1: 2, 2: 2})
-        levels.append(
-            half.rechunk((3, *(min(max(n // 2, CHUNK // 2), side) for n, side in zip(chunks, half.shape[1:]))))
-        )
+        sides = zip(chunks, half.shape[1:], strict=True)
+        levels.append(half.rechunk((3, *(min(max(n // 2, CHUNK // 2), side) for n, side in sides))))
     return levels
 
 

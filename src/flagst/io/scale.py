@@ -40,7 +40,7 @@ class Scale:
 
 
 def from_unit(sizes: Sequence[float], unit: str, *, source: str) -> Scale | None:
-    """Pixel sizes x, y, or one for both, in a named unit; None where the unit is no length or the sizes are not positive."""
+    """Pixel sizes x, y, or one for both, in a named unit; None where it is no length or they are not positive."""
     factor = _MICROMETRES.get(unit.strip())
     if factor is None or not all(np.isfinite(size) and size > 0 for size in sizes):
         return None

@@ -114,9 +114,7 @@ def _check_counts(adata: "AnnData") -> None:
     sums = np.asarray(adata.X.sum(axis=1), dtype=np.float64).ravel()
     empty = adata.obs_names[(sums == 0) & (totals == 0)]
     if len(empty):
-        raise ValueError(
-            f"{len(empty)} of {adata.n_obs} spots have no counts: {_some(empty)}. Remove them first."
-        )
+        raise ValueError(f"{len(empty)} of {adata.n_obs} spots have no counts: {_some(empty)}. Remove them first.")
     short = adata.obs_names[totals < sums * (1 - 1e-6)]
     if len(short):
         raise ValueError(
@@ -179,9 +177,7 @@ def _check_scale(adata: "AnnData", section: str) -> None:
         raise ValueError(f'{_PARAMS}["{PARAM.um_per_px}"][{section!r}] is {um_per_px}; it must be positive.')
 
 
-def _check_image(
-    sdata: "SpatialData", adata: "AnnData", section: str, rows: np.ndarray, require_images: bool
-) -> None:
+def _check_image(sdata: "SpatialData", adata: "AnnData", section: str, rows: np.ndarray, require_images: bool) -> None:
     element = image_element(section)
     slot = adata.uns.get(UNS.spatial, {}).get(section, {})
     coords = np.asarray(adata.obsm[OBSM.spatial])[rows]

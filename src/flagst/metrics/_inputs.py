@@ -17,9 +17,7 @@ def as_matrix(values, *, name: str) -> np.ndarray:
     if dense.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be numeric; got dtype {dense.dtype}.")
     if dense.shape[0] < MIN_SPOTS:
-        raise ValueError(
-            f"{name} has {dense.shape[0]} spots; a section needs at least {MIN_SPOTS} to be scored."
-        )
+        raise ValueError(f"{name} has {dense.shape[0]} spots; a section needs at least {MIN_SPOTS} to be scored.")
     require_finite(dense, where=name, hint="Leave those spots out, or predict them first.")
     return dense
 
@@ -39,9 +37,7 @@ def varying_genes(measured: np.ndarray) -> np.ndarray:
     """Which columns vary, ``(n_genes,)`` bool; raises when none does."""
     kept = ~constant_genes(measured)
     if not kept.any():
-        raise ValueError(
-            f"measured has no gene that varies between spots (of {measured.shape[1]}); nothing to score."
-        )
+        raise ValueError(f"measured has no gene that varies between spots (of {measured.shape[1]}); nothing to score.")
     return kept
 
 

@@ -118,8 +118,6 @@ def binomial_band(level: float, n: int, *, confidence: float = 0.95) -> tuple[fl
     from scipy.stats import binom
 
     if not 0 <= level <= 1 or not 0 < confidence < 1 or n < 1:
-        raise ValueError(
-            f"Need level in [0, 1], confidence in (0, 1) and n >= 1; got {level}, {confidence} and {n}."
-        )
+        raise ValueError(f"Need level in [0, 1], confidence in (0, 1) and n >= 1; got {level}, {confidence} and {n}.")
     tail = (1 - confidence) / 2
     return float(binom.ppf(tail, n, level) / n), float(binom.ppf(1 - tail, n, level) / n)

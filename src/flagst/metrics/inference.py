@@ -174,9 +174,7 @@ def gsc_permutation_test(predicted, measured, *, n_permutations: int = 999, seed
     return _test(score, len(true), sizes, n_permutations=n_permutations, seed=seed)
 
 
-def ssc_permutation_test(
-    predicted, measured, graph, *, n_permutations: int = 999, seed: int = 0
-) -> NullTest:
+def ssc_permutation_test(predicted, measured, graph, *, n_permutations: int = 999, seed: int = 0) -> NullTest:
     """Permutation test of the SSC: predicted Moran's I with the labels of genes shuffled.
 
     Parameters

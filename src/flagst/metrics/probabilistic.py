@@ -125,9 +125,7 @@ def energy_score(samples, measured, *, fair: bool = False) -> float:
     return float(total / n_spots)
 
 
-def variogram_score(
-    samples, measured, *, order: float = 0.5, max_pairs: int | None = 20_000, seed: int = 0
-) -> float:
+def variogram_score(samples, measured, *, order: float = 0.5, max_pairs: int | None = 20_000, seed: int = 0) -> float:
     """Variogram score over pairs of genes of a spot, mean over pairs and spots: are genes tied as measured?
 
     Mean of ``(|y_i - y_j|^p - mean_k |x_ki - x_kj|^p)^2`` over pairs of genes ``i < j`` and spots.

@@ -211,9 +211,7 @@ def _total_weight(graph, n_spots: int) -> float:
     """Sum of all weights; raises unless ``graph`` is a usable (n_spots, n_spots) graph."""
     shape = getattr(graph, "shape", None)
     if shape != (n_spots, n_spots):
-        raise ValueError(
-            f"graph must be ({n_spots}, {n_spots}), one row per spot of this section; got {shape}."
-        )
+        raise ValueError(f"graph must be ({n_spots}, {n_spots}), one row per spot of this section; got {shape}.")
     total = float(graph.sum())
     if not np.isfinite(total):
         raise ValueError("graph has NaN or infinite weights.")

@@ -78,8 +78,8 @@ def require_vectors(adata: AnnData, settings: Settings) -> None:
     for name, default in (("gene_identity", "free"), ("align_static", "context")):
         if getattr(settings, name) != default:
             raise ValueError(
-                f"{name}={getattr(settings, name)!r} needs one vector per gene; adata.obsm[{settings.gfm!r}] has vectors "
-                "per spot."
+                f"{name}={getattr(settings, name)!r} needs one vector per gene; adata.obsm[{settings.gfm!r}] has "
+                "vectors per spot."
             )
 
 
@@ -150,8 +150,8 @@ def _require_array(held, key: str):
         return held.to_numpy()
     if not hasattr(held, "ndim") or sp.issparse(held) or held.ndim not in (2, 3):
         raise TypeError(
-            f"adata.obsm[{key!r}] must be an array with two or three axes, one vector per spot or per spot and gene; got "
-            f"{type(held).__name__}."
+            f"adata.obsm[{key!r}] must be an array with two or three axes, one vector per spot or per spot and gene; "
+            f"got {type(held).__name__}."
         )
     return held
 

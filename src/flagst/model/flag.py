@@ -239,8 +239,8 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
     def _registered(self) -> AnnData:
         if self.adata is None:
             raise ValueError(
-                "This model was loaded without its training data. Pass other data as adata=; to go on training load it with "
-                "FLAG.load(dir_path, adata=...)."
+                "This model was loaded without its training data. Pass other data as adata=; to go on training load it "
+                "with FLAG.load(dir_path, adata=...)."
             )
         return self.adata
 

@@ -64,9 +64,7 @@ class IntervalCalibration:
     n_blocks: int
     n_spots: int
 
-    def move(
-        self, draws: np.ndarray, quantiles: tuple[float, ...], *, unit: np.ndarray | None = None
-    ) -> np.ndarray:
+    def move(self, draws: np.ndarray, quantiles: tuple[float, ...], *, unit: np.ndarray | None = None) -> np.ndarray:
         """Calibrated quantiles ``(n_quantiles, n_spots, n_genes)`` of draws ``(n_draws, n_spots, n_genes)``.
 
         ``unit``, ``(n_genes,)``, is :func:`spread` of the whole section where the draws are those of a part of it.

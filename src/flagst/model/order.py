@@ -77,7 +77,7 @@ class TrainingOrder:
         predictors = [p for p in predictors if len(p.section) >= MIN_SPOTS]
         if not predictors:
             raise ValueError(f"structure={AUTO!r} needs a section of at least {MIN_SPOTS} spots. Pass a number.")
-        for structure, *found in zip(STRUCTURES, *(_orders(p, seed) for p in predictors), strict=True):
+        for structure, *found in zip(STRUCTURES, *(_orders(p, seed) for p in predictors), strict=True):  # noqa: B007
             moran, correlation = np.mean(found, axis=0)
             if moran <= self.moran + self.moran_tolerance and correlation <= self.most_correlated:
                 break

@@ -115,8 +115,8 @@ class Prediction:
         ``uns["flagst"]["calibration"][layer]``: which share of the held-out tissue lay below them, before and
         after calibration.
 
-        A SpatialData whose table has other genes too gets a second table ``flagst``, in which earlier predictions of the
-        same spots and genes stay.
+        A SpatialData whose table has other genes too gets a second table ``flagst``, in which earlier predictions of
+        the same spots and genes stay.
 
         Raises
         ------

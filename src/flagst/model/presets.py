@@ -158,8 +158,8 @@ def resolve(preset: str, *, target: str | None, gfm: str | None, **changes) -> S
         raise ValueError("Without a regression mean there is nothing but the diffusion; got diffusion=False.")
     if settings.regression is not None and settings.n_average > 1:
         raise ValueError(
-            f"n_average={settings.n_average} averages draws where regression=None. Around a regression mean a prediction "
-            "is one draw, and structure says how much of it; pass n_average=1."
+            f"n_average={settings.n_average} averages draws where regression=None. Around a regression mean a "
+            "prediction is one draw, and structure says how much of it; pass n_average=1."
         )
     if settings.gfm is None and settings.gene_identity != "free":
         raise ValueError(f"gene_identity={settings.gene_identity!r} needs the vectors of a gene model; gfm is None.")

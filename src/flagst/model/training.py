@@ -32,8 +32,8 @@ def check_trainer_arguments(names: Iterable[str]) -> None:
     unknown = sorted(set(names) - known)
     if unknown:
         raise TypeError(
-            f"train() has no argument {unknown}. Spots are trained in windows of neighbours: their size and number are in "
-            "datasplitter_kwargs, see flagst.train.WindowSplitter, the optimiser's settings in plan_kwargs."
+            f"train() has no argument {unknown}. Spots are trained in windows of neighbours: their size and number are "
+            "in datasplitter_kwargs, see flagst.train.WindowSplitter, the optimiser's settings in plan_kwargs."
         )
 
 
@@ -95,8 +95,8 @@ def train_diffusion(
         n_ranks = runner.trainer.world_size
         if n_ranks > 1 and not is_distributed(trainer_kwargs.get("strategy")):
             raise ValueError(
-                f"{n_ranks} devices need a strategy that is made for them; got {trainer_kwargs.get('strategy')!r}. Pass "
-                "strategy='ddp' in a script or 'ddp_notebook' in a notebook, or devices=1."
+                f"{n_ranks} devices need a strategy that is made for them; got {trainer_kwargs.get('strategy')!r}. "
+                "Pass strategy='ddp' in a script or 'ddp_notebook' in a notebook, or devices=1."
             )
         runner.trainer.callbacks.insert(0, _average(len(model.module.networks), n_ranks))
         if alignment is not None:

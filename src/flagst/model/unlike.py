@@ -95,9 +95,7 @@ class FamiliarTissue:
         return np.sqrt(squared) / max(self.usual, 1e-12)
 
 
-def unlike_scores(
-    familiar: FamiliarTissue, predictors: "list[tuple[np.ndarray, SectionPredictor]]"
-) -> np.ndarray:
+def unlike_scores(familiar: FamiliarTissue, predictors: "list[tuple[np.ndarray, SectionPredictor]]") -> np.ndarray:
     """Score of every spot of a query, ``(n_spots,)``, from rows and predictor of its sections."""
     out = np.empty(sum(len(rows) for rows, _ in predictors))
     for rows, predictor in predictors:

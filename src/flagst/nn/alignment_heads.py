@@ -153,7 +153,7 @@ class ContextualHead(_GeneHead):
         *,
         controls: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of each spot; ``embedding (n_spots, n_read, d_gene)`` of ``genes (n_read,)``, zero where it has none."""
+        """Losses of each spot; ``embedding (n_spots, n_read, d_gene)`` of ``genes (n_read,)``, zero where unknown."""
         readout, raw = self.readout(hidden, genes), embedding.to(hidden)
         there = raw.any(dim=-1)
         target = torch.where(there[..., None], raw - self.centre[genes], 0)

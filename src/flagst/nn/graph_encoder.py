@@ -48,9 +48,7 @@ class EdgeModulatedAttention(MessagePassing):
         """``h: (n_spots, d_model)``, ``edge_index: (2, n_edges)`` source then target -> ``(n_spots, d_model)``."""
         split = (len(h), self.n_heads, self.d_head)
         query, key, value = self.query(h).view(split), self.key(h).view(split), self.value(h).view(split)
-        out = self.propagate(
-            edge_index, query=query, key=key, value=value, edge_attr=edge_attr, size=(len(h), len(h))
-        )
+        out = self.propagate(edge_index, query=query, key=key, value=value, edge_attr=edge_attr, size=(len(h), len(h)))
         return out.reshape(len(h), -1)
 
     def message(self, query_i: Tensor, key_j: Tensor, value_j: Tensor, edge_attr: Tensor, index: Tensor) -> Tensor:

@@ -78,6 +78,4 @@ class FlagNetwork(nn.Module):
 
 
 def _mean_encoder(n_genes: int, d_context: int, dropout: float) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(n_genes, d_context), nn.SiLU(), nn.Dropout(dropout), nn.Linear(d_context, d_context)
-    )
+    return nn.Sequential(nn.Linear(n_genes, d_context), nn.SiLU(), nn.Dropout(dropout), nn.Linear(d_context, d_context))

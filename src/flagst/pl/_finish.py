@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def finish(
-    figure: "Figure", axes: np.ndarray, *, show: bool | None, save: str | Path | None, return_fig: bool
-):
+def finish(figure: "Figure", axes: np.ndarray, *, show: bool | None, save: str | Path | None, return_fig: bool):
     """Save to ``save`` if given, show, and return the figure, the axes, or None when the figure was shown.
 
     ``show=None`` shows in an interactive session (a notebook) unless the figure is saved or returned.

@@ -81,9 +81,7 @@ def structure(
     rows = section_rows(adata, section_key)
     wanted = chosen_sections(rows, section)
 
-    figure, axes = plt.subplots(
-        len(wanted), 3, figsize=(11.5, 3.9 * len(wanted)), squeeze=False, layout="constrained"
-    )
+    figure, axes = plt.subplots(len(wanted), 3, figsize=(11.5, 3.9 * len(wanted)), squeeze=False, layout="constrained")
     for (left, middle, right), name in zip(axes, wanted, strict=True):
         graph = moran_graph(coords[rows[name]], layout or section_layout(adata, name))
         p, m = predicted[rows[name]], measured[rows[name]]
@@ -113,9 +111,7 @@ def _clustered_order(correlation: np.ndarray) -> np.ndarray:
     return leaves_list(linkage(distance, method="average", optimal_ordering=len(correlation) <= MAX_OPTIMAL))
 
 
-def _draw_correlations(
-    left: "Axes", right: "Axes", predicted, measured, *, names: np.ndarray, cmap: str
-) -> None:
+def _draw_correlations(left: "Axes", right: "Axes", predicted, measured, *, names: np.ndarray, cmap: str) -> None:
     """The two heat maps with one colour bar."""
     kept = _varying(predicted, measured)
     true, guess = metrics.gene_correlation(measured[:, kept]), metrics.gene_correlation(predicted[:, kept])

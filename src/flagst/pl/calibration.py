@@ -84,8 +84,7 @@ def calibration(
     samples = np.asarray(samples)
     if samples.ndim != 3 or samples.shape[1:] != (adata.n_obs, len(genes)):
         raise ValueError(
-            f"samples must be (n_draws, n_obs, n_genes) = (n_draws, {adata.n_obs}, {len(genes)}); "
-            f"got {samples.shape}."
+            f"samples must be (n_draws, n_obs, n_genes) = (n_draws, {adata.n_obs}, {len(genes)}); got {samples.shape}."
         )
     wrong = [level for level in [*levels, *(intervals or {})] if not 0 < level < 1]
     if wrong:

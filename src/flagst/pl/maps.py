@@ -147,9 +147,7 @@ def _check_genes(adata: "AnnData", genes: list[str]) -> None:
         )
 
 
-def _panels(
-    adata: "AnnData", genes: list[str], *, layer: str, truth, target: str | None
-) -> dict[str, np.ndarray]:
+def _panels(adata: "AnnData", genes: list[str], *, layer: str, truth, target: str | None) -> dict[str, np.ndarray]:
     """Measured, where there is any, and predicted expression, (n_obs, n_genes shown) each."""
     columns = adata.var_names.get_indexer(genes)
     # Only the genes shown, as the table may be wide.

@@ -153,10 +153,14 @@ def image_features(
     features = encode_sections(
         adata.n_obs, sections, applied, encoder, scales, n_jobs=n_jobs, progress=progress, cache=cache, client=client
     )
-    record = settings | of_sections | {
-        FEATURES.stain: {name: [*stain.background, stain.strength] for name, stain in applied.items()},
-        FEATURES.names: [f"{name}_{scale:g}um" for scale in scales for name in encoder.feature_names],
-    }
+    record = (
+        settings
+        | of_sections
+        | {
+            FEATURES.stain: {name: [*stain.background, stain.strength] for name, stain in applied.items()},
+            FEATURES.names: [f"{name}_{scale:g}um" for scale in scales for name in encoder.feature_names],
+        }
+    )
     _write(adata, key_added, features, record | terms)
     logger.info("Wrote %d image features of %d spots to obsm[%r].", width, adata.n_obs, key_added)
 
@@ -196,18 +200,11 @@ def _positions_hash(section: SectionImage) -> str:
     return hashlib.sha256(repr(size).encode() + centres.astype("<f8").tobytes()).hexdigest()[:16]
 
 
-def _is_cached(
-    adata: "AnnData", key: str, settings: dict, of_sections: dict[str, dict], width: int
-) -> bool:
+def _is_cached(adata: "AnnData", key: str, settings: dict, of_sections: dict[str, dict], width: int) -> bool:
     """Whether features made with ``settings`` are there; ``of_sections``: key -> section -> value."""
     record = adata.uns.get(UNS.flagst, {}).get(SLOT.features, {}).get(key)
     values = adata.obsm.get(key)
-    if (
-        record is None
-        or values is None
-        or values.shape != (adata.n_obs, width)
-        or not np.isfinite(values).all()
-    ):
+    if record is None or values is None or values.shape != (adata.n_obs, width) or not np.isfinite(values).all():
         return False
     known = plain({name: record.get(name) for name in (*settings, *of_sections)})
     # a record may know more sections than are left in the table

@@ -133,18 +133,14 @@ def _counts(adata: "AnnData", layer: str | None):
     return in_memory(adata.X), "adata.X"
 
 
-def _sections(
-    rows: dict[str, np.ndarray], train_sections: str | Sequence[str] | None
-) -> dict[str, np.ndarray]:
+def _sections(rows: dict[str, np.ndarray], train_sections: str | Sequence[str] | None) -> dict[str, np.ndarray]:
     """Rows of the sections to look at."""
     if train_sections is None:
         return rows
     wanted = [train_sections] if isinstance(train_sections, str) else [str(s) for s in train_sections]
     unknown = [s for s in wanted if s not in rows]
     if unknown or not wanted:
-        raise ValueError(
-            f"train_sections {unknown or wanted} are not among the sections; found {list(rows)}."
-        )
+        raise ValueError(f"train_sections {unknown or wanted} are not among the sections; found {list(rows)}.")
     return {section: rows[section] for section in dict.fromkeys(wanted)}
 
 
@@ -206,9 +202,7 @@ def _rank(values: np.ndarray) -> np.ndarray:
     return rank
 
 
-def _scanpy_flavor(
-    adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: int, flavor: str
-) -> list[str]:
+def _scanpy_flavor(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: int, flavor: str) -> list[str]:
     """Names of the most variable genes by one of scanpy's flavours, sections as batches."""
     import anndata as ad
     import pandas as pd
@@ -218,9 +212,7 @@ def _scanpy_flavor(
     labels = np.repeat(list(sections), [len(r) for r in sections.values()])
     genes = _detected(counts[rows])
     if genes.sum() < n_genes:
-        raise ValueError(
-            f"n_genes is {n_genes}, but only {genes.sum()} genes have counts. Ask for fewer genes."
-        )
+        raise ValueError(f"n_genes is {n_genes}, but only {genes.sum()} genes have counts. Ask for fewer genes.")
     obs = pd.DataFrame({OBS.section: pd.Categorical(labels)}, index=adata.obs_names[rows])
     part = ad.AnnData(
         counts[rows][:, genes].astype(np.float32), obs=obs, var=pd.DataFrame(index=adata.var_names[genes])
@@ -232,9 +224,7 @@ def _scanpy_flavor(
     sc.pp.highly_variable_genes(part, n_top_genes=int(n_genes), flavor=flavor, batch_key=batch)
     chosen = part.var_names[part.var["highly_variable"]]
     if len(chosen) < n_genes:
-        raise ValueError(
-            f"n_genes is {n_genes}, but flavor {flavor!r} ranks only {len(chosen)} genes. Ask for fewer."
-        )
+        raise ValueError(f"n_genes is {n_genes}, but flavor {flavor!r} ranks only {len(chosen)} genes. Ask for fewer.")
     return list(chosen)
 
 

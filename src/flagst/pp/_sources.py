@@ -83,9 +83,7 @@ def from_spatialdata(sdata: "SpatialData", adata: "AnnData", section_key: str) -
         Sections without an image, or rows without a shape.
     """
     rows = section_rows(adata, section_key)
-    _require_images(
-        [s for s in rows if image_element(s) not in sdata.images], rows, "an image S_image in sdata.images"
-    )
+    _require_images([s for s in rows if image_element(s) not in sdata.images], rows, "an image S_image in sdata.images")
     scales = um_per_px(adata, rows)
     return [
         SectionImage(
@@ -130,24 +128,18 @@ def from_anndata(adata: "AnnData", section_key: str) -> list[SectionImage]:
     _require_images(without, rows, f"{wanted} (S is the section's name)")
     scales = um_per_px(adata, rows)
     coords = np.asarray(adata.obsm[OBSM.spatial], dtype=np.float64)
-    require_finite(
-        coords, where=f"adata.obsm[{OBSM.spatial!r}]", hint="Remove these spots or give them a position."
-    )
+    require_finite(coords, where=f"adata.obsm[{OBSM.spatial!r}]", hint="Remove these spots or give them a position.")
     sections = []
     for name in rows:
         factors = libraries[name].get(LIBRARY.scalefactors, {})
         where = f'adata.uns["{UNS.spatial}"]["{name}"]["{LIBRARY.scalefactors}"]'
-        require_key(
-            factors, LIBRARY.hires_scale, where=where, hint="It maps full-resolution to hires pixels."
-        )
+        require_key(factors, LIBRARY.hires_scale, where=where, hint="It maps full-resolution to hires pixels.")
         factor = float(factors[LIBRARY.hires_scale])
         hires = np.asarray(libraries[name][LIBRARY.images][LIBRARY.hires])
         if np.issubdtype(hires.dtype, np.floating) and hires.max() <= 1:
             hires = np.round(hires * 255).astype(np.uint8)  # as scanpy reads Visium images
         sections.append(
-            SectionImage(
-                name, rows[name], image_levels(hires), coords[rows[name]] * factor, scales[name] / factor
-            )
+            SectionImage(name, rows[name], image_levels(hires), coords[rows[name]] * factor, scales[name] / factor)
         )
     return sections
 
@@ -195,9 +187,7 @@ def _shared_system(shapes, image, section: str) -> str:
     """Coordinate system that spots and image share; the section's own where there are several."""
     from spatialdata.transformations import get_transformation
 
-    shared = sorted(
-        set(get_transformation(shapes, get_all=True)) & set(get_transformation(image, get_all=True))
-    )
+    shared = sorted(set(get_transformation(shapes, get_all=True)) & set(get_transformation(image, get_all=True)))
     if not shared:
         raise ValueError(f"Spots and image of section {section!r} share no coordinate system.")
     return section if section in shared else shared[0]

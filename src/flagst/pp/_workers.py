@@ -125,8 +125,8 @@ def _unpack(packed: bytes) -> ImageEncoder:
     encoder, params = pickle.loads(packed)
     if plain(encoder.params()) != params:
         raise ValueError(
-            f"Encoder {encoder.name!r} has other settings or weights on a worker than where it was sent from. Its files "
-            "must be the same on all machines."
+            f"Encoder {encoder.name!r} has other settings or weights on a worker than where it was sent from. Its "
+            "files must be the same on all machines."
         )
     return encoder
 

@@ -46,8 +46,8 @@ class GeneTransfer:
         ``(n_known,)`` mean and logarithm of the standard deviation, in the unit of the target.
     pcc, own_pcc
         Mean correlation with measured expression when a known gene is left out and predicted from the others, over
-        1,000 of them at most: as it is, and with the average over genes, measured, and its square regressed out of both.
-        Width, penalty and gain are those with the highest ``pcc + 0.5 * own_pcc``.
+        1,000 of them at most: as it is, and with the average over genes, measured, and its square regressed out of
+        both. Width, penalty and gain are those with the highest ``pcc + 0.5 * own_pcc``.
     """
 
     vectors: np.ndarray

@@ -89,9 +89,7 @@ class RegressionMean:
     weight: float
 
     @classmethod
-    def fit(
-        cls, design: np.ndarray, target: np.ndarray, folds: np.ndarray
-    ) -> tuple["RegressionMean", np.ndarray]:
+    def fit(cls, design: np.ndarray, target: np.ndarray, folds: np.ndarray) -> tuple["RegressionMean", np.ndarray]:
         """Arguments and return value as in :meth:`RidgeRegression.fit`."""
         ridge, linear = RidgeRegression.fit(design, target, folds)
         lowest, chosen = np.inf, None

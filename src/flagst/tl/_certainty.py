@@ -35,9 +35,7 @@ def scores_of_rows(predicted, measured, graph) -> dict[str, Callable[[np.ndarray
     }
 
 
-def permutation_nulls(
-    predicted, measured, graph, *, n_permutations: int, seed: int
-) -> dict[str, dict[str, float]]:
+def permutation_nulls(predicted, measured, graph, *, n_permutations: int, seed: int) -> dict[str, dict[str, float]]:
     """Permutation tests of GSC (orders of genes in the correlation matrix) and SSC (labels of genes)."""
     options = {"n_permutations": n_permutations, "seed": seed}
     tests = {

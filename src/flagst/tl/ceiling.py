@@ -77,8 +77,8 @@ def structure_ceiling(
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
     if not has_counts(adata):
         raise ValueError(
-            "There are no raw counts (adata.X is empty, or the layer that was registered is gone): only raw counts can be "
-            "split."
+            "There are no raw counts (adata.X is empty, or the layer that was registered is gone): only raw counts can "
+            "be split."
         )
     stored, where = raw_counts(adata)
     counts = in_memory(stored)

@@ -142,9 +142,7 @@ def _clusters(values: np.ndarray, *, n_clusters: int, n_components: int, n_seeds
     scores = _components(values, n_components)
     if not scores.any():
         return np.zeros((n_seeds, len(values)), dtype=np.int64)
-    return np.stack(
-        [KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(scores) for seed in range(n_seeds)]
-    )
+    return np.stack([KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(scores) for seed in range(n_seeds)])
 
 
 def _components(values: np.ndarray, n_components: int) -> np.ndarray:

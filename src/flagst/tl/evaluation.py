@@ -24,6 +24,7 @@ logger = logging.getLogger("flagst")
 #: Parts of the record of a layer that other tools write.
 OTHER_TOOLS = (RECORD.domains, RECORD.markers)
 
+
 def evaluate(
     adata: "AnnData",
     layer: str = LAYERS.draw,
@@ -119,9 +120,7 @@ def evaluate(
         try:
             graph = moran_graph(spots, used_layout)
             genes[section] = score_genes(*part, graph)
-            scores[section] = score_section(
-                *part, graph, genes[section], None if depth is None else depth[rows]
-            )
+            scores[section] = score_section(*part, graph, genes[section], None if depth is None else depth[rows])
             if intervals:
                 certainty.setdefault(RECORD.intervals, {})[section] = jackknife_intervals(*part, graph, spots)
             if permutations:
@@ -133,13 +132,17 @@ def evaluate(
         scores[section] |= top_genes(genes[section][VAR.pcc], train_pcc, n_top)
         scores[section] |= sizes(genes[section][VAR.pcc], len(rows), n_unmeasured)
     table = section_table(scores)
-    record = section_records(table, list(scores)) | {
-        "definitions": definitions(table.columns, n_top),
-        "graph": graphs,
-        "n_genes_constant": {name: score["n_genes_constant"] for name, score in scores.items()},
-        "n_genes_unmeasured": n_unmeasured,
-        "truth": _origin(adata, layer, truth, target),
-    } | certainty
+    record = (
+        section_records(table, list(scores))
+        | {
+            "definitions": definitions(table.columns, n_top),
+            "graph": graphs,
+            "n_genes_constant": {name: score["n_genes_constant"] for name, score in scores.items()},
+            "n_genes_unmeasured": n_unmeasured,
+            "truth": _origin(adata, layer, truth, target),
+        }
+        | certainty
+    )
     _write(adata, layer, record=record, genes=genes, known=known)
     logger.info("Wrote metrics of layer %r to adata.uns and per-gene scores to adata.var.", layer)
     return table

@@ -94,8 +94,7 @@ def marker_overlap(
             lines.append({"section": section} | line)
     if not lines:
         raise ValueError(
-            f"No section has two groups of {groupby!r} with {MIN_SPOTS} spots or more: no contrast, "
-            "no markers."
+            f"No section has two groups of {groupby!r} with {MIN_SPOTS} spots or more: no contrast, no markers."
         )
     table = pd.DataFrame(lines)
     record = {
