@@ -228,8 +228,6 @@ def _genes_of_pairs(pairs: np.ndarray, n_genes: int) -> tuple[np.ndarray, np.nda
     rows = np.arange(n_genes)
     first = rows * (2 * n_genes - rows - 1) // 2
     left = np.searchsorted(first, pairs, side="right") - 1
-    # the last row is empty and starts where the one before it ends
-    left = np.minimum(left, n_genes - 2)
     return left, pairs - first[left] + left + 1
 
 
