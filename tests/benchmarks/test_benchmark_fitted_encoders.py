@@ -1,0 +1,73 @@
+"""Encoders fitted on training sections: what they return, and what another stain changes."""
+
+from types import SimpleNamespace
+
+import fitted_encoders
+import numpy as np
+import pytest
+import torch
+
+from flagst import datasets
+
+SETTINGS = SimpleNamespace(n_genes=20, n_steps=2, seed=0)
+
+
+@pytest.fixture(scope="module")
+def sections():
+    """Simulated sections, their features with the stain as it is, and the same of images that are stained otherwise."""
+    kind = {"n_sections": 3, "n_spots": 36, "n_genes": 30, "seed": 0}
+    sdata, other = datasets.simulated_sections(**kind), datasets.simulated_sections(**kind)
+    as_is = fitted_encoders.both_features(sdata)
+    fitted_encoders.stain_otherwise(other)
+    table = other.tables["table"]
+    table.obsm[fitted_encoders.FITTED] = fitted_encoders.both_features(other)
+    restained = {str(name): table[table.obs["section"] == name].copy() for name in table.obs["section"].unique()}
+    return SimpleNamespace(sdata=sdata, as_is=as_is, restained=restained)
+
+
+def test_another_stain_moves_features_unless_it_is_normalised(sections):
+    table, test = sections.sdata.tables["table"], "S1"
+    held = (table.obs["section"] == test).to_numpy()
+    pairs = {
+        "normalised": (table.obsm["X_image"][held], sections.restained[test].obsm["X_image"]),
+        "as it is": (sections.as_is[held], sections.restained[test].obsm[fitted_encoders.FITTED]),
+    }
+    moved = {name: np.median(np.abs(a - b) / (a.std(axis=0) + 1e-6)) for name, (a, b) in pairs.items()}
+    assert moved["normalised"] < 0.2 < 0.5 < moved["as it is"], moved
+
+
+def test_every_row_is_scored(sections, monkeypatch):
+    monkeypatch.setattr(fitted_encoders, "N_SAMPLED", 500)
+    monkeypatch.setattr(fitted_encoders, "N_WORDS", 8)
+    monkeypatch.setattr(fitted_encoders, "STRIDE", 8)
+    patches = fitted_encoders.patches_of(sections.sdata)
+    table = sections.sdata.tables["table"]
+    assert patches.shape == (table.n_obs, 3, 3, 112, 112) and 0 <= patches.min() < patches.max() <= 1
+    assert fitted_encoders.PATCHES not in table.obsm
+    found = fitted_encoders.run(table, sections.as_is, sections.restained, patches, "S1", SETTINGS)
+    assert len(found) == 16 and np.isfinite(list(found.values())).all()
+    for target in fitted_encoders.TARGETS:
+        alone, normalised = (found[target, f"{name}handcrafted"] for name in ("", "stained otherwise, "))
+        assert normalised == pytest.approx(alone, rel=0.2)  # PCC and MSE
+
+
+def test_words_are_activations_of_each_patch_alone(monkeypatch):
+    monkeypatch.setattr(fitted_encoders, "N_SAMPLED", 500)
+    monkeypatch.setattr(fitted_encoders, "N_WORDS", 8)
+    patches = torch.rand(6, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    words = fitted_encoders.Words(patches, seed=0)
+    found = words(patches)
+    assert found.shape == (6, 8) and (found >= 0).all() and found.std(0).min() > 0
+    torch.testing.assert_close(words(patches[3:4]), found[3:4])
+    torch.testing.assert_close(words(0.5 * patches[:1] + 0.3), found[:1], atol=0.2, rtol=0.2)
+
+
+def test_the_objective_of_the_network_sees_what_it_should():
+    """It is lowest for views that agree, spread out and share nothing."""
+    generator = torch.Generator().manual_seed(0)
+    good = torch.randn(4096, 4, generator=generator) * 1.1
+    loss = fitted_encoders.Network._vicreg
+    assert loss(good, good) < 0.1
+    assert loss(good, good.roll(1, 0)) > 25  # views of different patches
+    assert loss(good * 0, good * 0) > 20  # all patches alike
+    assert loss(good[:, [0, 0, 0, 0]], good[:, [0, 0, 0, 0]]) > 3  # one feature four times
