@@ -94,16 +94,21 @@ class Network:
 
     @torch.no_grad()
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.body(part.float()) for part in patches.split(BATCH)])
+        return torch.cat([self.body(self._level(part.float())) for part in patches.split(BATCH)])
 
-    @staticmethod
-    def _view(patches: torch.Tensor) -> torch.Tensor:
+    @classmethod
+    def _view(cls, patches: torch.Tensor) -> torch.Tensor:
         y, x = torch.randint(patches.shape[-1] - CROP_PX + 1, (2,)).tolist()
         view = torch.rot90(patches[:, :, y : y + CROP_PX, x : x + CROP_PX], int(torch.randint(4, ())), (2, 3))
         if torch.rand(()) < 0.5:
             view = view.flip(3)
         strength = 1 + 0.3 * (torch.rand(len(view), 3, 1, 1) - 0.5)
-        return (view.clamp(min=1 / 255) ** strength - 0.75) / 0.2
+        return cls._level(view.clamp(min=1 / 255) ** strength)
+
+    @staticmethod
+    def _level(patches: torch.Tensor) -> torch.Tensor:
+        """Colours from 0 to 1 to what the network takes."""
+        return (patches - 0.75) / 0.2
 
     @staticmethod
     def _vicreg(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

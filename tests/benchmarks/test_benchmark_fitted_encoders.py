@@ -62,6 +62,28 @@ def test_words_are_activations_of_each_patch_alone(monkeypatch):
     torch.testing.assert_close(words(0.5 * patches[:1] + 0.3), found[:1], atol=0.2, rtol=0.2)
 
 
+def test_the_network_encodes_what_it_was_trained_on(monkeypatch):
+    """The colours of patches are brought to one range in both."""
+    seen = []
+    sequential = torch.nn.Sequential.forward
+
+    def watched(self, patches):
+        if patches.ndim == 4:
+            seen.append(patches.detach())
+        return sequential(self, patches)
+
+    monkeypatch.setattr(torch.nn.Sequential, "forward", watched)
+    patches = torch.rand(200, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    network = fitted_encoders.Network(patches, seed=0, n_steps=2)
+    trained = torch.cat(seen)
+    seen.clear()
+    assert network(patches).shape == (200, 256)
+    encoded = torch.cat(seen)
+    assert trained.shape[-1] == fitted_encoders.CROP_PX and encoded.shape[-1] == 112
+    torch.testing.assert_close(encoded.mean(), trained.mean(), atol=0.05, rtol=0)
+    torch.testing.assert_close(encoded.std(), trained.std(), atol=0.1, rtol=0)
+
+
 def test_the_objective_of_the_network_sees_what_it_should():
     """It is lowest for views that agree, spread out and share nothing."""
     generator = torch.Generator().manual_seed(0)
