@@ -122,9 +122,9 @@ class Network:
         return loss
 
 
-def ridge_scores(train, test, image_key: str, target: str, genes: list[str]) -> tuple[float, float]:
-    """PCC and MSE of ridge regression on one set of features."""
-    baselines.Ridge.setup_anndata(train, image_key=image_key, genes=genes)
+def ridge_scores(train, test, target: str, genes: list[str]) -> tuple[float, float]:
+    """PCC and MSE of ridge regression on ``obsm["X_fitted"]``."""
+    baselines.Ridge.setup_anndata(train, image_key=FITTED, genes=genes)
     model = baselines.Ridge(train, target=target)
     model.train()
     predicted = model.predict(test.copy(), structure=0)[:, genes].layers[LAYERS.draw]
@@ -195,7 +195,7 @@ def run(table, as_is: np.ndarray, restained, patches: torch.Tensor, test: str, o
     genes, found = [str(gene) for gene in train.var_names[train.var[VAR.panel]]], {}
     for name, (train.obsm[FITTED], query.obsm[FITTED]) in rows.items():
         for target in TARGETS:
-            found[target, name] = ridge_scores(train, query, FITTED, target, genes)
+            found[target, name] = ridge_scores(train, query, target, genes)
     return found
 
 
