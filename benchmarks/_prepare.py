@@ -13,6 +13,7 @@ from flagst._keys import OBS, OBSM, TABLE, UNS, VAR
 from flagst.data.graph import MORAN_NEIGHBOURS, knn, moran_graph
 from flagst.data.measured import measured_expression, section_layout, section_rows
 from flagst.data.section import N_NEIGHBOURS
+from flagst.encoders import SelfSupervisedEncoder
 
 
 def prepare(job: dict) -> dict:
@@ -27,11 +28,15 @@ def prepare(job: dict) -> dict:
     sections = list(dict.fromkeys(s for split in job["splits"] for s in [*split["train"], split["test"]]))
     sdata = getattr(datasets, job["dataset"])(sections, data_dir=job["data_dir"])
     seconds["load"], start = time.perf_counter() - start, time.perf_counter()
-    pp.image_features(sdata, n_jobs=job["n_jobs"], progress=False)
+    if not job.get("encoders"):
+        pp.image_features(sdata, n_jobs=job["n_jobs"], progress=False)
     seconds["features"], start = time.perf_counter() - start, time.perf_counter()
     table = sdata.tables[TABLE]
     files, replicates, panels = {}, [], {}
     for split in job["splits"]:
+        if job.get("encoders"):
+            encoder = SelfSupervisedEncoder(Path(job["encoders"]) / f"{split['test']}.safetensors")
+            pp.image_features(sdata, encoder=encoder, n_jobs=job["n_jobs"], progress=False)
         pp.select_genes(table, job["n_genes"], train_sections=split["train"])
         panels[split["test"]] = table.var[VAR.panel].to_numpy(bool)
         rows = table.obs[OBS.section].isin([*split["train"], split["test"]]).to_numpy()

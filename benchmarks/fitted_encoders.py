@@ -5,14 +5,15 @@
 Each section of the rotation is predicted by ``flagst.baselines.Ridge`` trained on the others; scores are its PCC and
 MSE. Nothing of the test section has a part in fitting an encoder. ``k-means words``: whitened patches of 8 px, 256
 means, how far each position is from them (what is below its average distance), averaged over the patch. ``network``:
-four convolutions, trained so that two crops of a patch, turned, mirrored and stained otherwise, are described alike,
-with variances kept up and correlations down (VICReg). Both at the scales of the handcrafted features. ``stained
-otherwise``: the image of the test section gets a weaker stain and tinted glass.
+that of ``flagst.encoders.SelfSupervisedEncoder``. Both at the scales of the handcrafted features. ``stained
+otherwise``: the image of the test section gets a weaker stain and tinted glass. ``--save DIR`` writes the fitted
+networks for ``her2st.py --encoders DIR``.
 """
 
 import argparse
 import sys
 import time
+from pathlib import Path
 
 import _table
 import numpy as np
@@ -24,14 +25,12 @@ from torch import nn
 from flagst import baselines, datasets, io, metrics, pp
 from flagst._keys import LAYERS, OBS, OBSM, TABLE, VAR, image_element
 from flagst.data.targets import to_target
-from flagst.encoders import CallableEncoder, Handcrafted
+from flagst.encoders import CallableEncoder, Handcrafted, SelfSupervisedEncoder
 
 TARGETS = ("log2", "lognorm")
 PATCHES, FITTED = "X_patches", "X_fitted"
 #: Of k-means.
 WORD_PX, N_WORDS, N_SAMPLED, STRIDE = 8, 256, 50_000, 2
-#: Of the network.
-CROP_PX, WIDTHS, BATCH = 80, (32, 64, 128, 256), 128
 #: Stain strength, and glass in red, green and blue.
 OTHER_STAIN, OTHER_GLASS = 0.7, (0.97, 0.93, 0.90)
 
@@ -67,59 +66,6 @@ class Words:
         """Small patches ``(n, 3 * px * px)`` without their own brightness and, but for a tenth, contrast."""
         centred = columns - columns.mean(1, keepdim=True)
         return centred / (centred.std(1, keepdim=True) + 0.1)
-
-
-class Network:
-    """Convolutions trained on pairs of crops."""
-
-    def __init__(self, patches: torch.Tensor, seed: int, n_steps: int):
-        torch.manual_seed(seed)
-        layers, before = [], 3
-        for width in WIDTHS:
-            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
-            before = width
-        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        head = nn.Sequential(nn.Linear(before, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 512))
-        parameters = [*self.body.parameters(), *head.parameters()]
-        optimiser = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=n_steps)
-        for _ in range(n_steps):
-            chosen = patches[torch.randint(len(patches), (BATCH,))].float()
-            loss = self._vicreg(*(head(self.body(self._view(chosen))) for _ in range(2)))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-        self.body.eval()
-
-    @torch.no_grad()
-    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.body(self._level(part.float())) for part in patches.split(BATCH)])
-
-    @classmethod
-    def _view(cls, patches: torch.Tensor) -> torch.Tensor:
-        y, x = torch.randint(patches.shape[-1] - CROP_PX + 1, (2,)).tolist()
-        view = torch.rot90(patches[:, :, y : y + CROP_PX, x : x + CROP_PX], int(torch.randint(4, ())), (2, 3))
-        if torch.rand(()) < 0.5:
-            view = view.flip(3)
-        strength = 1 + 0.3 * (torch.rand(len(view), 3, 1, 1) - 0.5)
-        return cls._level(view.clamp(min=1 / 255) ** strength)
-
-    @staticmethod
-    def _level(patches: torch.Tensor) -> torch.Tensor:
-        """Colours from 0 to 1 to what the network takes."""
-        return (patches - 0.75) / 0.2
-
-    @staticmethod
-    def _vicreg(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        loss = 25 * nn.functional.mse_loss(a, b)
-        for part in (a, b):
-            part = part - part.mean(0)
-            covariance = part.T @ part / (len(part) - 1)
-            spread = (covariance.diagonal() + 1e-4).sqrt()
-            off = covariance - torch.diag(covariance.diagonal())
-            loss = loss + 25 * nn.functional.relu(1 - spread).mean() + off.square().sum() / part.shape[1]
-        return loss
 
 
 def ridge_scores(train, test, target: str, genes: list[str]) -> tuple[float, float]:
@@ -167,6 +113,11 @@ def both_features(sdata) -> np.ndarray:
     return as_is
 
 
+def as_pixels(patches: torch.Tensor) -> np.ndarray:
+    """Patches ``(n, 3, px, px)``, 0 to 1, as encoders take them: ``(n, px, px, 3)`` uint8."""
+    return (255 * patches.float()).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
 def fitted_features(encoder, patches: torch.Tensor) -> np.ndarray:
     """``(n_spots, n_scales * n_features)`` of an encoder."""
     return np.concatenate([encoder(patches[:, scale]).numpy() for scale in range(patches.shape[1])], axis=1)
@@ -177,7 +128,11 @@ def run(table, as_is: np.ndarray, restained, patches: torch.Tensor, test: str, o
     held = (table.obs[OBS.section] == test).to_numpy()
     fitted_on = patches[torch.as_tensor(~held)].flatten(0, 1)
     words = fitted_features(Words(fitted_on, options.seed), patches)
-    network = fitted_features(Network(fitted_on, options.seed, options.n_steps), patches)
+    encoder = SelfSupervisedEncoder.fit(as_pixels(fitted_on), n_steps=options.n_steps, seed=options.seed)
+    if options.save:
+        encoder.save(options.save / f"{test}.safetensors")
+    both = [encoder.encode(as_pixels(patches[:, scale])) for scale in range(patches.shape[1])]
+    network = np.concatenate([part[:, Handcrafted().n_features :] for part in both], axis=1)
     start, other = np.asarray(table.obsm[OBSM.image]), restained[test]
     features = {
         "handcrafted": start,
@@ -185,7 +140,7 @@ def run(table, as_is: np.ndarray, restained, patches: torch.Tensor, test: str, o
         "k-means words": words,
         "handcrafted and k-means words": np.concatenate([start, words], axis=1),
         "network": network,
-        "handcrafted and network": np.concatenate([start, network], axis=1),
+        "handcrafted and network": np.concatenate(both, axis=1),
     }
     rows = {name: (values[~held], values[held]) for name, values in features.items()}
     rows["stained otherwise, handcrafted"] = start[~held], other.obsm[OBSM.image]
@@ -207,7 +162,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--n-genes", type=int, default=200)
     parser.add_argument("--n-steps", type=int, default=400, help="optimiser steps of the network")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", type=Path, metavar="DIR", help="folder for the fitted networks, one per test section")
     options, start = parser.parse_args(arguments), time.perf_counter()
+    if options.save:
+        options.save.mkdir(parents=True, exist_ok=True)
     sdata = datasets.her2st(options.rotate, data_dir=options.data_dir)
     patches, as_is = patches_of(sdata), both_features(sdata)
     restained = {}

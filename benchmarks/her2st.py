@@ -11,7 +11,8 @@ split and seed.
 ``seconds`` is one fit and one prediction of the test section; ``peak MB`` the largest resident memory of the
 method's process, imports included. Leads over the best baseline come with a standard error over compact blocks of
 the test sections (jackknife), because seeds say nothing of how much another piece of tissue would change them.
-``--features FILE`` needs torch, torch_geometric and numpy only; see
+``--encoders DIR`` takes, for each split, the encoder that ``fitted_encoders.py --save DIR`` fitted on its training
+sections. ``--features FILE`` needs torch, torch_geometric and numpy only; see
 ``_features_only.py`` for the file, and ``--export FILE`` to write one.
 """
 
@@ -61,6 +62,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the npz for --features")
     parser.add_argument("--features", type=Path, metavar="FILE", help="npz instead of images; Ridge and FLAG only")
     parser.add_argument("--device", default="cpu", help="with --features: cpu or cuda")
+    parser.add_argument(
+        "--encoders",
+        type=Path,
+        metavar="DIR",
+        help="fitted image encoders, TEST.safetensors; default: handcrafted features",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     options = parser.parse_args(arguments)
     if (options.train is None) != (options.test is None):
@@ -73,6 +80,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"{options.test} is both a training and the test section")
     if options.features and (options.preset != "default" or options.export):
         parser.error("--features trains the default FLAG, and reads a file: no --preset, no --export")
+    if options.encoders and (options.features or options.export):
+        parser.error("--encoders makes features of its own: no --features, no --export")
     allowed = FEATURES_ONLY if options.features else METHODS
     options.methods = options.methods or list(allowed)
     if not set(options.methods) <= set(allowed):
@@ -151,6 +160,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> dict:
         "dataset": getattr(options, "dataset", "her2st"),
         "folder": str(folder),
         "n_jobs": options.jobs,
+        "encoders": str(options.encoders.resolve()) if getattr(options, "encoders", None) else None,
         "export": str(options.export.resolve()) if options.export else None,
         **{name: getattr(options, name) for name in ("data_dir", "splits", "target", "n_genes")},
     }

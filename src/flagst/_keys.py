@@ -124,6 +124,7 @@ NETWORK = SimpleNamespace(
     architecture="architecture",
     settings="settings",  # of the architecture, as JSON
     pooling="pooling",
+    handcrafted="handcrafted",  # version of the handcrafted features beside, or "none"
     mean="mean",  # [red, green, blue], of colours from 0 to 1
     std="std",
 )

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from flagst import datasets
-
-SETTINGS = SimpleNamespace(n_genes=20, n_steps=2, seed=0)
+from flagst import datasets, pp
+from flagst.encoders import SelfSupervisedEncoder
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +35,31 @@ def test_another_stain_moves_features_unless_it_is_normalised(sections):
     assert moved["normalised"] < 0.2 < 0.5 < moved["as it is"], moved
 
 
-def test_every_row_is_scored(sections, monkeypatch):
+def test_every_row_is_scored_with_a_network_of_the_training_sections(sections, monkeypatch, tmp_path):
     monkeypatch.setattr(fitted_encoders, "N_SAMPLED", 500)
     monkeypatch.setattr(fitted_encoders, "N_WORDS", 8)
     monkeypatch.setattr(fitted_encoders, "STRIDE", 8)
+    seen, original = [], SelfSupervisedEncoder.fit.__func__
+
+    def watched(cls, patches, **kwargs):
+        seen.append({patch.tobytes() for patch in patches})
+        return original(cls, patches, **kwargs)
+
+    monkeypatch.setattr(SelfSupervisedEncoder, "fit", classmethod(watched))
     patches = fitted_encoders.patches_of(sections.sdata)
     table = sections.sdata.tables["table"]
     assert patches.shape == (table.n_obs, 3, 3, 112, 112) and 0 <= patches.min() < patches.max() <= 1
     assert fitted_encoders.PATCHES not in table.obsm
-    found = fitted_encoders.run(table, sections.as_is, sections.restained, patches, "S1", SETTINGS)
+    settings = SimpleNamespace(n_genes=20, n_steps=2, seed=0, save=tmp_path)
+    found = fitted_encoders.run(table, sections.as_is, sections.restained, patches, "S1", settings)
     assert len(found) == 16 and np.isfinite(list(found.values())).all()
     for target in fitted_encoders.TARGETS:
         alone, normalised = (found[target, f"{name}handcrafted"] for name in ("", "stained otherwise, "))
         assert normalised == pytest.approx(alone, rel=0.2)  # PCC and MSE
+    # the patches that the package itself would fit on, and the network of this run
+    pp.fit_encoder(sections.sdata, sections=["S2", "S3"], n_steps=1, progress=False)
+    assert seen[0] == seen[1] and len(seen[0]) == 2 * 36 * 3
+    assert SelfSupervisedEncoder(tmp_path / "S1.safetensors").n_features == 118 + 256
 
 
 def test_words_are_activations_of_each_patch_alone(monkeypatch):
@@ -60,36 +71,3 @@ def test_words_are_activations_of_each_patch_alone(monkeypatch):
     assert found.shape == (6, 8) and (found >= 0).all() and found.std(0).min() > 0
     torch.testing.assert_close(words(patches[3:4]), found[3:4])
     torch.testing.assert_close(words(0.5 * patches[:1] + 0.3), found[:1], atol=0.2, rtol=0.2)
-
-
-def test_the_network_encodes_what_it_was_trained_on(monkeypatch):
-    """The colours of patches are brought to one range in both."""
-    seen = []
-    sequential = torch.nn.Sequential.forward
-
-    def watched(self, patches):
-        if patches.ndim == 4:
-            seen.append(patches.detach())
-        return sequential(self, patches)
-
-    monkeypatch.setattr(torch.nn.Sequential, "forward", watched)
-    patches = torch.rand(200, 3, 112, 112, generator=torch.Generator().manual_seed(0))
-    network = fitted_encoders.Network(patches, seed=0, n_steps=2)
-    trained = torch.cat(seen)
-    seen.clear()
-    assert network(patches).shape == (200, 256)
-    encoded = torch.cat(seen)
-    assert trained.shape[-1] == fitted_encoders.CROP_PX and encoded.shape[-1] == 112
-    torch.testing.assert_close(encoded.mean(), trained.mean(), atol=0.05, rtol=0)
-    torch.testing.assert_close(encoded.std(), trained.std(), atol=0.1, rtol=0)
-
-
-def test_the_objective_of_the_network_sees_what_it_should():
-    """It is lowest for views that agree, spread out and share nothing."""
-    generator = torch.Generator().manual_seed(0)
-    good = torch.randn(4096, 4, generator=generator) * 1.1
-    loss = fitted_encoders.Network._vicreg
-    assert loss(good, good) < 0.1
-    assert loss(good, good.roll(1, 0)) > 25  # views of different patches
-    assert loss(good * 0, good * 0) > 20  # all patches alike
-    assert loss(good[:, [0, 0, 0, 0]], good[:, [0, 0, 0, 0]]) > 3  # one feature four times

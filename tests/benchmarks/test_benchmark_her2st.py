@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import _methods
+import _prepare
 import _processes
+import anndata as ad
 import her2st
 import numpy as np
 import pytest
@@ -39,6 +41,8 @@ def test_single_split():
         ["--methods", "Nothing"],
         ["--features", "f.npz", "--methods", "KNN"],
         ["--features", "f.npz", "--preset", "paper"],
+        ["--features", "f.npz", "--encoders", "folder"],
+        ["--export", "f.npz", "--encoders", "folder"],
     ],
 )
 def test_contradictions_are_refused(arguments, capsys):
@@ -57,6 +61,30 @@ def test_every_method_has_its_own_jobs():
     assert len(others) == len(set(others)) == 8
     assert flag[0]["settings"] == {"max_steps": 7, "gfm": None, "x": "y"}
     assert flag[0]["splits"][0]["file"] == "a.h5ad"
+
+
+def test_every_split_has_the_features_of_its_own_encoder(monkeypatch, tmp_path):
+    sdata = datasets.simulated_sections(n_sections=2, n_spots=30, n_genes=30)
+    monkeypatch.setattr(_prepare.datasets, "her2st", lambda sections, data_dir: sdata)
+    made = {}
+    for test, train in (("S1", "S2"), ("S2", "S1")):
+        made[test] = flagst.pp.fit_encoder(sdata, sections=train, n_steps=1, progress=False)
+        made[test].save(tmp_path / f"{test}.safetensors")
+    arguments = ["--rotate", "S1", "S2", "--n-genes", "10", "--encoders", str(tmp_path)]
+    options, ran = her2st.parse(arguments), []
+
+    def run_here(job, folder):
+        ran.append(_prepare.prepare(job))
+        return {"result": ran[0], "peak_mb": 0.0}
+
+    monkeypatch.setattr(her2st, "run_job", run_here)
+    her2st.prepare(options, tmp_path)
+    for test, encoder in made.items():
+        split = ad.read_h5ad(ran[0]["files"][test])
+        record = split.uns["flagst"]["features"]["X_image"]
+        assert record["encoder_params"]["sha256"] == encoder.params()["sha256"]
+        assert split.shape == (60, 10) and split.obsm["X_image"].shape == (60, 3 * 374)
+    assert made["S1"].params() != made["S2"].params()
 
 
 def test_peak_memory_follows_allocation():

@@ -40,7 +40,7 @@ def test_a_network_needs_its_weights_and_only_those(tmp_path, monkeypatch):
     assert recorded_encoder(known, path=tmp_path / "right").params() == Network(tmp_path / "right").params()
     with pytest.raises(ValueError, match="hash of right.*this one is version '1' with.*hash of wrong"):
         recorded_encoder(known, path=tmp_path / "wrong")
-    with pytest.raises(ValueError, match="does not take the recorded settings"):
+    with pytest.raises(FileNotFoundError, match="'network', which needs the file of its weights: path="):
         recorded_encoder(known)
 
 

@@ -92,10 +92,11 @@ def test_geneformer_gives_the_embedding_of_each_genes_token(tmp_path, v2, kind):
 
 
 def test_geneformer_reads_safetensors_alike(tmp_path):
-    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors comes with flagst[encoders]")
+    from safetensors.torch import save_file
+
     weights, _ = geneformer(tmp_path / "m")
     (tmp_path / "m" / "pytorch_model.bin").unlink()
-    safetensors.save_file({EMBEDDING: torch.tensor(weights)}, tmp_path / "m" / "model.safetensors")
+    save_file({EMBEDDING: torch.tensor(weights)}, tmp_path / "m" / "model.safetensors")
     vectors, _ = Geneformer(tmp_path / "m").encode(table(), ["TP53"])
     np.testing.assert_array_equal(vectors[0], weights[2])
 

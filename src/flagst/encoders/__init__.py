@@ -7,6 +7,7 @@ from flagst.encoders.handcrafted import Handcrafted
 from flagst.encoders.lazyslide_encoder import LazySlideEncoder
 from flagst.encoders.recipes import RECIPES, Recipe
 from flagst.encoders.recorded import recorded_encoder
+from flagst.encoders.self_supervised_encoder import SelfSupervisedEncoder
 from flagst.encoders.timm_encoder import TimmEncoder
 from flagst.encoders.transformers_encoder import TransformersEncoder
 
@@ -17,6 +18,7 @@ __all__ = [
     "ImageEncoder",
     "LazySlideEncoder",
     "Recipe",
+    "SelfSupervisedEncoder",
     "TimmEncoder",
     "TransformersEncoder",
     "available_encoders",

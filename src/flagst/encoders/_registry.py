@@ -12,6 +12,7 @@ from flagst.encoders.recipes import RECIPES, open_recipe
 _encoders: dict[str, str | Callable[..., ImageEncoder]] = {
     "handcrafted": "flagst.encoders.handcrafted:Handcrafted",
     "lazyslide": "flagst.encoders.lazyslide_encoder:LazySlideEncoder",
+    "self-supervised": "flagst.encoders.self_supervised_encoder:SelfSupervisedEncoder",
     "timm": "flagst.encoders.timm_encoder:TimmEncoder",
     "transformers": "flagst.encoders.transformers_encoder:TransformersEncoder",
 } | {name: partial(open_recipe, name) for name in RECIPES}

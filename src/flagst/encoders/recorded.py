@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flagst._checks import require_key
-from flagst._keys import FEATURES
+from flagst._keys import FEATURES, NETWORK
 from flagst.data.measured import plain
 from flagst.encoders._base import ImageEncoder
 from flagst.encoders._registry import available_encoders, get_encoder
@@ -50,6 +50,10 @@ def recorded_encoder(record: Mapping[str, Any], *, path: str | Path | None = Non
     try:
         encoder = get_encoder(name, **(settings if path is None else {"path": path}))
     except TypeError as error:
+        if path is None and NETWORK.sha256 in settings:
+            raise FileNotFoundError(
+                f"The image features were made by the encoder {name!r}, which needs the file of its weights: path=."
+            ) from None
         given = f"the recorded settings {settings}" if path is None else f"path={str(path)!r}"
         raise ValueError(f"The encoder {name!r} does not take {given}: {error}. {hint}") from None
     found = (encoder.version, plain(encoder.params()))

@@ -60,8 +60,6 @@ class Geneformer:
         A file is missing; it is named.
     ValueError
         A file is broken, of another kind, or dictionary and weights do not go together; the file is named.
-    ImportError
-        ``model.safetensors`` without safetensors; it comes with ``flagst[encoders]``.
 
     Source
     ------

@@ -1,8 +1,9 @@
-"""Preprocessing: spots, image features of spots, the gene panel, gene embeddings."""
+"""Preprocessing: spots, image features of spots and encoders fitted for them, the gene panel, gene embeddings."""
 
 from flagst.pp._features import image_features
+from flagst.pp._fit_encoder import fit_encoder
 from flagst.pp._gene_embeddings import gene_embeddings
 from flagst.pp._genes import select_genes
 from flagst.pp._tissue_spots import tissue_spots
 
-__all__ = ["gene_embeddings", "image_features", "select_genes", "tissue_spots"]
+__all__ = ["fit_encoder", "gene_embeddings", "image_features", "select_genes", "tissue_spots"]

@@ -118,13 +118,13 @@ def image_features(
     >>> flagst.pp.image_features(sdata)  # doctest: +SKIP
     """
     encoder = get_encoder(encoder)
-    scales = _check_scales(encoder.patch_um if patch_um is None else patch_um)
+    scales = check_scales(encoder.patch_um if patch_um is None else patch_um)
     stain_normalise = "none" if stain_normalise is None else stain_normalise
     require_one_of(stain_normalise, STAIN_NORMALISE, name="stain_normalise")
     n_jobs = _check_jobs(n_jobs)
     if client is not None:
         require_client(client)
-    adata, sections, source = _resolve(data, section_key, table_key)
+    adata, sections, source = resolve(data, section_key, table_key)
 
     settings = {
         FEATURES.encoder: encoder.name,
@@ -148,7 +148,7 @@ def image_features(
         return
     stains = {}
     for section in sections:
-        stains[section.name] = _look_over(section, scales, encoder.patch_px)
+        stains[section.name] = look_over(section, scales, encoder.patch_px)
     applied = stains if stain_normalise == "section" else {}
     features = encode_sections(
         adata.n_obs, sections, applied, encoder, scales, n_jobs=n_jobs, progress=progress, cache=cache, client=client
@@ -165,7 +165,8 @@ def image_features(
     logger.info("Wrote %d image features of %d spots to obsm[%r].", width, adata.n_obs, key_added)
 
 
-def _check_scales(patch_um: float | Sequence[float]) -> list[float]:
+def check_scales(patch_um: float | Sequence[float]) -> list[float]:
+    """Sides of patches as a list; raises a ``ValueError`` unless they are positive."""
     scales = [float(scale) for scale in np.atleast_1d(patch_um)]
     if not scales or not all(np.isfinite(scale) and scale > 0 for scale in scales):
         raise ValueError(f"patch_um must be one or more positive lengths in micrometres; got {patch_um!r}.")
@@ -180,7 +181,7 @@ def _check_jobs(n_jobs: int | None) -> int:
     return int(n_jobs)
 
 
-def _resolve(data, section_key: str, table_key: str) -> tuple["AnnData", list[SectionImage], str]:
+def resolve(data, section_key: str, table_key: str) -> tuple["AnnData", list[SectionImage], str]:
     """Table, sections and where the pixels come from."""
     from anndata import AnnData
 
@@ -215,7 +216,7 @@ def _is_cached(adata: "AnnData", key: str, settings: dict, of_sections: dict[str
     )
 
 
-def _look_over(section: SectionImage, scales: list[float], patch_px: int) -> Stain:
+def look_over(section: SectionImage, scales: list[float], patch_px: int) -> Stain:
     """Check a section's spots against its image, and measure its stain."""
     sides = [scale / section.um_per_px for scale in scales]
     try:

@@ -1,0 +1,202 @@
+"""An image encoder fitted on images of one's own, without a download and without expression."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flagst._files import drafted, guarded, load_weights
+from flagst._keys import NETWORK
+from flagst._weights import fit_weights
+from flagst.encoders._base import require_patches
+from flagst.encoders._torch import TorchEncoder
+from flagst.encoders._vicreg import MEAN, N_STEPS, STD, fit_network, make_network
+from flagst.encoders.callable_encoder import sha256_of_weights
+from flagst.encoders.handcrafted import Handcrafted
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# In the metadata of the file, as JSON.
+_METADATA, _FORMAT = "flagst", "self-supervised encoder 1"
+_SUFFIX = ".safetensors"
+
+
+class SelfSupervisedEncoder(TorchEncoder):
+    """A small network fitted on images of one's own, beside the handcrafted features.
+
+    :func:`flagst.pp.fit_encoder` makes one from sections; this class reads what :meth:`save` wrote. The network has
+    four strided convolutions, whose 256 channels are averaged over a patch; it was trained without expression, so that
+    two views of a patch are described alike (VICReg, Bardes et al., ICLR 2022).
+
+    Parameters
+    ----------
+    path
+        File that :meth:`save` wrote. Nothing that it holds is run.
+    device, precision, batch_size
+        See :class:`flagst.encoders.CallableEncoder`.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        A broken file, or one that :meth:`save` did not write; settings out of range.
+
+    Example
+    -------
+    >>> encoder = flagst.pp.fit_encoder(sdata, sections=["C2", "C3", "C4"])  # doctest: +SKIP
+    >>> encoder.save("encoder.safetensors")  # doctest: +SKIP
+    >>> encoder = flagst.encoders.SelfSupervisedEncoder("encoder.safetensors")  # doctest: +SKIP
+    """
+
+    name = "self-supervised"
+
+    def __init__(
+        self,
+        path: "str | Path | _Fitted",
+        *,
+        device: str | Sequence[str] | None = None,
+        precision: str = "auto",
+        batch_size: int = 64,
+    ):
+        fitted = path if isinstance(path, _Fitted) else _Fitted.read(Path(path).expanduser())
+        self._fitted = fitted
+        self._beside = Handcrafted() if fitted.with_handcrafted else None
+        record = {
+            NETWORK.sha256: sha256_of_weights(fitted.network),
+            NETWORK.handcrafted: "none" if self._beside is None else self._beside.version,
+        }
+        super().__init__(
+            fitted.network,
+            name=self.name,
+            patch_px=Handcrafted.patch_px,
+            patch_um=fitted.patch_um,
+            mean=MEAN,
+            std=STD,
+            licence="your own",
+            record=record,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+        )
+
+    @classmethod
+    def fit(
+        cls,
+        patches: np.ndarray,
+        *,
+        patch_um: float | Sequence[float] = Handcrafted.patch_um,
+        with_handcrafted: bool = True,
+        n_steps: int = N_STEPS,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool = False,
+    ) -> "SelfSupervisedEncoder":
+        """Fit the network on patches; :func:`flagst.pp.fit_encoder` cuts them from sections.
+
+        Parameters
+        ----------
+        patches
+            (n_patches, 112, 112, 3) uint8, red, green, blue, of all scales together, in the colours that the encoder
+            will see.
+        patch_um
+            Sides of the patches, micrometres, one per scale, for the record.
+        with_handcrafted
+            Let the handcrafted features stand before those of the network.
+        n_steps
+            Steps of the optimiser, on 128 patches each.
+        seed
+            Of weights, order and views.
+        device
+            By default the GPU where there is one; the encoder is made on the same.
+        progress
+            Show a progress bar.
+
+        Returns
+        -------
+        The encoder.
+
+        Raises
+        ------
+        ValueError
+            Patches of another shape or type, fewer than 64, or settings out of range.
+        RuntimeError
+            The training diverged.
+        """
+        require_patches(patches, Handcrafted.patch_px)
+        network = fit_network(patches, n_steps=n_steps, seed=seed, device=device, progress=progress)
+        scales = tuple(float(side) for side in np.atleast_1d(patch_um))
+        return cls(_Fitted(network, scales, bool(with_handcrafted)), device=device)
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the features of one patch."""
+        beside = [] if self._beside is None else self._beside.feature_names
+        return [*beside, *(f"network_{i}" for i in range(self.n_features - len(beside)))]
+
+    def save(self, path: str | Path) -> None:
+        """Write the network and what is needed to use it to a safetensors file, which replaces what stood there.
+
+        Raises
+        ------
+        ValueError
+            The name does not end in ``.safetensors``.
+        """
+        self._fitted.write(Path(path).expanduser())
+
+    def _encode_batch(self, patches: np.ndarray) -> np.ndarray:
+        vectors = super()._encode_batch(patches)
+        return vectors if self._beside is None else np.hstack([self._beside.encode(patches), vectors])
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What an encoder is made of, in memory or in a file.
+
+    Parameters
+    ----------
+    network
+        From :func:`fit_network`.
+    patch_um
+        Sides of the patches, micrometres.
+    with_handcrafted
+        Whether handcrafted features stand before its own.
+    """
+
+    network: "nn.Module"
+    patch_um: tuple[float, ...]
+    with_handcrafted: bool
+
+    def write(self, path: Path) -> None:
+        from safetensors.torch import save_file
+
+        if path.suffix != _SUFFIX:
+            raise ValueError(f"The file of an encoder ends in {_SUFFIX}; got {path.name}.")
+        about = {"format": _FORMAT, "patch_um": self.patch_um, "with_handcrafted": self.with_handcrafted}
+        weights = {name: value.cpu().contiguous() for name, value in self.network.state_dict().items()}
+        with drafted(path) as draft:
+            save_file(weights, draft, metadata={_METADATA: json.dumps(about)})
+
+    @classmethod
+    def read(cls, path: Path) -> "_Fitted":
+        if path.suffix != _SUFFIX:
+            raise ValueError(f"The file of an encoder ends in {_SUFFIX}; got {path.name}.")
+        about = guarded(path, lambda: _about(path))
+        network = make_network()
+        fit_weights(network, load_weights(path), file=path.name, model="the network of a self-supervised encoder")
+        return cls(network, **about)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """Settings in the metadata of a file."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        about = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+    if about.pop("format", None) != _FORMAT:
+        raise ValueError("it was not written by SelfSupervisedEncoder.save")
+    return {"patch_um": tuple(map(float, about["patch_um"])), "with_handcrafted": bool(about["with_handcrafted"])}

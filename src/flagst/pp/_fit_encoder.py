@@ -1,0 +1,133 @@
+"""An image encoder fitted on the tissue of some sections."""
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flagst._checks import require_one_of
+from flagst._keys import OBS, TABLE
+from flagst.data.patches import crop_block, plan_blocks
+from flagst.encoders import Handcrafted, SelfSupervisedEncoder
+from flagst.pp._features import STAIN_NORMALISE, check_scales, look_over, resolve
+from flagst.pp._sources import SectionImage
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+logger = logging.getLogger("flagst")
+
+
+def fit_encoder(
+    data: "SpatialData | AnnData",
+    *,
+    sections: Sequence[str] | None = None,
+    patch_um: float | Sequence[float] = Handcrafted.patch_um,
+    with_handcrafted: bool = True,
+    n_steps: int = 400,
+    max_patches: int = 20_000,
+    section_key: str = OBS.section,
+    table_key: str = TABLE,
+    stain_normalise: str | None = "section",
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+) -> SelfSupervisedEncoder:
+    """Fit a small network on the tissue around the spots, for :func:`flagst.pp.image_features`.
+
+    It sees images and never expression. Leave sections that a model will be tested on out of ``sections``: what was
+    fitted on their images as well is no prediction of an unseen section.
+
+    Parameters
+    ----------
+    data
+        As for :func:`flagst.pp.image_features`.
+    sections
+        Names of those to fit on; by default all.
+    patch_um
+        Sides of the squares, micrometres, one per scale; all scales share one network.
+    with_handcrafted
+        Let the handcrafted features stand before those of the network, which is better than either alone.
+    n_steps
+        Steps of the optimiser, on 128 patches each.
+    max_patches
+        Of more patches than this so many are drawn; one takes 38 kB.
+    section_key, table_key
+        As for :func:`flagst.pp.image_features`.
+    stain_normalise
+        As it will be in :func:`flagst.pp.image_features`.
+    seed
+        Of weights, order and views. Numbers differ between machines and numbers of threads by rounding, which
+        training enlarges: save the encoder to have the same again.
+    device
+        By default the GPU where there is one.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    The encoder. Its :meth:`~flagst.encoders.SelfSupervisedEncoder.save` writes it to a file.
+
+    Raises
+    ------
+    KeyError
+        Table, section column, coordinates or micrometres per pixel that are missing.
+    ValueError
+        Sections that are not there or have no image, spots outside the image, too few patches, settings out of range.
+    TypeError
+        ``data`` of another type.
+    RuntimeError
+        The training diverged.
+
+    Example
+    -------
+    >>> encoder = flagst.pp.fit_encoder(sdata, sections=["C2", "C3", "C4"])  # doctest: +SKIP
+    >>> flagst.pp.image_features(sdata, encoder=encoder)  # doctest: +SKIP
+    """
+    scales = check_scales(patch_um)
+    stain_normalise = "none" if stain_normalise is None else stain_normalise
+    require_one_of(stain_normalise, STAIN_NORMALISE, name="stain_normalise")
+    _, found, _ = resolve(data, section_key, table_key)
+    names = [section.name for section in found]
+    wanted = names if sections is None else [sections] if isinstance(sections, str) else list(sections)
+    if not wanted or not set(wanted) <= set(names):
+        raise ValueError(f"sections must name some of the sections that are there, {names}; got {wanted}.")
+    chosen = [section for section in found if section.name in wanted]
+
+    patches = _cut(chosen, scales, stain_normalise == "section", most=max_patches, rng=np.random.default_rng(seed))
+    encoder = SelfSupervisedEncoder.fit(
+        patches,
+        patch_um=scales,
+        with_handcrafted=with_handcrafted,
+        n_steps=n_steps,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    logger.info("Fitted an image encoder on %d patches of %d sections.", len(patches), len(chosen))
+    return encoder
+
+
+def _cut(
+    sections: list[SectionImage], scales: list[float], normalise: bool, *, most: int, rng: np.random.Generator
+) -> np.ndarray:
+    """(n_patches, side, side, 3) uint8: every spot of every section at every scale, or ``most`` of these."""
+    counts = [len(section.rows) for section in sections for _ in scales]
+    rows = np.concatenate([np.arange(count) for count in counts])
+    owner = np.repeat(np.arange(len(counts)), counts)
+    if len(rows) > most:
+        kept = np.sort(rng.choice(len(rows), most, replace=False))
+        rows, owner = rows[kept], owner[kept]
+    px = Handcrafted.patch_px
+    patches = np.empty((len(rows), px, px, 3), dtype=np.uint8)
+    stains = [look_over(section, scales, px) for section in sections]
+    for i in np.unique(owner):
+        section, scale = sections[i // len(scales)], scales[i % len(scales)]
+        mine = np.flatnonzero(owner == i)
+        centres = section.centres[rows[mine]]
+        for block in plan_blocks(section.levels, centres, side=scale / section.um_per_px, out_px=px):
+            for members, cut in crop_block(block):
+                patches[mine[members]] = stains[i // len(scales)].apply(cut) if normalise else cut
+    return patches
