@@ -10,6 +10,7 @@ from flagst._checks import require_one_of
 from flagst._keys import OBS, TABLE
 from flagst.data.patches import crop_block, plan_blocks
 from flagst.encoders import Handcrafted, SelfSupervisedEncoder
+from flagst.encoders._vicreg import N_STEPS
 from flagst.pp._features import STAIN_NORMALISE, check_scales, look_over, resolve
 from flagst.pp._sources import SectionImage
 
@@ -26,7 +27,7 @@ def fit_encoder(
     sections: Sequence[str] | None = None,
     patch_um: float | Sequence[float] = Handcrafted.patch_um,
     with_handcrafted: bool = True,
-    n_steps: int = 400,
+    n_steps: int = N_STEPS,
     max_patches: int = 20_000,
     section_key: str = OBS.section,
     table_key: str = TABLE,
