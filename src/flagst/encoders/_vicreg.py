@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 #: Channels of the convolutions; each halves the side. The last is the length of the vector.
 WIDTHS = (32, 64, 128, 256)
-#: Colours that the network takes for 0 and 1; after stain normalisation most pixels are near white.
+#: Of red, green and blue, 0 to 1, which are brought to 0 and 1; after stain normalisation most pixels are near white.
 MEAN, STD = (0.75, 0.75, 0.75), (0.2, 0.2, 0.2)
 N_STEPS, LEAST_PATCHES = 400, 64
 _BATCH, _CROP, _PROJECTION = 128, 5 / 7, 512
-_RATE, _START_RATE, _DECAY = 2e-3, 1e-3, 1e-4
+_RATE, _DECAY = 2e-3, 1e-4
 # Stains of a view are up to this much weaker or stronger, each colour by itself.
 _STAIN = 0.15
 # Weights of the three parts of the loss.
@@ -89,7 +89,7 @@ def fit_network(
     # channels last: half the time on a CPU
     body, head = body.to(place, memory_format=torch.channels_last), head.to(place)
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW([*body.parameters(), *head.parameters()], lr=_START_RATE, weight_decay=_DECAY)
+    optimiser = torch.optim.AdamW([*body.parameters(), *head.parameters()], lr=_RATE, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=n_steps)
     for _ in tqdm(range(n_steps), unit="step", desc="image encoder", disable=not progress):
         chosen = pixels[torch.randint(len(pixels), (_BATCH,), generator=generator)].float().div_(255)
