@@ -1,13 +1,14 @@
 """Image encoders fitted on the training sections, without a download, against the handcrafted features.
 
     python benchmarks/fitted_encoders.py --data-dir DIR --rotate C2 C3 C4 C5
+    python benchmarks/fitted_encoders.py --data-dir DIR --train C2 C3 C4 C5 --test B4
 
-Each section of the rotation is predicted by ``flagst.baselines.Ridge`` trained on the others; scores are its PCC and
-MSE. Nothing of the test section has a part in fitting an encoder. ``k-means words``: whitened patches of 8 px, 256
-means, how far each position is from them (what is below its average distance), averaged over the patch. ``network``:
-that of ``flagst.encoders.SelfSupervisedEncoder``. Both at the scales of the handcrafted features. ``stained
-otherwise``: the image of the test section gets a weaker stain and tinted glass. ``--save DIR`` writes the fitted
-networks for ``her2st.py --encoders DIR``.
+Each section of the rotation, or one test section, is predicted by ``flagst.baselines.Ridge`` trained on the others;
+scores are its PCC and MSE. Nothing of the test section has a part in fitting an encoder. ``k-means words``: whitened
+patches of 8 px, 256 means, how far each position is from them (what is below its average distance), averaged over the
+patch. ``network``: that of ``flagst.encoders.SelfSupervisedEncoder``. Both at the scales of the handcrafted features.
+``stained otherwise``: the image of the test section gets a weaker stain and tinted glass. ``--save DIR`` writes the
+fitted networks for ``her2st.py --encoders DIR``.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 import _table
 import numpy as np
 import torch
-from her2st import ROTATION
+from her2st import splits_of
 from sklearn.cluster import MiniBatchKMeans
 from torch import nn
 
@@ -158,24 +159,29 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", help="HER2ST folder; without it files are downloaded")
-    parser.add_argument("--rotate", nargs="+", metavar="S", default=list(ROTATION))
+    parser.add_argument("--rotate", nargs="+", metavar="S", help="sections, each tested in turn")
+    parser.add_argument("--train", nargs="+", metavar="S", help="training sections of a single split")
+    parser.add_argument("--test", metavar="S", help="test section of a single split")
     parser.add_argument("--n-genes", type=int, default=200)
     parser.add_argument("--n-steps", type=int, default=400, help="optimiser steps of the network")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, metavar="DIR", help="folder for the fitted networks, one per test section")
     options, start = parser.parse_args(arguments), time.perf_counter()
+    splits = splits_of(parser, options)
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
-    sdata = datasets.her2st(options.rotate, data_dir=options.data_dir)
+    tests = [split["test"] for split in splits]
+    sections = tests if options.train is None else [*options.train, *tests]
+    sdata = datasets.her2st(sections, data_dir=options.data_dir)
     patches, as_is = patches_of(sdata), both_features(sdata)
     restained = {}
-    for section in options.rotate:
-        other = datasets.her2st(section, data_dir=options.data_dir)
+    for test in tests:
+        other = datasets.her2st(test, data_dir=options.data_dir)
         stain_otherwise(other)
         other.tables[TABLE].obsm[FITTED] = both_features(other)
-        restained[section] = other.tables[TABLE]
+        restained[test] = other.tables[TABLE]
     runs = []
-    for test in options.rotate:
+    for test in tests:
         runs.append(run(sdata.tables[TABLE], as_is, restained, patches, test, options))
         print(f"  {test}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     for target in TARGETS:

@@ -70,14 +70,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     options = parser.parse_args(arguments)
-    if (options.train is None) != (options.test is None):
-        parser.error("--train and --test go together")
-    if options.train and options.rotate:
-        parser.error("give either --rotate or --train and --test")
-    if options.rotate and len(set(options.rotate)) < 2:
-        parser.error("--rotate needs at least two sections")
-    if options.test and options.test in options.train:
-        parser.error(f"{options.test} is both a training and the test section")
+    options.splits = splits_of(parser, options)
     if options.features and (options.preset != "default" or options.export):
         parser.error("--features trains the default FLAG, and reads a file: no --preset, no --export")
     if options.encoders and (options.features or options.export):
@@ -86,11 +79,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.methods = options.methods or list(allowed)
     if not set(options.methods) <= set(allowed):
         parser.error(f"--features runs {', '.join(FEATURES_ONLY)} only")
-    options.splits = _splits(options)
     return options
 
 
-def _splits(options: argparse.Namespace) -> list[dict]:
+def splits_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[dict]:
+    """``{"train", "test"}`` of every split that ``--rotate``, or ``--train`` and ``--test``, ask for."""
+    if (options.train is None) != (options.test is None):
+        parser.error("--train and --test go together")
+    if options.train and options.rotate:
+        parser.error("give either --rotate or --train and --test")
+    if options.rotate and len(set(options.rotate)) < 2:
+        parser.error("--rotate needs at least two sections")
+    if options.test and options.test in options.train:
+        parser.error(f"{options.test} is both a training and the test section")
     if options.train:
         return [{"train": options.train, "test": options.test}]
     rotate = list(dict.fromkeys(options.rotate or ROTATION))

@@ -62,6 +62,33 @@ def test_every_row_is_scored_with_a_network_of_the_training_sections(sections, m
     assert SelfSupervisedEncoder(tmp_path / "S1.safetensors").n_features == 118 + 256
 
 
+@pytest.mark.parametrize(
+    ("arguments", "tests"),
+    [(["--train", "S1", "S3", "--test", "S2"], ["S2"]), (["--rotate", "S2", "S1"], ["S2", "S1"])],
+)
+def test_single_split_and_rotation(arguments, tests, monkeypatch, capsys):
+    read, ran = [], []
+
+    def her2st(sections, data_dir):
+        read.append(sections)
+        return SimpleNamespace(tables={"table": SimpleNamespace(obsm={})})
+
+    def run(table, as_is, restained, patches, test, options):
+        assert list(restained) == tests
+        ran.append(test)
+        return {(target, "row"): (0.25, 1.0) for target in fitted_encoders.TARGETS}
+
+    monkeypatch.setattr(fitted_encoders.datasets, "her2st", her2st)
+    monkeypatch.setattr(fitted_encoders, "run", run)
+    for name in ("patches_of", "both_features", "stain_otherwise"):
+        monkeypatch.setattr(fitted_encoders, name, lambda sdata: None)
+    fitted_encoders.main(arguments)
+    assert read == [[name for name in arguments if not name.startswith("--")], *tests] and ran == tests
+    assert " ".join(["0.250"] * len(tests)) in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        fitted_encoders.main(["--train", "S1", "--test", "S1"])
+
+
 def test_words_are_activations_of_each_patch_alone(monkeypatch):
     monkeypatch.setattr(fitted_encoders, "N_SAMPLED", 500)
     monkeypatch.setattr(fitted_encoders, "N_WORDS", 8)
