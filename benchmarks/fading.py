@@ -36,7 +36,7 @@ from flagst.model.unlike import FamiliarTissue
 from flagst.regression import RegressionStage
 
 #: How the kernel part fades, and the power of its trust that does it.
-FADES = {"unfaded": 0, "as it is": 1, "faster": 4, "ridge": np.inf}
+FADES = {"unfaded": 0, "FLAG": 1, "faster": 4, "ridge": np.inf}
 POWERS = tuple(FADES.values())
 SAMPLERS = ("denoiser", "noise")
 STRUCTURES = (0.0, 0.2, 0.35, 0.5, 0.7, 1.0)
@@ -182,7 +182,7 @@ def run(table, changed: dict[str, dict], split: dict, target: str, options) -> d
     if options.draws:
         FLAG.setup_anndata(train, section_key=OBS.section)
         model = FLAG(train, target=target, seed=0)
-        model.train(accelerator="cpu")
+        model.train(accelerator="cpu", enable_progress_bar=False)
     learned = training_sections(train, genes, target)
     for name, query in queries.items():
         section = test_section(query, genes, target)

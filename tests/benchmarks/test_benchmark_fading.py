@@ -57,7 +57,7 @@ def test_power_one_is_the_model_and_infinity_ridge_regression(table):
     baselines.Ridge.setup_anndata(train, section_key="section", genes=genes)
     ridge = baselines.Ridge(train, target="log2")
     ridge.train()
-    for name, fitted in (("as it is", model), ("ridge", ridge)):
+    for name, fitted in (("FLAG", model), ("ridge", ridge)):
         values = fitted.predict(query, structure=0)[:, genes].layers["flagst"]
         expected = metrics.pcc(values, section.target), metrics.mse(values, section.target)
         np.testing.assert_allclose(scores[list(fading.FADES).index(name)], expected, atol=1e-3)
