@@ -4,14 +4,13 @@
 
 On tissue unlike the training images the kernel part of FLAG's mean fades, to ridge regression in the end, and drawn
 residuals could be made to fade to noise. Sections of one patient can be made unlike the others: photographed or
-stained otherwise, or with one of four kinds of tissue (k-means of the features) left out of training. Each section
-of the rotation is put aside in turn; of the others the first is predicted by a fit on the remaining two, from
-features that are as they were, or from those of its changed image. ``familiar`` is the share of its spots below 1
-in ``obs["flagst_ood"]``.
+stained otherwise, or predicted by fits that have not seen tissue of their kind (one of four, k-means of the features).
+Each section of the rotation is put aside in turn; of the others the first is predicted by a fit on the remaining two.
+``familiar`` is the share of its spots below 1 in ``obs["flagst_ood"]``, ``trust`` how much of the kernel part is left.
 
-Mean: kernel part times ``trust ** p``; 1 is what FLAG does. Draws, with ``--draws``: those of the denoiser and those
-of the same model without it (balanced noise, the same spatial order), GSC and SSC where PCC is down to the same share
-of that of the mean. ``--other`` adds a section of another patient, for comparison: nothing is chosen by it.
+Mean: kernel part times ``trust ** p``; p of 1 is what FLAG does. Draws, with ``--draws``: of FLAG with and without its
+diffusion (balanced noise, the same spatial order), GSC and SSC where PCC is down to the same share of that of the
+mean. ``--other`` adds a section of another patient, for comparison: nothing is chosen by it.
 """
 
 import argparse
@@ -19,12 +18,15 @@ import time
 from dataclasses import replace
 
 import _table
+import dask.array as da
 import numpy as np
 from her2st import ROTATION
 from inner_folds import inner_splits
 from scipy.ndimage import gaussian_filter
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from flagst import FLAG, datasets, io, metrics, pp
 from flagst._keys import LAYERS, OBS, OBSM, TABLE, VAR, image_element
@@ -38,29 +40,31 @@ from flagst.regression import RegressionStage
 #: How the kernel part fades, and the power of its trust that does it.
 FADES = {"unfaded": 0, "FLAG": 1, "faster": 4, "ridge": np.inf}
 POWERS = tuple(FADES.values())
-SAMPLERS = ("denoiser", "noise")
+SAMPLERS = {"denoiser": {}, "noise": {"diffusion": False}}
 STRUCTURES = (0.0, 0.2, 0.35, 0.5, 0.7, 1.0)
+CHUNK = 2048
 #: Kinds of tissue, and principal components that tell them apart.
 N_KINDS, N_AXES = 4, 20
 #: Draws are compared at this share of the mean's PCC: about where the rotation compares them.
 SHARE = {"log2": 0.88, "lognorm": 0.74}
-AS_IT_IS, LEFT_OUT = "as it is", "tissue of its kind left out"
-MIXED = np.array([[0.8, 0.2, 0], [0, 0.8, 0.2], [0.15, 0, 0.85]])
+AS_IT_IS, LEFT_OUT = "as it is", "its kind of tissue left out"
+MIXED = np.array([[0.8, 0.2, 0], [0, 0.8, 0.2], [0.15, 0, 0.85]], dtype=np.float32)
+GLASS = np.array([0.97, 0.93, 0.90], dtype=np.float32)[:, None, None]
 
 
 def weaker_stain(image: np.ndarray) -> np.ndarray:
-    """Pixels ``(3, y, x)``, 0 to 255, of a weaker stain behind tinted glass."""
-    return 255 * np.array([0.97, 0.93, 0.90])[:, None, None] * (image / 255) ** 0.6
+    """Pixels ``(3, y, x)`` float32, 0 to 255, of a weaker stain behind tinted glass."""
+    return 255 * GLASS * (image / 255) ** 0.6
 
 
 def blurred(image: np.ndarray) -> np.ndarray:
-    """Out of focus by 4 px."""
+    """Out of focus by 4 px of the finest level."""
     return gaussian_filter(image, (0, 4, 4))
 
 
 def grainy(image: np.ndarray) -> np.ndarray:
-    """Noise with a standard deviation of 15."""
-    return image + np.random.default_rng(0).normal(0, 15, image.shape)
+    """Noise with a standard deviation of 15 at the finest level."""
+    return image + 15 * np.random.default_rng(0).standard_normal(image.shape, dtype=np.float32)
 
 
 def mixed_colours(image: np.ndarray) -> np.ndarray:
@@ -85,18 +89,25 @@ CHANGES = {
 }
 
 
+def change_images(sdata, sections: list[str], change) -> None:
+    """Change the finest level of images in place, and make the coarser ones of it."""
+    for section in sections:
+        tree = sdata.images[image_element(section)]
+        images = [tree[level]["image"] for level in tree.children]
+        values = np.clip(change(images[0].values.astype(np.float32)), 0, 255).round().astype(np.uint8)
+        for image in images:
+            image.data = da.from_array(values, chunks=(3, CHUNK, CHUNK))
+            height, width = (size // 2 for size in values.shape[1:])
+            pairs = values[:, : 2 * height, : 2 * width].reshape(3, height, 2, width, 2)
+            values = pairs.mean(axis=(2, 4), dtype=np.float32).round().astype(np.uint8)
+    io.clear_image_cache()
+
+
 def changed_features(options, change, settings: dict) -> dict[str, np.ndarray]:
     """Image features ``(n_spots, d_image)`` of every section of the rotation."""
     sdata = datasets.her2st(options.rotate, data_dir=options.data_dir)
-    for section in options.rotate if change else ():
-        tree = sdata.images[image_element(section)]
-        for level in tree.children:
-            image = tree[level]["image"]
-            image.data = image.data.rechunk({0: 3}).map_blocks(
-                lambda block: np.clip(change(block.astype(np.float32)), 0, 255).round().astype(np.uint8),
-                dtype=np.uint8,
-            )
-    io.clear_image_cache()
+    if change:
+        change_images(sdata, options.rotate, change)
     pp.image_features(sdata, progress=False, **settings)
     table = sdata.tables[TABLE]
     return {s: np.asarray(part_of(table, [s]).obsm[OBSM.image]) for s in options.rotate}
@@ -127,49 +138,60 @@ def test_section(table, genes: list[str], target: str):
     return replace(section, target=np.asarray(to_target(table[:, genes].X, depth, target)))
 
 
-def mean_scores(train: list, section) -> tuple[float, np.ndarray]:
-    """Share of familiar spots; PCC and MSE of the mean with its kernel part faded by every power, ``(n_powers, 2)``."""
-    parts = ([getattr(s, name) for s in train] for name in ("image", "neighbours", "coords", "target"))
-    stage, _ = RegressionStage.fit(*parts)
-    mean, design = stage.mean, stage.context.transform(section.image, section.neighbours)
+def faded(mean, design: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Trust ``(n_spots,)`` in the kernel part; standardised means ``(n_spots, n_genes)``, one per power of it."""
     linear, features = mean.ridge.predict(design), mean.kernel.transform(design)
     part, trust = mean.weight * (mean.kernel_ridge.predict(features) - linear), mean.kernel.trust(features)
-    faded = [linear if np.isinf(power) else linear + trust**power * part for power in POWERS]
-    values = [stage.scaler.restore(standardised) for standardised in faded]
-    familiar = float((FamiliarTissue.fit(train).score(section.image) <= 1).mean())
-    return familiar, np.array([(metrics.pcc(v, section.target), metrics.mse(v, section.target)) for v in values])
+    return trust[:, 0], [linear if np.isinf(power) else linear + trust**power * part for power in POWERS]
 
 
-def without_kinds(train) -> list:
-    """Training table without the spots of one kind of tissue, for every kind."""
+def predicted(train: list, section) -> dict[str, np.ndarray]:
+    """``"familiar"`` and ``"trust"`` of every spot; ``"mean"``, ``(n_spots, n_powers, n_genes)`` as the target is."""
+    parts = ([getattr(s, name) for s in train] for name in ("image", "neighbours", "coords", "target"))
+    stage, _ = RegressionStage.fit(*parts)
+    trust, means = faded(stage.mean, stage.context.transform(section.image, section.neighbours))
+    familiar = FamiliarTissue.fit(train).score(section.image) <= 1
+    return {"familiar": familiar, "trust": trust, "mean": np.stack([stage.scaler.restore(m) for m in means], axis=1)}
+
+
+def scored(found: dict[str, np.ndarray], section) -> dict:
+    """Shares, and PCC and MSE of every power ``(n_powers, 2)``."""
+    means = [found["mean"][:, power] for power in range(len(POWERS))]
+    scores = [(metrics.pcc(values, section.target), metrics.mse(values, section.target)) for values in means]
+    return {name: float(found[name].mean()) for name in ("familiar", "trust")} | {"mean": np.array(scores)}
+
+
+def kinds_of(train, query) -> tuple[np.ndarray, np.ndarray]:
+    """Kind of tissue of every training spot and of every spot of a query, told apart by the training features."""
     features = np.asarray(train.obsm[OBSM.image])
-    unit = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-8)
-    axes = PCA(N_AXES, random_state=0).fit_transform(unit)
-    kind = KMeans(N_KINDS, n_init=5, random_state=0).fit_predict(axes)
-    return [train[kind != left_out].copy() for left_out in range(N_KINDS)]
+    means = KMeans(N_KINDS, n_init=5, random_state=0)
+    told = make_pipeline(StandardScaler(), PCA(N_AXES, random_state=0), means).fit(features)
+    return told.predict(features), told.predict(np.asarray(query.obsm[OBSM.image]))
 
 
-def draw_scores(model: FLAG, query, section) -> dict[str, np.ndarray]:
-    """PCC, GSC and SSC of draws with and without the denoiser, ``(n_structures, 3)`` each."""
-    settings, fitted, found = model.settings_, model.fitted_, {}
-    graph = moran_graph(section.coords, section.layout)
-    jitter = np.zeros_like(fitted.residual.jitter)  # makes up for what the denoiser's draws lack in variance
-    for name in SAMPLERS:
-        if name == "noise":
-            model.settings_ = replace(settings, diffusion=False)
-            model.fitted_ = replace(fitted, residual=replace(fitted.residual, jitter=jitter))
-        scores = []
-        for structure in STRUCTURES:
-            values = model.predict(query, structure=structure, seed=0)[:, model.genes_].layers[LAYERS.draw]
-            pcc, gsc = metrics.pcc(values, section.target), metrics.gsc(values, section.target)
-            scores.append((pcc, gsc, metrics.ssc(values, section.target, graph)))
-        found[name] = np.array(scores)
-    model.settings_, model.fitted_ = settings, fitted
-    return found
+def without_kind(train, query, genes: list[str], target: str) -> dict[str, np.ndarray]:
+    """:func:`predicted`, every spot by a fit on training spots of other kinds of tissue."""
+    section, out = test_section(query, genes, target), {}
+    of_train, of_query = kinds_of(train, query)
+    for kind in np.unique(of_query):
+        found = predicted(training_sections(train[of_train != kind].copy(), genes, target), section)
+        for name, values in found.items():
+            out.setdefault(name, np.zeros_like(values))[of_query == kind] = values[of_query == kind]
+    return out
+
+
+def draw_scores(model: FLAG, query, section) -> np.ndarray:
+    """PCC, GSC and SSC of draws, ``(n_structures, 3)``."""
+    graph, scores = moran_graph(section.coords, section.layout), []
+    for structure in STRUCTURES:
+        values = model.predict(query, structure=structure, seed=0)[:, model.genes_].layers[LAYERS.draw]
+        pcc, gsc = metrics.pcc(values, section.target), metrics.gsc(values, section.target)
+        scores.append((pcc, gsc, metrics.ssc(values, section.target, graph)))
+    return np.array(scores)
 
 
 def run(table, changed: dict[str, dict], split: dict, target: str, options) -> dict[str, dict]:
-    """Share of familiar spots, scores of the mean and, if asked, of draws, by what is unlike."""
+    """Shares, scores of the mean and, if asked, of draws, by what is unlike."""
     train, held = part_of(table, split["train"]), part_of(table, [split["test"]])
     pp.select_genes(train, options.n_genes)
     genes = [str(gene) for gene in train.var_names[train.var[VAR.panel].to_numpy(bool)]]
@@ -178,34 +200,31 @@ def run(table, changed: dict[str, dict], split: dict, target: str, options) -> d
         queries[name].obsm[OBSM.image] = features[split["test"]]
     if options.other:
         queries[options.other] = part_of(table, [options.other])
-    model, found = None, {}
+    models, found = {}, {}
     if options.draws:
         FLAG.setup_anndata(train, section_key=OBS.section)
-        model = FLAG(train, target=target, seed=0)
-        model.train(accelerator="cpu", enable_progress_bar=False)
+        for name, settings in SAMPLERS.items():
+            models[name] = FLAG(train, target=target, seed=0, **settings)
+            models[name].train(accelerator="cpu", enable_progress_bar=False)
     learned = training_sections(train, genes, target)
     for name, query in queries.items():
         section = test_section(query, genes, target)
-        familiar, scores = mean_scores(learned, section)
-        found[name] = {"familiar": familiar, "mean": scores}
-        if model is not None:
-            found[name]["draws"] = draw_scores(model, query[:, genes].copy(), section)
-    section = test_section(held, genes, target)
-    kinds = [mean_scores(training_sections(part, genes, target), section) for part in without_kinds(train)]
-    found[LEFT_OUT] = {
-        name: np.mean([kind[i] for kind in kinds], axis=0) for i, name in enumerate(("familiar", "mean"))
-    }
+        found[name] = scored(predicted(learned, section), section)
+        if models:
+            of_panel = query[:, genes].copy()
+            found[name]["draws"] = {k: draw_scores(model, of_panel, section) for k, model in models.items()}
+    found[LEFT_OUT] = scored(without_kind(train, held, genes, target), test_section(held, genes, target))
     return found
 
 
 def table_lines(runs: list[dict], target: str) -> list[tuple[str, ...]]:
     """One line for all that is unlike, means over the sections put aside."""
     heads = [f"{score} {name}" for name in FADES for score in ("PCC", "MSE")]
-    lines = [(f"target {target}", "familiar", *heads)]
+    lines = [(f"target {target}", "familiar", "trust", *heads)]
     for name in runs[0]:
         scores = np.mean([found[name]["mean"] for found in runs], axis=0)
-        familiar = np.mean([found[name]["familiar"] for found in runs])
-        lines.append((name, f"{familiar:.2f}", *(f"{value:.3f}" for value in scores.ravel())))
+        shares = [np.mean([found[name][share] for found in runs]) for share in ("familiar", "trust")]
+        lines.append((name, *(f"{v:.2f}" for v in shares), *(f"{v:.3f}" for v in scores.ravel())))
     return lines
 
 

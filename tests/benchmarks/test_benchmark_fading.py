@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flagst import FLAG, baselines, datasets, metrics, pp
+from flagst.regression.mean import RegressionMean
 
 KIND = {"n_sections": 3, "n_spots": 49, "n_genes": 30, "seed": 0}
 
@@ -37,51 +38,85 @@ def test_changed_images_have_other_features(sdata, monkeypatch):
             assert not np.allclose(changed[section], values), name
 
 
-def test_pixels_keep_their_range_and_lose_what_they_should():
+def test_pixels_are_changed_as_told_at_every_level():
     image = np.random.default_rng(0).uniform(20, 235, (3, 64, 64)).astype(np.float32)
-    assert (fading.weaker_stain(np.full((3, 2, 2), 100.0))[0] > 100).all()
+    assert (fading.weaker_stain(np.full((3, 2, 2), 100, np.float32))[0] > 100).all()
     assert fading.blurred(image).std() < 0.3 * image.std()
-    assert fading.grainy(image).std() > image.std()
-    np.testing.assert_allclose(fading.mixed_colours(np.ones((3, 2, 2))), 1)
+    np.testing.assert_allclose((fading.grainy(image) - image).std(), 15, rtol=0.05)
+    np.testing.assert_allclose(fading.mixed_colours(np.ones((3, 2, 2), np.float32)), 1, rtol=1e-6)
+    sdata = datasets.simulated_sections(**KIND)
+    tree = sdata.images["S1_image"]
+    before = {level: tree[level]["image"].values for level in tree.children}
+    fading.change_images(sdata, ["S1"], lambda pixels: pixels / 2)
+    assert len(before) > 1
+    for level, values in before.items():
+        after = tree[level]["image"]
+        assert after.shape == values.shape and after.dtype == np.uint8
+        np.testing.assert_allclose(after.values.astype(float), values / 2, atol=2)
 
 
-def test_power_one_is_the_model_and_infinity_ridge_regression(table):
+def test_power_one_is_the_model_and_infinity_ridge_regression():
+    rng = np.random.default_rng(0)
+    design, folds = rng.normal(size=(120, 4)), np.arange(120) % 3
+    target = np.sin(2 * design[:, :1]) + 0.1 * rng.normal(size=(120, 5))
+    mean, _ = RegressionMean.fit(design, target, folds)
+    far = design[:30] + np.linspace(0, 3, 30)[:, None]
+    trust, means = fading.faded(mean, far)
+    found = dict(zip(fading.FADES, means, strict=True))
+    assert mean.weight > 0 and trust.min() < 0.9 and trust.max() == 1
+    np.testing.assert_allclose(found["FLAG"], mean.predict(far), atol=1e-12)
+    np.testing.assert_array_equal(found["ridge"], mean.ridge.predict(far))
+    distance = {name: np.abs(values - found["ridge"]).mean() for name, values in found.items()}
+    assert distance["unfaded"] > distance["FLAG"] > distance["faster"] > 0
+
+
+def test_the_mean_is_in_the_unit_of_the_target(table):
     train, query = fading.part_of(table, ["S1", "S2"]), fading.part_of(table, ["S3"])
     genes = [str(gene) for gene in table.var_names[:20]]
     section = fading.test_section(query, genes, "log2")
-    familiar, scores = fading.mean_scores(fading.training_sections(train, genes, "log2"), section)
-    assert 0 <= familiar <= 1 and scores.shape == (len(fading.FADES), 2)
-    FLAG.setup_anndata(train, section_key="section", genes=genes)
-    model = FLAG(train, target="log2", max_steps=1, seed=0)
-    model.train(accelerator="cpu")
+    found = fading.predicted(fading.training_sections(train, genes, "log2"), section)
     baselines.Ridge.setup_anndata(train, section_key="section", genes=genes)
     ridge = baselines.Ridge(train, target="log2")
     ridge.train()
-    for name, fitted in (("FLAG", model), ("ridge", ridge)):
-        values = fitted.predict(query, structure=0)[:, genes].layers["flagst"]
-        expected = metrics.pcc(values, section.target), metrics.mse(values, section.target)
-        np.testing.assert_allclose(scores[list(fading.FADES).index(name)], expected, atol=1e-3)
+    values = ridge.predict(query, structure=0)[:, genes].layers["flagst"]
+    np.testing.assert_allclose(found["mean"][:, list(fading.FADES).index("ridge")], values, atol=1e-4)
+    scores = fading.scored(found, section)
+    expected = metrics.pcc(values, section.target), metrics.mse(values, section.target)
+    np.testing.assert_allclose(scores["mean"][-1], expected, atol=1e-4)
+    assert scores["familiar"] == found["familiar"].mean() and scores["trust"] == found["trust"].mean()
 
 
-def test_draws_with_and_without_the_denoiser_share_their_mean_and_leave_the_model_as_it_was(table):
+def test_spots_are_predicted_without_training_spots_of_their_kind(table, monkeypatch):
+    train, query = fading.part_of(table, ["S1", "S2"]), fading.part_of(table, ["S3"])
+    genes = [str(gene) for gene in table.var_names[:20]]
+    of_train, of_query = fading.kinds_of(train, query)
+    assert len(of_train) == 98 and len(of_query) == 49 and set(of_query) <= set(range(fading.N_KINDS))
+    seen = []
+
+    def predicted(sections, section):
+        seen.append({str(name) for part in sections for name in part.spot_names})
+        fit = np.full((len(section), 1, 1), float(len(seen) - 1))
+        return {"familiar": fit[:, 0, 0], "trust": fit[:, 0, 0], "mean": fit}
+
+    monkeypatch.setattr(fading, "predicted", predicted)
+    found = fading.without_kind(train, query, genes, "log2")
+    kinds = np.unique(of_query)
+    np.testing.assert_array_equal(kinds[found["trust"].astype(int)], of_query)
+    for kind, names in zip(kinds, seen, strict=True):
+        assert names == set(train.obs_names[of_train != kind])
+
+
+def test_draws_with_and_without_the_diffusion_share_their_mean(table):
     train, query = fading.part_of(table, ["S1", "S2"]), fading.part_of(table, ["S3"])
     genes = [str(gene) for gene in table.var_names[:20]]
     FLAG.setup_anndata(train, section_key="section", genes=genes)
-    model = FLAG(train, target="log2", max_steps=2, seed=0)
-    model.train(accelerator="cpu")
-    before = model.settings_, model.fitted_
-    found = fading.draw_scores(model, query, fading.test_section(query, genes, "log2"))
-    assert (model.settings_, model.fitted_) == before
-    denoiser, noise = (found[name] for name in fading.SAMPLERS)
-    np.testing.assert_array_equal(denoiser[0], noise[0])
-    assert (denoiser[1:] != noise[1:]).all()
-
-
-def test_every_kind_of_tissue_is_left_out_once(table):
-    parts = fading.without_kinds(fading.part_of(table, ["S1", "S2"]))
-    left = [set(table.obs_names[table.obs["section"] != "S3"]) - set(part.obs_names) for part in parts]
-    assert len(parts) == fading.N_KINDS and all(left)
-    assert sum(map(len, left)) == len(set().union(*left)) == 98
+    found, section = [], fading.test_section(query, genes, "log2")
+    for settings in fading.SAMPLERS.values():
+        model = FLAG(train, target="log2", max_steps=2, seed=0, **settings)
+        model.train(accelerator="cpu")
+        found.append(fading.draw_scores(model, query, section))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert (found[0][1:] != found[1][1:]).all()
 
 
 def test_a_run_makes_both_tables(table):
