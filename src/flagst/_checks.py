@@ -1,6 +1,6 @@
 """Checks at the public border: what was wrong, what was found, what to do."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +23,14 @@ def require_one_of(value: str, allowed: Iterable[str], *, name: str) -> None:
     allowed = list(allowed)
     if value not in allowed:
         raise ValueError(f"{name} must be one of {allowed}; got {value!r}.")
+
+
+def require_lengths(value: float | Sequence[float], *, name: str) -> list[float]:
+    """One or more lengths as a list; raises a ``ValueError`` unless they are positive."""
+    lengths = [float(length) for length in np.atleast_1d(value)]
+    if not lengths or not all(np.isfinite(length) and length > 0 for length in lengths):
+        raise ValueError(f"{name} must be one or more positive lengths in micrometres; got {value!r}.")
+    return lengths
 
 
 def require_unique(names, *, where: str, hint: str) -> None:

@@ -65,7 +65,9 @@ def test_it_encodes_the_colours_it_was_fitted_on(patches, monkeypatch):
 def test_what_is_saved_is_what_is_read(encoder, patches, tmp_path):
     path = tmp_path / "encoder.safetensors"
     encoder.save(path)
+    state = torch.random.get_rng_state()
     read = get_encoder("self-supervised", path=path)
+    assert torch.equal(torch.random.get_rng_state(), state)
     assert read.params() == encoder.params() and read.patch_um == encoder.patch_um
     np.testing.assert_array_equal(read.encode(patches), encoder.encode(patches))
     record = {"encoder": encoder.name, "version": encoder.version, "encoder_params": encoder.params()}
@@ -80,6 +82,8 @@ def test_without_its_file_the_encoder_of_a_record_is_asked_for(encoder):
     record = {"encoder": encoder.name, "version": encoder.version, "encoder_params": encoder.params()}
     with pytest.raises(FileNotFoundError, match="'self-supervised', which needs the file of its weights: path="):
         recorded_encoder(record)
+    with pytest.raises(FileNotFoundError, match="needs the file that its save.. wrote: path=.*fit_encoder makes one"):
+        get_encoder("self-supervised")
 
 
 def test_it_can_be_sent_to_another_process(encoder, patches, tmp_path):
@@ -112,6 +116,12 @@ def test_files_that_are_not_its_own_are_refused(encoder, tmp_path):
         SelfSupervisedEncoder(tmp_path / "code.pt")
     with pytest.raises(ValueError, match="ends in .safetensors; got right.pt"):
         encoder.save(tmp_path / "right.pt")
+
+
+@pytest.mark.parametrize("patch_um", [-5, (), np.nan])
+def test_sides_of_patches_out_of_range(patches, patch_um):
+    with pytest.raises(ValueError, match="patch_um must be one or more positive lengths"):
+        SelfSupervisedEncoder.fit(patches, patch_um=patch_um, n_steps=1)
 
 
 def test_patches_of_another_size_are_refused(patches):

@@ -87,6 +87,7 @@ def test_a_model_knows_the_features_of_its_encoder(slide, tmp_path):
         ({"sections": ["A", "C"]}, r"sections that are there, \['A', 'B'\]; got \['A', 'C'\]"),
         ({"sections": []}, "got \\[\\]"),
         ({"max_patches": 10}, "64 patches or more; got 10"),
+        ({"max_patches": -5}, "max_patches must be 1 or more; got -5"),
         ({"stain_normalise": "slide"}, "stain_normalise"),
         ({"patch_um": -1}, "patch_um must be"),
     ],

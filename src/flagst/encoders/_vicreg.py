@@ -78,7 +78,7 @@ def fit_network(
     (place,) = find_devices(device)
     pixels = torch.from_numpy(np.ascontiguousarray(patches)).permute(0, 3, 1, 2)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not those of GPUs, as torch.manual_seed would
         body = make_network()
         head = nn.Sequential(
             nn.Linear(WIDTHS[-1], _PROJECTION),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flagst._checks import require_lengths
 from flagst._files import drafted, guarded, load_weights
 from flagst._keys import NETWORK
 from flagst._weights import fit_weights
@@ -42,7 +43,7 @@ class SelfSupervisedEncoder(TorchEncoder):
     Raises
     ------
     FileNotFoundError
-        No such file.
+        No ``path``, or no such file.
     ValueError
         A broken file, or one that :meth:`save` did not write; settings out of range.
 
@@ -57,12 +58,17 @@ class SelfSupervisedEncoder(TorchEncoder):
 
     def __init__(
         self,
-        path: "str | Path | _Fitted",
+        path: "str | Path | _Fitted | None" = None,
         *,
         device: str | Sequence[str] | None = None,
         precision: str = "auto",
         batch_size: int = 64,
     ):
+        if path is None:
+            raise FileNotFoundError(
+                f"The encoder {self.name!r} needs the file that its save() wrote: path=. "
+                "flagst.pp.fit_encoder makes one from sections of yours."
+            )
         fitted = path if isinstance(path, _Fitted) else _Fitted.read(Path(path).expanduser())
         self._fitted = fitted
         self._beside = Handcrafted() if fitted.with_handcrafted else None
@@ -128,9 +134,9 @@ class SelfSupervisedEncoder(TorchEncoder):
             The training diverged.
         """
         require_patches(patches, Handcrafted.patch_px)
+        scales = require_lengths(patch_um, name="patch_um")
         network = fit_network(patches, n_steps=n_steps, seed=seed, device=device, progress=progress)
-        scales = tuple(float(side) for side in np.atleast_1d(patch_um))
-        return cls(_Fitted(network, scales, bool(with_handcrafted)), device=device)
+        return cls(_Fitted(network, tuple(scales), bool(with_handcrafted)), device=device)
 
     @property
     def feature_names(self) -> list[str]:
@@ -183,10 +189,13 @@ class _Fitted:
 
     @classmethod
     def read(cls, path: Path) -> "_Fitted":
+        import torch
+
         if path.suffix != _SUFFIX:
             raise ValueError(f"The file of an encoder ends in {_SUFFIX}; got {path.name}.")
         about = guarded(path, lambda: _about(path))
-        network = make_network()
+        with torch.random.fork_rng(devices=[]):  # its first weights are overwritten
+            network = make_network()
         fit_weights(network, load_weights(path), file=path.name, model="the network of a self-supervised encoder")
         return cls(network, **about)
 

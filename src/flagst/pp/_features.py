@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst._checks import require_key, require_one_of
+from flagst._checks import require_key, require_lengths, require_one_of
 from flagst._keys import FEATURES, OBS, OBSM, SLOT, TABLE, UNS
 from flagst.data.measured import plain
 from flagst.data.patches import check_inside, thumbnail
@@ -118,7 +118,7 @@ def image_features(
     >>> flagst.pp.image_features(sdata)  # doctest: +SKIP
     """
     encoder = get_encoder(encoder)
-    scales = check_scales(encoder.patch_um if patch_um is None else patch_um)
+    scales = require_lengths(encoder.patch_um if patch_um is None else patch_um, name="patch_um")
     stain_normalise = "none" if stain_normalise is None else stain_normalise
     require_one_of(stain_normalise, STAIN_NORMALISE, name="stain_normalise")
     n_jobs = _check_jobs(n_jobs)
@@ -163,14 +163,6 @@ def image_features(
     )
     _write(adata, key_added, features, record | terms)
     logger.info("Wrote %d image features of %d spots to obsm[%r].", width, adata.n_obs, key_added)
-
-
-def check_scales(patch_um: float | Sequence[float]) -> list[float]:
-    """Sides of patches as a list; raises a ``ValueError`` unless they are positive."""
-    scales = [float(scale) for scale in np.atleast_1d(patch_um)]
-    if not scales or not all(np.isfinite(scale) and scale > 0 for scale in scales):
-        raise ValueError(f"patch_um must be one or more positive lengths in micrometres; got {patch_um!r}.")
-    return scales
 
 
 def _check_jobs(n_jobs: int | None) -> int:

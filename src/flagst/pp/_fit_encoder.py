@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst._checks import require_one_of
+from flagst._checks import require_lengths, require_one_of
 from flagst._keys import OBS, TABLE
 from flagst.data.patches import crop_block, plan_blocks
 from flagst.encoders import Handcrafted, SelfSupervisedEncoder
 from flagst.encoders._vicreg import N_STEPS
-from flagst.pp._features import STAIN_NORMALISE, check_scales, look_over, resolve
+from flagst.pp._features import STAIN_NORMALISE, look_over, resolve
 from flagst.pp._sources import SectionImage
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ def fit_encoder(
     >>> encoder = flagst.pp.fit_encoder(sdata, sections=["C2", "C3", "C4"])  # doctest: +SKIP
     >>> flagst.pp.image_features(sdata, encoder=encoder)  # doctest: +SKIP
     """
-    scales = check_scales(patch_um)
+    scales = require_lengths(patch_um, name="patch_um")
+    if max_patches < 1:
+        raise ValueError(f"max_patches must be 1 or more; got {max_patches!r}.")
     stain_normalise = "none" if stain_normalise is None else stain_normalise
     require_one_of(stain_normalise, STAIN_NORMALISE, name="stain_normalise")
     _, found, _ = resolve(data, section_key, table_key)
