@@ -118,22 +118,9 @@ def part_of(table, sections: list[str]):
     return table[table.obs[OBS.section].isin(sections).to_numpy()].copy()
 
 
-def training_sections(table, genes: list[str], target: str) -> list:
-    """Sections of a table as the model reads them."""
-    return sections_from_anndata(
-        table,
-        section_key=OBS.section,
-        spatial_key=OBSM.spatial,
-        image_key=OBSM.image,
-        genes=genes,
-        target=target,
-        layer=None,
-    )
-
-
 def test_section(table, genes: list[str], target: str):
     """A section with what was measured there; genes may be absent."""
-    [section] = sections_from_anndata(table, section_key=OBS.section)
+    [section] = sections_from_anndata(table)
     depth = np.asarray(table.X.sum(axis=1), dtype=float).ravel()
     return replace(section, target=np.asarray(to_target(table[:, genes].X, depth, target)))
 
@@ -174,7 +161,7 @@ def without_kind(train, query, genes: list[str], target: str) -> dict[str, np.nd
     section, out = test_section(query, genes, target), {}
     of_train, of_query = kinds_of(train, query)
     for kind in np.unique(of_query):
-        found = predicted(training_sections(train[of_train != kind].copy(), genes, target), section)
+        found = predicted(sections_from_anndata(train[of_train != kind].copy(), genes=genes, target=target), section)
         for name, values in found.items():
             out.setdefault(name, np.zeros_like(values))[of_query == kind] = values[of_query == kind]
     return out
@@ -206,7 +193,7 @@ def run(table, changed: dict[str, dict], split: dict, target: str, options) -> d
         for name, settings in SAMPLERS.items():
             models[name] = FLAG(train, target=target, seed=0, **settings)
             models[name].train(accelerator="cpu", enable_progress_bar=False)
-    learned = training_sections(train, genes, target)
+    learned = sections_from_anndata(train, genes=genes, target=target)
     for name, query in queries.items():
         section = test_section(query, genes, target)
         found[name] = scored(predicted(learned, section), section)

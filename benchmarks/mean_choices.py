@@ -15,7 +15,7 @@ import numpy as np
 from her2st import ROTATION
 
 from flagst import datasets, metrics, pp
-from flagst._keys import OBS, OBSM, TABLE, VAR
+from flagst._keys import OBS, TABLE, VAR
 from flagst.data.from_anndata import sections_from_anndata
 from flagst.data.graph import moran_graph
 from flagst.regression import RegressionStage
@@ -43,15 +43,7 @@ def cross_fitted(table, rotate: list[str], aside: str, target: str, n_genes: int
     train = table[(table.obs[OBS.section] != aside).to_numpy()].copy()
     pp.select_genes(train, n_genes)
     genes = list(train.var_names[train.var[VAR.panel].to_numpy(bool)])
-    sections = sections_from_anndata(
-        train,
-        section_key=OBS.section,
-        spatial_key=OBSM.spatial,
-        image_key=OBSM.image,
-        genes=genes,
-        target=target,
-        layer=None,
-    )
+    sections = sections_from_anndata(train, genes=genes, target=target)
     parts = ([getattr(s, name) for s in sections] for name in ("image", "neighbours", "coords", "target"))
     stage, mean = RegressionStage.fit(*parts, **changes)
     scores, start = [], 0

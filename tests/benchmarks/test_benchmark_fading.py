@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flagst import FLAG, baselines, datasets, metrics, pp
+from flagst.data.from_anndata import sections_from_anndata
 from flagst.regression.mean import RegressionMean
 
 KIND = {"n_sections": 3, "n_spots": 49, "n_genes": 30, "seed": 0}
@@ -74,7 +75,7 @@ def test_the_mean_is_in_the_unit_of_the_target(table):
     train, query = fading.part_of(table, ["S1", "S2"]), fading.part_of(table, ["S3"])
     genes = [str(gene) for gene in table.var_names[:20]]
     section = fading.test_section(query, genes, "log2")
-    found = fading.predicted(fading.training_sections(train, genes, "log2"), section)
+    found = fading.predicted(sections_from_anndata(train, genes=genes, target="log2"), section)
     baselines.Ridge.setup_anndata(train, section_key="section", genes=genes)
     ridge = baselines.Ridge(train, target="log2")
     ridge.train()
