@@ -41,7 +41,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("denoiser", ["latent", "gene"])
-@pytest.mark.parametrize(("choices", "controls"), KINDS, ids=lambda value: "-".join(map(str, value)))
+@pytest.mark.parametrize(("choices", "controls"), KINDS, ids=lambda value: "-".join(sorted(map(str, value))))
 def test_every_kind_trains_logs_its_controls_and_saves(make, table, query, tmp_path, choices, controls, denoiser):
     network = GENE_TOKENS if denoiser == "gene" else make.SMALL
     model = make.model(table, denoiser=denoiser, network=network, **choices)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import rbf_kernel
@@ -111,6 +113,34 @@ def test_the_width_is_the_exponent_at_the_median_distance(curved):
     squared = ((design[:, None] - design) ** 2).sum(axis=2)
     for kwargs, width in (({}, 1.0), ({"width": 0.3}, 0.3)):
         assert KernelFeatures.fit(design, **kwargs).precision == pytest.approx(width / np.median(squared))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_trust_is_the_odds_of_the_explained_variance_over_the_usual_ones(width):
+    """The variance that a Gaussian process leaves at a spot, and at every training spot left out in turn."""
+    design = np.random.default_rng(6).normal(size=(60, 6))
+    kernel = KernelFeatures.fit(design, width=width)
+    process = GaussianProcessRegressor(RBF((2 * kernel.precision) ** -0.5), alpha=1e-9, optimizer=None)
+    left_out = []
+    for spot in range(len(design)):
+        process.fit(np.delete(design, spot, axis=0), np.zeros(len(design) - 1))
+        left_out.append(process.predict(design[spot : spot + 1], return_std=True)[1][0] ** 2)
+    usual = np.quantile(left_out, 0.95)
+    assert kernel.usual_gap == pytest.approx(usual, rel=1e-3)
+
+    new = np.concatenate([design[:20] + 0.1, design[:20] * np.linspace(1, 3, 20)[:, None], design[:1] + 50])
+    gap = process.fit(design, np.zeros(len(design))).predict(new, return_std=True)[1] ** 2
+    found = kernel.trust(kernel.transform(new))[:, 0]
+    np.testing.assert_allclose(found, np.minimum(1, (1 - gap) / gap * usual / (1 - usual)), atol=1e-3)
+    assert found[0] == 1 and 0 < np.sort(found)[5] < 0.5 and found[-1] == 0
+
+
+def test_a_spot_that_no_landmark_reaches_is_predicted_by_ridge_alone(curved):
+    design = curved[0]
+    mean, _ = RegressionMean.fit(*curved)
+    far = design + 100
+    assert mean.weight > 0 and not np.allclose(mean.predict(design), mean.ridge.predict(design))
+    np.testing.assert_allclose(mean.predict(far), mean.ridge.predict(far), rtol=1e-12)
 
 
 def test_many_spots_are_represented_by_landmarks():

@@ -53,6 +53,11 @@ class FlagModule(BaseModuleClass):
         )
         self.alignment = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are: all of them are in one place, and asking every weight takes longer than a layer."""
+        return next(self.parameters()).device
+
     def attach_alignment(self, make_head: Callable[[int], nn.Module], *, warmup_steps: int = 0) -> None:
         """Add an alignment head to every network for a training run.
 

@@ -56,13 +56,14 @@ class KernelFeatures:
     def trust(self, features: np.ndarray) -> np.ndarray:
         """How far kernel ridge may speak for a spot, ``(n_spots, 1)`` in [0, 1].
 
-        Full trust as long as the landmarks leave no more of the spot's kernel variance unexplained
-        than they do of each other's; beyond that it falls as one over the unexplained variance.
-        Far from all of them a Gaussian kernel knows nothing and falls back to the mean, where ridge
-        still extrapolates.
+        The odds that the landmarks explain a spot's kernel variance, ``(1 - gap) / gap``, over their usual odds of
+        each other; 1 where they are no smaller. So a spot that lies as the training spots lie among each other is
+        trusted in full, and one that no landmark reaches not at all: there a Gaussian kernel knows nothing and falls
+        back to the mean, where ridge still extrapolates.
         """
-        gap = 1 - (features**2).sum(axis=1, keepdims=True)
-        return np.clip(self.usual_gap / np.maximum(gap, 1e-12), 0, 1)
+        explained = np.clip((features**2).sum(axis=1, keepdims=True), 0, 1)
+        ours, usual = explained * self.usual_gap, (1 - explained) * (1 - self.usual_gap)
+        return ours / np.maximum(np.maximum(ours, usual), 1e-300)
 
 
 @dataclass(frozen=True)
