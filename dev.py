@@ -25,7 +25,8 @@ HEARTBEAT_S = 30
 COMMANDS = {
     "setup": None,
     "demo": ["-m", "flagst", "demo", "--out", "out/demo"],
-    "test": ["-m", "pytest"],
+    # two processes; files stay together, as fixtures of a file are made once per process
+    "test": ["-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"],
     "docs": ["-m", "sphinx", "-W", "-b", "html", "docs", "docs/_build/html"],
     "tutorials": ["tutorials/execute.py"],
 }

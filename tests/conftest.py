@@ -9,10 +9,19 @@ import pytest
 # helpers that are needed while tests are collected, when there are no fixtures yet
 sys.path.insert(0, str(Path(__file__).resolve().parent / "helpers"))
 
+# one of several test processes: threads of each would only wait for those of the others
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # zarr hands single reads and writes to a pool of threads; with one worker, a lost wake-up of glibc's condition
 # variables (bug 25847, Debian 12) cannot leave the suite waiting for ever
 os.environ.setdefault("ZARR_THREADING__MAX_WORKERS", "1")
 os.environ.setdefault("ZARR_ASYNC__CONCURRENCY", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tutorials first: they take longest, and two processes shall end at about the same time."""
+    items.sort(key=lambda item: item.path.parent.name != "tutorials")
 
 
 def _her2st_dir() -> Path | None:
