@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+from lightning.pytorch import Callback
 
 from flagst import FLAG
+from flagst.model.training import EMA_DECAY
 
 GENE_TOKENS = {
     "d_context": 16,
@@ -55,6 +57,27 @@ def test_seeds_make_models(make, trained, query):
     expected = _layers(trained, query.copy())
     np.testing.assert_array_equal(_layers(same, query.copy()), expected)
     assert not np.allclose(_layers(other, query.copy()), expected)
+
+
+@pytest.mark.parametrize("cross_fit", [True, False])
+def test_the_weights_are_a_moving_average_over_the_steps(make, cross_fit):
+    """One step in as many as there are networks counts, the first as a whole."""
+    seen = []
+
+    class Record(Callback):
+        def on_train_batch_end(self, trainer, plan, *args):
+            seen.append([weight.detach().clone() for weight in plan.module.networks.parameters()])
+
+    model = make.model(make.table(), cross_fit=cross_fit)
+    model.train(**make.QUICK, callbacks=[Record()])
+    every = len(model.module.networks)
+    assert len(seen) == 30 and every == (3 if cross_fit else 1)
+    average = seen[0]
+    for weights in seen[every::every]:
+        average = [EMA_DECAY * a + (1 - EMA_DECAY) * w for a, w in zip(average, weights, strict=True)]
+    for found, expected, last in zip(model.module.networks.parameters(), average, seen[-1], strict=True):
+        torch.testing.assert_close(found, expected)
+        assert found.numel() == 1 or not torch.equal(found, last)
 
 
 def test_a_model_whose_training_was_interrupted_is_not_trained(make, query, monkeypatch):
