@@ -47,3 +47,23 @@ def test_errors_say_what_is_there():
         get_encoder(Mean)
     with pytest.raises(TypeError, match="nucleus_threshold"):
         get_encoder(Mean(), nucleus_threshold=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("timm", {}, r"'timm' needs path= and architecture=; got \[\]"),
+        ("timm", {"path": "vit.safetensors"}, r"'timm' needs architecture=; got \['path'\]"),
+        ("transformers", {"pooling": "mean"}, r"'transformers' needs path=; got \['pooling'\]"),
+        ("lazyslide", {}, "'lazyslide' needs model="),
+    ],
+)
+def test_what_an_encoder_cannot_do_without_is_named(name, given, message):
+    with pytest.raises(TypeError, match=message):
+        get_encoder(name, **given)
+
+
+def test_recipes_and_the_default_need_no_settings_to_say_what_is_missing():
+    with pytest.raises(FileNotFoundError):
+        get_encoder("uni")
+    assert get_encoder("handcrafted").name == "handcrafted"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from inspect import Parameter, signature
 
 from flagst._checks import require_one_of
 from flagst.encoders._base import ImageEncoder
@@ -67,7 +68,8 @@ def get_encoder(encoder: str | ImageEncoder | Callable, **kwargs) -> ImageEncode
     FileNotFoundError
         A model without its weights; the message says which file, from where, under which licence.
     TypeError
-        Not an encoder, or settings given beside an encoder that exists already.
+        Not an encoder, a setting missing that the named encoder cannot do without, or settings given beside an encoder
+        that exists already.
 
     Examples
     --------
@@ -81,6 +83,7 @@ def get_encoder(encoder: str | ImageEncoder | Callable, **kwargs) -> ImageEncode
         if isinstance(factory, str):
             module, _, attribute = factory.partition(":")
             factory = getattr(import_module(module), attribute)
+        _require_settings(encoder, factory, kwargs)
         encoder = factory(**kwargs)
     elif callable(encoder) and not isinstance(encoder, type | ImageEncoder):
         from flagst.encoders.callable_encoder import CallableEncoder
@@ -92,3 +95,19 @@ def get_encoder(encoder: str | ImageEncoder | Callable, **kwargs) -> ImageEncode
         found = f"the class {encoder.__name__}" if isinstance(encoder, type) else type(encoder).__name__
         raise TypeError(f"encoder must be a name, a function or follow flagst.encoders.ImageEncoder; got {found}.")
     return encoder
+
+
+def _require_settings(name: str, factory: Callable, given: dict) -> None:
+    """Raise a ``TypeError`` that names what an encoder needs and was not given."""
+    wanted = [
+        f"{parameter.name}="
+        for parameter in signature(factory).parameters.values()
+        if parameter.default is Parameter.empty
+        and parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        and parameter.name not in given
+    ]
+    if wanted:
+        raise TypeError(
+            f"The encoder {name!r} needs {' and '.join(wanted)}; got {sorted(given)}. "
+            f"Call get_encoder({name!r}, {', '.join(f'{one}...' for one in wanted)})."
+        )
