@@ -101,7 +101,8 @@ def set_up(version, interpreter):
         return python
     say("installing flagst and all it needs into {}".format(folder.name))
     say("the first time this takes minutes and several GB")
-    run([str(python), "-m", "pip", "install", "--quiet", "--editable", ".[{}]".format(EXTRAS)])
+    # bytecode is made when a module is first imported: most never is
+    run([str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--editable", ".[{}]".format(EXTRAS)])
     stamp.write_text(wanted)
     return python
 

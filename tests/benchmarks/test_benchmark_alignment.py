@@ -24,6 +24,7 @@ def job(tmp_path_factory):
 VARIANTS = ("no alignment", "other patients", "other patients, tied", "other patients, shuffled")
 
 
+@pytest.mark.slow
 def test_variants_run_and_shuffled_vectors_know_less(job):
     found = {variant: alignment.run(job | {"variant": variant}) for variant in VARIANTS}
     for variant, scores in found.items():

@@ -107,6 +107,7 @@ def test_spots_are_predicted_without_training_spots_of_their_kind(table, monkeyp
         assert names == set(train.obs_names[of_train != kind])
 
 
+@pytest.mark.slow
 def test_draws_with_and_without_the_diffusion_share_their_mean(table):
     train, query = fading.part_of(table, ["S1", "S2"]), fading.part_of(table, ["S3"])
     genes = [str(gene) for gene in table.var_names[:20]]

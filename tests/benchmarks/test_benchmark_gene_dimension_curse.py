@@ -85,6 +85,7 @@ def test_the_table_and_the_change_of_the_core(tmp_path):
     assert (tmp_path / "curse.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_small_run_on_real_sections(her2st_dir, capsys, tmp_path):
     file = tmp_path / "records.json"
     curse.main(

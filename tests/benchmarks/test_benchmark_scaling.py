@@ -46,6 +46,7 @@ def test_the_table_has_both_slopes():
     assert lines[-2:] == ["| 10 | 111 | 0.0 |", "| 100 | 11,111 | 0.1 |"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not scaling.Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.filterwarnings("ignore")
 def test_a_small_run():

@@ -144,6 +144,7 @@ def dying_once(marker):
     return Dying()
 
 
+@pytest.mark.slow
 def test_two_workers_of_which_one_is_lost(folder, paths, expected, tmp_path):
     """Killed while it writes: another one goes on with its slide from there."""
     distributed = pytest.importorskip("distributed", reason="workers need dask.distributed")

@@ -56,11 +56,13 @@ def test_committed_outputs(path):
     assert path.stat().st_size < 3_000_000
 
 
+@pytest.mark.slow
 def test_simulated_runs():
     executed = load_executor().execute(TUTORIALS / "simulated.ipynb")
     assert not any(NOISE.search(text) for text in texts(executed))
 
 
+@pytest.mark.slow
 def test_her2st_runs(her2st_dir):
     executed = load_executor().execute(TUTORIALS / "her2st.ipynb", data_dir=her2st_dir)
     assert not any(NOISE.search(text) for text in texts(executed))
