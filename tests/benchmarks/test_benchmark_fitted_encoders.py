@@ -35,6 +35,7 @@ def test_another_stain_moves_features_unless_it_is_normalised(sections):
     assert moved["normalised"] < 0.2 < 0.5 < moved["as it is"], moved
 
 
+@pytest.mark.slow
 def test_every_row_is_scored_with_a_network_of_the_training_sections(sections, monkeypatch, tmp_path):
     monkeypatch.setattr(fitted_encoders, "N_SAMPLED", 500)
     monkeypatch.setattr(fitted_encoders, "N_WORDS", 8)

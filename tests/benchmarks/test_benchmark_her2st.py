@@ -128,6 +128,7 @@ def test_scores_without_a_block_are_those_of_the_intervals():
         assert np.std(values) > 0
 
 
+@pytest.mark.slow
 def test_small_run_on_real_sections(her2st_dir, tmp_path, capsys):
     """Records have exactly the agreed keys, and structure 0 of a sampler is ridge."""
     file, archive = tmp_path / "out.json", tmp_path / "out.npz"

@@ -7,6 +7,7 @@ import unmeasured_genes
 from flagst import datasets
 
 
+@pytest.mark.slow
 def test_every_row_is_scored_and_vectors_beat_shuffled_ones():
     """Features are the true programs, so that the mean is good and only the way over the genes is at stake."""
     table = datasets.simulated_sections(n_sections=4, n_spots=150, n_genes=60, seed=0)["table"]
