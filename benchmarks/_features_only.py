@@ -33,7 +33,7 @@ from torch import Tensor
 from flagst import metrics
 from flagst._keys import TENSOR
 from flagst.data.inputs import N_EDGES, section_inputs, window
-from flagst.data.noise import spot_noise
+from flagst.data.noise import shared_noise, spot_noise
 from flagst.data.section import Section, stack_targets
 from flagst.data.targets import to_target
 from flagst.diffusion import EDM, denoising_loss, dpm_solver_pp_2m
@@ -232,8 +232,9 @@ class PlainFlag:
         if structure == 0:
             return self.stage.scaler.restore(mean)
         tensors = _to(self.inputs(section, mean), self.device)
-        widths = (N_LATENT, mean.shape[1], N_LATENT)
-        start, *noise = spot_noise(section.name, section.spot_names, seed=f"{seed}/0", widths=widths)
+        widths = (N_LATENT, mean.shape[1])
+        start, noise = spot_noise(section.name, section.spot_names, seed=f"{seed}/0", widths=widths)
+        shared = shared_noise(section, section.around(N_EDGES), seed=f"{seed}/0", width=N_LATENT)
         turns = cycle([(network, _encode(network, tensors)) for network in self.networks])
 
         def raw(x: Tensor, sigma: Tensor) -> Tensor:
@@ -243,7 +244,7 @@ class PlainFlag:
         sigmas = self.process.schedule(N_SOLVER_STEPS).to(self.device)
         start = torch.as_tensor(start, device=self.device)
         state = dpm_solver_pp_2m(self.process.denoiser(raw), start, sigmas).cpu().numpy()
-        drawn = self.residual.decode(*self.residual.decodable(state, *noise, leading_scores(mean)))
+        drawn = self.residual.decode(*self.residual.decodable(state, noise, shared, leading_scores(mean)))
         restore = self.stage.scaler.restore
         drawn = match_draw_order(mean, drawn, restore, section.nearest(self.n_near), self.order)
         return restore(mean + structure * drawn)

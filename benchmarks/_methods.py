@@ -34,19 +34,19 @@ def run(job: dict) -> list[dict]:
     """
     import anndata
 
-    records = []
+    records, is_flag = [], job["method"] == "FLAG"
     for split in job["splits"]:
         adata = anndata.read_h5ad(split["file"])
         train = adata[adata.obs[OBS.section].isin(split["train"]).to_numpy()].copy()
         test = adata[(adata.obs[OBS.section] == split["test"]).to_numpy()].copy()
         # FLAG's weights depend on the seed; a baseline is fitted once and drawn from with every seed
-        for seeds in [[s] for s in job["seeds"]] if job["method"] == "FLAG" else [job["seeds"]]:
+        for seeds in [[s] for s in job["seeds"]] if is_flag else [job["seeds"]]:
             start = time.perf_counter()
             model, structures = _fit(train, job, seeds[0])
             fit_seconds = time.perf_counter() - start
             scored = _score(model, test, job, split["test"], seeds, structures, fit_seconds)
-            covered = _coverage(model, test, seeds[0]) if job["method"] == "FLAG" else {}
-            records += [record | covered for record in scored]
+            beside = _coverage(model, test, seeds[0]) | _residual_order(model, test, seeds[0]) if is_flag else {}
+            records += [record | beside for record in scored]
     return records
 
 
@@ -81,6 +81,38 @@ def _coverage(model, test, seed: int) -> dict[str, float]:
     return {"coverage_raw": coverage(*raw, measured), "coverage": coverage(*moved, measured)}
 
 
+def _residual_order(model, test, seed: int) -> dict[str, float]:
+    """Moran's I, mean over genes, of what a full draw adds to the mean, and of what was measured beside the mean.
+
+    ``residual_drawn`` and ``residual_test`` on the test section, ``residual_crossfit`` of the cross-fitted mean on the
+    training sections, averaged over these: what a draw of a new section should be like. All in the unit of the target.
+    """
+    from flagst.data.measured import measured_expression
+    from flagst.metrics import morans_i
+    from flagst.model.fitting import fit_before_diffusion
+
+    if model.fitted_.residual is None:
+        return {}
+    drawn = model.predict(test, structure=1, seed=seed)[:, model.genes_]
+    mean, graph = drawn.layers[f"{LAYERS.draw}_mean"], _graph(drawn, drawn.obs[OBS.section].iloc[0])
+    added = {
+        "residual_drawn": drawn.layers[LAYERS.draw] - mean,
+        "residual_test": measured_expression(drawn, target=model.settings_.target) - mean,
+    }
+    found = {name: float(morans_i(values, graph).mean()) for name, values in added.items()}
+    sections = model._sections(model.adata, measured=True)
+    fitted, data = fit_before_diffusion(sections, model.settings_)
+    left = [
+        morans_i(s.target - fitted.stage.scaler.restore(mean), moran_graph(s.coords, s.layout)).mean()
+        for s, mean in zip(sections, data.mean, strict=True)
+    ]
+    return found | {"residual_crossfit": float(np.mean(left))}
+
+
+def _graph(prediction, section: str):
+    return moran_graph(prediction.obsm[OBSM.spatial], section_layout(prediction, section))
+
+
 def _score(model, test, job: dict, name: str, seeds: list[int], structures: list, fit_seconds: float) -> list[dict]:
     from flagst.tl import evaluate
 
@@ -112,7 +144,7 @@ def _score(model, test, job: dict, name: str, seeds: list[int], structures: list
 def _left_out(prediction, section: str) -> dict[str, list[float]]:
     """Scores of the test section without each of its compact blocks in turn, for the error of a difference."""
     blocks = spatial_blocks(prediction.obsm[OBSM.spatial], N_BLOCKS)
-    graph = moran_graph(prediction.obsm[OBSM.spatial], section_layout(prediction, section))
+    graph = _graph(prediction, section)
     predicted, measured, _ = prediction_and_truth(prediction, LAYERS.draw, None, target=None)
     kept = [np.flatnonzero(blocks != block) for block in range(N_BLOCKS)]
     return {

@@ -232,6 +232,23 @@ def coverage_line(records: list[dict]) -> str:
     )
 
 
+def residual_line(records: list[dict]) -> str:
+    """Moran's I of what FLAG's full draws add to the mean, beside measured residuals; empty where there is none.
+
+    The difference is the mean over splits and seeds of ``|drawn - cross-fitted|``.
+    """
+    found = [r for r in records if "residual_drawn" in r and r["structure"] == 0]
+    if not found:
+        return ""
+    drawn, crossfit, test = (seed_means(found, f"residual_{name}") for name in ("drawn", "crossfit", "test"))
+    apart = [abs(r["residual_drawn"] - r["residual_crossfit"]) for r in found]
+    return (
+        f"Moran's I of what FLAG's full draws add to the mean {_mean_sd(drawn)}, of the cross-fitted residuals of the "
+        f"training sections {crossfit.mean():.3f} (apart by {np.mean(apart):.3f}, {min(apart):.3f} to "
+        f"{max(apart):.3f}), of the measured residuals of the test sections {test.mean():.3f}"
+    )
+
+
 def _with_sd(value: float, sd: float) -> str:
     return f"{value:.3f}" if np.isnan(sd) else f"{value:.3f} ± {sd:.3f}"
 

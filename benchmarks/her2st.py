@@ -186,8 +186,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(part, end="\n\n" if part else "")
     if ready["replicates"]:
         print(_table.replicate_line(ready["replicates"]))
-    if covered := _table.coverage_line(records):
-        print(covered)
+    for line in (_table.coverage_line(records), _table.residual_line(records)):
+        if line:
+            print(line)
     print(f"Wall time {time.perf_counter() - start:.0f} s")
     if options.json:
         lines = [json.dumps({key: record[key] for key in KEYS}) for record in records]

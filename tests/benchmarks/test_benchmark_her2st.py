@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import _methods
 import _prepare
@@ -15,6 +16,9 @@ import pytest
 
 import flagst
 from flagst import datasets
+from flagst.data.graph import moran_graph
+from flagst.metrics import morans_i
+from flagst.regression import RegressionStage
 from flagst.tl import evaluate
 
 
@@ -126,6 +130,33 @@ def test_scores_without_a_block_are_those_of_the_intervals():
         assert n == intervals[name]["n_blocks"] == 20
         assert np.sqrt((n - 1) * np.var(values)) == pytest.approx(intervals[name]["standard_error"], rel=1e-6)
         assert np.std(values) > 0
+
+
+def test_residuals_of_a_draw_and_of_the_cross_fitted_mean():
+    sdata = datasets.simulated_sections(n_sections=4, n_spots=60, n_genes=12)
+    flagst.pp.image_features(sdata, progress=False)
+    table = sdata["table"]
+    held = (table.obs["section"] == "S4").to_numpy()
+    train, test = table[~held].copy(), table[held].copy()
+    flagst.FLAG.setup_anndata(train, section_key="section")
+    model = flagst.FLAG(train, target="log2", seed=0)
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    found = _methods._residual_order(model, test, seed=1)
+
+    sections = model._sections(model.adata, measured=True)
+    parts = [[getattr(s, name) for s in sections] for name in ("image", "neighbours", "coords", "target")]
+    stage, crossfit = RegressionStage.fit(*parts)
+    left = np.split(np.concatenate(parts[-1]) - stage.scaler.restore(crossfit), 3)
+    orders = [morans_i(r, moran_graph(s.coords, s.layout)).mean() for r, s in zip(left, sections, strict=True)]
+    assert found["residual_crossfit"] == pytest.approx(np.mean(orders), rel=1e-9)
+    assert np.ptp(orders) > 0
+
+    mean, drawn = (np.asarray(model.predict(test, structure=s, seed=1).layers["flagst"]) for s in (0, 1))
+    graph = moran_graph(test.obsm["spatial"], sections[0].layout)
+    measured = np.log2(test[:, model.genes_].X.toarray() + 1)
+    assert found["residual_drawn"] == pytest.approx(morans_i(drawn - mean, graph).mean(), abs=1e-6)
+    assert found["residual_test"] == pytest.approx(morans_i(measured - mean, graph).mean(), abs=1e-6)
+    assert _methods._residual_order(SimpleNamespace(fitted_=SimpleNamespace(residual=None)), test, 0) == {}
 
 
 @pytest.mark.slow

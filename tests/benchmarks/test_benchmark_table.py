@@ -163,3 +163,17 @@ def test_replicates():
     single, together = _table.replicate_line(pairs + average).splitlines()
     assert "GSC 0.850 (0.800 to 0.900), SSC 0.650 (0.600 to 0.700)" in single
     assert "GSC 0.930 (0.920 to 0.940), SSC 0.760 (0.740 to 0.780)" in together
+
+
+def test_residual_line_compares_draws_with_held_out_residuals():
+    def of(seed, test, drawn, crossfit):
+        return record("FLAG", 0.0, seed, test) | {
+            "residual_drawn": drawn, "residual_crossfit": crossfit, "residual_test": 0.125,
+        }  # fmt: skip
+
+    records = [of(0, "A", 0.1, 0.15), of(0, "B", 0.2, 0.1), of(1, "A", 0.12, 0.15), of(1, "B", 0.22, 0.1)]
+    records += [record("Ridge", None, 0, "A"), of(0, "A", 9.0, 9.0) | {"structure": 1.0}]
+    line = _table.residual_line(records)
+    assert "add to the mean 0.160 ± 0.014," in line and "training sections 0.125 " in line
+    assert "(apart by 0.075, 0.030 to 0.120)" in line and line.endswith("test sections 0.125")
+    assert _table.residual_line([record("Ridge", None, 0, "A")]) == ""

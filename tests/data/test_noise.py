@@ -1,8 +1,12 @@
 """Noise belongs to a spot: not to its batch, its order or its neighbours."""
 
 import numpy as np
+import pytest
 
-from flagst.data.noise import spot_noise
+from flagst.data.graph import moran_graph
+from flagst.data.noise import shared_noise, spot_noise
+from flagst.data.section import Section
+from flagst.metrics import morans_i
 
 NAMES = np.array([f"A_{i}" for i in range(500)])
 
@@ -51,3 +55,32 @@ def test_the_first_numbers_do_not_depend_on_the_others():
     """Drawn states need the first few numbers of a spot, decoding needs all of them."""
     start, *_ = spot_noise("A", NAMES, seed=3, widths=(4, 300, 4))
     np.testing.assert_array_equal(spot_noise("A", NAMES, seed=3, widths=(4,))[0], start)
+
+
+@pytest.fixture
+def section():
+    grid = np.stack(np.meshgrid(np.arange(25.0), np.arange(20.0)), -1).reshape(-1, 2)
+    near = np.argsort(((grid[:, None] - grid) ** 2).sum(axis=-1), axis=1, kind="stable")[:, 1:9]
+    return Section("A", NAMES, grid, np.zeros((500, 1), np.float32), near, np.ones(near.shape))
+
+
+def test_shared_noise_is_the_sum_over_the_surroundings(section):
+    own = spot_noise("A", NAMES, seed="3/shared", widths=(4,))[0]
+    found = shared_noise(section, section.around(8), seed=3, width=4)
+    assert found.shape == (500, 4) and found.dtype == np.float32
+    expected = (own + sum(own[column] for column in section.neighbours.T)) / 3
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_array_equal(shared_noise(section, section.around(0), seed=3, width=4), own)
+
+
+def test_shared_noise_has_variance_one_and_spatial_order(section):
+    noise = shared_noise(section, section.around(8), seed=0, width=200)
+    assert abs(noise.std() - 1) < 0.02 and np.abs(np.corrcoef(noise.T) - np.eye(200)).mean() < 0.1
+    # side by side, six of nine spots are the same
+    assert morans_i(noise, moran_graph(section.coords, "square")).mean() == pytest.approx(0.65, abs=0.04)
+
+
+def test_a_spot_keeps_its_shared_noise_in_any_part(section):
+    whole, rows = shared_noise(section, section.around(8), seed=3, width=4), np.array([40, 3, 499])
+    np.testing.assert_allclose(shared_noise(section, section.around(8, rows), seed=3, width=4), whole[rows], atol=1e-6)
+    assert not np.isclose(shared_noise(section, section.around(8), seed=4, width=4), whole).any(axis=1).any()

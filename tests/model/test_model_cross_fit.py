@@ -110,7 +110,7 @@ def test_all_tissue_is_behind_the_intervals(make, names, blocks):
 
 
 def test_the_spread_is_set_on_held_out_tissue(make, monkeypatch):
-    """Half of the variance that states lack on it, and noise that the measured order there asks for."""
+    """What neighbours lack in covariance on it, and noise that the measured order there asks for."""
     seen, calibrate = [], flag.calibrate_spread
 
     def recorded(held_out, residual):
@@ -122,9 +122,11 @@ def test_the_spread_is_set_on_held_out_tissue(make, monkeypatch):
     before, after = fitted_before(model), model.fitted_.residual
     [(held_out, given)] = seen
     np.testing.assert_array_equal(given.noise, before.noise)
-    states = held_out.states()
-    np.testing.assert_allclose(after.jitter**2, 0.5 * held_out.missing_variance(states))
+    states = held_out.states(given)
+    shared = held_out.missing_covariance(states) / held_out.shared_order()
+    np.testing.assert_allclose(after.jitter**2, np.minimum(shared, held_out.missing_variance(states)))
     assert after.jitter.max() > 0.1
+    states = held_out.states(after)
     factor = after.noise / before.noise
     np.testing.assert_allclose(factor, factor[0])
     moved = replace(after, noise=before.noise)

@@ -4,6 +4,8 @@ from hashlib import blake2b
 
 import numpy as np
 
+from flagst.data.section import Section
+
 
 def spot_noise(section: str, spot_names: np.ndarray, *, seed: int | str, widths: tuple[int, ...]) -> list[np.ndarray]:
     """Standard normal noise keyed by (seed, section, spot name).
@@ -36,3 +38,27 @@ def spot_noise(section: str, spot_names: np.ndarray, *, seed: int | str, widths:
         bits.state = start
         generator.standard_normal(dtype=np.float32, out=row)
     return np.split(out, np.cumsum(widths)[:-1], axis=1)
+
+
+def shared_noise(section: Section, around: np.ndarray, *, seed: int | str, width: int) -> np.ndarray:
+    """Standard normal noise that neighbours have in common: independent noise summed up over a spot's surroundings.
+
+    Parameters
+    ----------
+    section
+        The whole section.
+    around
+        ``(n_rows, n_around)`` spots whose noise is summed up for each row, see
+        :meth:`flagst.data.section.Section.around`.
+    seed
+        Seed of the draw. The noise that is summed up is keyed as in :func:`spot_noise`.
+    width
+        Numbers per spot, independent of each other.
+
+    Returns
+    -------
+    ``(n_rows, width)`` float32 of variance 1.
+    """
+    kept, place = np.unique(around, return_inverse=True)
+    noise = spot_noise(section.name, section.spot_names[kept], seed=f"{seed}/shared", widths=(width,))[0]
+    return noise[place.reshape(around.shape)].sum(axis=1) / np.float32(np.sqrt(around.shape[1]))

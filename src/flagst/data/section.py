@@ -51,6 +51,11 @@ class Section:
         """``(n_spots, k)`` nearest spots, fewer columns where there are not so many."""
         return self.neighbours[:, :k]
 
+    def around(self, k: int, rows: np.ndarray | None = None) -> np.ndarray:
+        """``(n_rows, at most 1 + k)``: the spots of ``rows``, ``None`` for all, each before its ``k`` nearest."""
+        rows = np.arange(len(self)) if rows is None else rows
+        return np.column_stack([rows, self.nearest(k)[rows]])
+
 
 def stack_targets(sections: list[Section]) -> np.ndarray:
     """Targets of all sections, ``(n_spots, n_genes)``."""

@@ -1,6 +1,9 @@
 """Held-out tissue: which network has not seen what, and what its draws are like there."""
 
+from dataclasses import replace
+
 import numpy as np
+import scipy.sparse as sp
 
 from flagst import metrics
 from flagst.data.graph import moran_graph
@@ -8,7 +11,10 @@ from flagst.model.fitting import MIN_SPOTS, mean_order, section_order
 from flagst.model.predicting import SectionPredictor
 from flagst.regression import ResidualModel
 
-N_DRAWS = 4
+#: Draws of every part: few of them leave it to chance how ordered draws are, many take long.
+MIN_DRAWS, MAX_DRAWS = 4, 12
+#: Numbers, spots times genes times draws, that more than the fewest draws may take.
+DRAWN_VALUES = 2**24
 
 
 def held_out_parts(
@@ -32,7 +38,7 @@ def held_out_parts(
 
 
 class HeldOutTissue:
-    """Variance and spatial order of draws on held-out rows.
+    """Variance, covariance of neighbours and spatial order of draws on held-out rows.
 
     Parameters
     ----------
@@ -45,11 +51,18 @@ class HeldOutTissue:
     def __init__(self, parts: list[tuple[SectionPredictor, np.ndarray]], clean: dict[str, np.ndarray]):
         self.clean = clean
         self.parts = [(p, r) for p, r in parts if len(r) >= MIN_SPOTS and np.ptp(p.section.target[r], axis=0).any()]
+        self._drawn: list | None = None
         self.graphs = [moran_graph(p.section.coords[r], p.section.layout) for p, r in self.parts]
 
-    def states(self) -> list[list[tuple[np.ndarray, ...]]]:
-        """Draws of every held-out part, see :meth:`SectionPredictor.states`."""
-        return [predictor.states(N_DRAWS, seed=0) for predictor, _ in self.parts]
+    def states(self, residual: ResidualModel) -> list[list[tuple[np.ndarray, ...]]]:
+        """Draws of every held-out part, see :meth:`SectionPredictor.states`, with noise beside them for this model."""
+        if self._drawn is None:
+            n_values = sum(predictor.mean.size for predictor, _ in self.parts)
+            n_draws = int(np.clip(DRAWN_VALUES // n_values, MIN_DRAWS, MAX_DRAWS))
+            self._drawn = [predictor.drawn(n_draws, seed=0) for predictor, _ in self.parts]
+        for predictor, _ in self.parts:
+            predictor.fitted = replace(predictor.fitted, residual=residual)
+        return [predictor.decodable(drawn) for (predictor, _), drawn in zip(self.parts, self._drawn, strict=True)]
 
     def missing_variance(self, states: list) -> np.ndarray:
         """``(n_latent,)`` what drawn states lack of the clean states' variance over held-out rows, 0 or more."""
@@ -57,7 +70,27 @@ class HeldOutTissue:
         for drawn, (predictor, rows) in zip(states, self.parts, strict=True):
             found = np.mean([z[rows].var(axis=0) for z, *_ in drawn], axis=0)
             per_part.append(self.clean[predictor.section.name][rows, : len(found)].var(axis=0) - found)
-        return np.clip(np.average(per_part, axis=0, weights=[len(rows) for _, rows in self.parts]), 0, None)
+        return np.clip(self._mean(per_part), 0, None)
+
+    def missing_covariance(self, states: list) -> np.ndarray:
+        """``(n_latent,)`` what drawn states lack of the clean states' covariance with their neighbours, 0 or more."""
+        per_part = []
+        for drawn, (predictor, rows), graph in zip(states, self.parts, self.graphs, strict=True):
+            found = np.mean([_covariance(z[rows], graph) for z, *_ in drawn], axis=0)
+            clean = self.clean[predictor.section.name][rows, : len(found)]
+            per_part.append(_covariance(clean, graph) - found)
+        return np.clip(self._mean(per_part), 0, None)
+
+    def shared_order(self) -> float:
+        """Moran's I to be expected of noise that neighbours share, :func:`flagst.data.noise.shared_noise`."""
+        expected = [
+            _expected_moran(p.around[rows], graph) for (p, rows), graph in zip(self.parts, self.graphs, strict=True)
+        ]
+        return float(self._mean(expected))
+
+    def _mean(self, per_part: list) -> np.ndarray:
+        """Mean over held-out rows of what was found for every part."""
+        return np.average(per_part, axis=0, weights=[len(rows) for _, rows in self.parts])
 
     def order_gap(self, states: list, residual: ResidualModel) -> float:
         """Mean Moran's I of full draws minus that of the measurement, over genes that vary in it."""
@@ -73,3 +106,23 @@ class HeldOutTissue:
                 found = restore(mean + predictor.matched(mean, moved, neighbours))[:, varies]
                 gaps.append(metrics.morans_i(found, graph).mean() - measured)
         return float(np.mean(gaps))
+
+
+def _covariance(values: np.ndarray, graph: sp.csr_matrix) -> np.ndarray:
+    """Covariance of every column with the mean over a spot's neighbours: Moran's I times the variance."""
+    return metrics.morans_i(values, graph) * values.var(axis=0)
+
+
+def _expected_moran(around: np.ndarray, graph: sp.csr_matrix) -> float:
+    """Expected numerator over expected denominator of Moran's I, for sums of independent noise over ``around``."""
+    row_starts = np.arange(0, around.size + 1, around.shape[1])
+    sums = sp.csr_matrix((np.ones(around.size), around.ravel(), row_starts))
+    covariance = (sums @ sums.T).tocsr()
+    with_mean = np.asarray(covariance.mean(axis=1)).ravel()
+    of_mean, edges = with_mean.mean(), graph.tocoo()
+    # of values less their mean over the spots that count
+    between = (
+        np.asarray(covariance[edges.row, edges.col]).ravel() - with_mean[edges.row] - with_mean[edges.col] + of_mean
+    )
+    own = covariance.diagonal() - 2 * with_mean + of_mean
+    return float(edges.data @ between / own.sum())

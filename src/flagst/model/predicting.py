@@ -9,7 +9,8 @@ from torch import Tensor
 
 from flagst._keys import quantile_part
 from flagst.data.graph import MORAN_NEIGHBOURS
-from flagst.data.noise import spot_noise
+from flagst.data.inputs import N_EDGES
+from flagst.data.noise import shared_noise, spot_noise
 from flagst.data.section import Section
 from flagst.model.fitting import MIN_SPOTS, Fitted, network_inputs
 from flagst.model.intervals import IntervalCalibration, draw_quantiles
@@ -57,6 +58,7 @@ class SectionPredictor(SpotPredictor):
         self.mean = fitted.stage.predict(section.image, section.neighbours) if mean is None else mean
         self.inputs = network_inputs(section, fitted, self.mean, settings, module.d_image)
         self.d_state = settings.d_state(self.mean.shape[1])
+        self.around = section.around(N_EDGES if settings.edges else 0)
         self._scores: np.ndarray | None = None
 
     def context(self) -> np.ndarray:
@@ -97,26 +99,32 @@ class SectionPredictor(SpotPredictor):
         """
         restore = self.fitted.stage.scaler.restore
         for i in range(n_states):
-            [state], _ = self._drawn(1, f"{seed}/{i}")
+            [[state, *_]] = self.drawn(1, f"{seed}/{i}")
             for _, *noise in self._noise(n_noises, f"{seed}/{i}/noise"):
-                residual = self.residual(*self.fitted.residual.decodable(state, *noise, self._leading()))
-                yield restore(self.mean + residual).astype(np.float32)
+                [decodable] = self.decodable([[state, *noise]])
+                yield restore(self.mean + self.residual(*decodable)).astype(np.float32)
 
     def states(self, n_draws: int, seed: int | str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Drawn states ``(n_spots, n_latent)``, and the noise that :meth:`ResidualModel.decode` takes."""
-        decodable, leading = self.fitted.residual.decodable, self._leading()
-        return [decodable(z, *noise, leading) for z, noise in zip(*self._drawn(n_draws, seed), strict=True)]
+        return self.decodable(self.drawn(n_draws, seed))
+
+    def drawn(self, n_draws: int, seed: int | str) -> list[list[np.ndarray]]:
+        """Per draw, the state as the solver gives it, ``(n_spots, d_state)``, and both noises as they come.
+
+        The work is here; :meth:`decodable` makes of it what the residual model of now decodes.
+        """
+        noise = self._noise(n_draws, seed)
+        start = np.stack([z for z, *_ in noise])
+        states = self._solve(torch.as_tensor(start)).numpy() if self.settings.diffusion else start
+        return [[z, *beside] for z, (_, *beside) in zip(states, noise, strict=True)]
+
+    def decodable(self, drawn: list[list[np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """What :meth:`ResidualModel.decode` takes, of what :meth:`drawn` gives."""
+        return [self.fitted.residual.decodable(*one, self._leading()) for one in drawn]
 
     def parts(self, n_draws: int, *, n_genes: int = 0) -> Iterator[tuple[np.ndarray, SpotPredictor]]:
         """Rows and predictor of what is predicted at once: everything."""
         yield np.arange(len(self.section)), self
-
-    def _drawn(self, n_draws: int, seed: int | str) -> tuple[np.ndarray, list[list[np.ndarray]]]:
-        """States of several draws, ``(n_draws, n_spots, d_state)``, and gene noise and state noise of each."""
-        noise = self._noise(n_draws, seed)
-        start = np.stack([z for z, *_ in noise])
-        states = self._solve(torch.as_tensor(start)).numpy() if self.settings.diffusion else start
-        return states, [beside for _, *beside in noise]
 
     def _leading(self) -> np.ndarray | None:
         """Scores of the mean that noise is balanced by; ``None`` to leave it as it comes."""
@@ -126,9 +134,12 @@ class SectionPredictor(SpotPredictor):
 
     def _noise(self, n_draws: int, seed: int | str) -> list[list[np.ndarray]]:
         """Starting noise, gene noise and state noise of every draw."""
-        widths = (self.d_state, self.mean.shape[1], self.d_state)
-        name, spots = self.section_name, self.spot_names
-        return [spot_noise(name, spots, seed=f"{seed}/{i}", widths=widths) for i in range(n_draws)]
+        widths = self.d_state, self.mean.shape[1]
+        out = []
+        for own in (f"{seed}/{i}" for i in range(n_draws)):
+            shared = shared_noise(self.section, self.around, seed=own, width=self.d_state)
+            out.append([*spot_noise(self.section_name, self.spot_names, seed=own, widths=widths), shared])
+        return out
 
     def _solve(self, noise: Tensor) -> Tensor:
         with threads_for(len(self.section)):

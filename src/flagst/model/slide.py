@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flagst.data.graph import MORAN_NEIGHBOURS
 from flagst.data.inputs import N_EDGES, denoiser_window, encoder_window, partition, spot_pitch
-from flagst.data.noise import spot_noise
+from flagst.data.noise import shared_noise, spot_noise
 from flagst.data.section import Section
 from flagst.data.store import ArrayFolder
 from flagst.model.fitting import Fitted, pad_columns
@@ -166,10 +166,12 @@ class SlidePredictor:
 
     def _drawn(self, seed: str, rows: np.ndarray, leading: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         """:meth:`drawn` without what is kept; ``leading`` balances the noise of a whole section."""
-        widths, names = (self.d_state, self.n_genes, self.d_state), self.section.spot_names[rows]
-        start, *noise = spot_noise(self.section.name, names, seed=seed, widths=widths)
+        widths, names = (self.d_state, self.n_genes), self.section.spot_names[rows]
+        start, noise = spot_noise(self.section.name, names, seed=seed, widths=widths)
+        around = self.section.around(self.neighbours.shape[1], rows)
+        shared = shared_noise(self.section, around, seed=seed, width=self.d_state)
         state = self.state(seed)[rows] if self.settings.diffusion else start
-        return self.fitted.residual.decodable(state, *noise, leading)
+        return self.fitted.residual.decodable(state, noise, shared, leading)
 
     def scales(self, seed: str) -> np.ndarray | None:
         """Factor of every gene of a draw that gives it its spatial order, ``(n_genes,)``; ``None`` for none."""

@@ -3,7 +3,7 @@
 The state of a spot is ``z = E u``: ``u`` the residual of the cross-fitted mean, centred per section
 and standardised per gene; ``E`` the projection on its leading principal components, each scaled to
 unit variance. What the components do not carry comes back as independent noise per gene, and what
-drawn states lack in variance as noise on the components.
+drawn states lack in spatial covariance as noise on the components that neighbours share.
 """
 
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ class ResidualModel:
             ``(n_spots, n_genes)`` standard normal; independent, or balanced over a section
             (:func:`flagst.regression.balance.balance_noise`).
         state_noise
-            ``(n_spots, n_latent)`` standard normal, independent.
+            ``(n_spots, n_latent)`` standard normal, independent between components.
 
         Returns
         -------
