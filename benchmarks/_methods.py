@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from _table import NOISE_BASELINES
 
-from flagst._keys import LAYERS, OBS, OBSM, PARAM, SLOT, UNS
+from flagst._keys import LAYERS, OBS, OBSM, PARAM, SLOT, UNS, prediction_layers
 from flagst.data.graph import moran_graph
 from flagst.data.measured import section_layout
 from flagst.metrics import spatial_blocks
@@ -94,7 +94,7 @@ def _residual_order(model, test, seed: int) -> dict[str, float]:
     if model.fitted_.residual is None:
         return {}
     drawn = model.predict(test, structure=1, seed=seed)[:, model.genes_]
-    mean, graph = drawn.layers[f"{LAYERS.draw}_mean"], _graph(drawn, drawn.obs[OBS.section].iloc[0])
+    mean, graph = drawn.layers[prediction_layers(LAYERS.draw)["mean"]], _graph(drawn, drawn.obs[OBS.section].iloc[0])
     added = {
         "residual_drawn": drawn.layers[LAYERS.draw] - mean,
         "residual_test": measured_expression(drawn, target=model.settings_.target) - mean,

@@ -1,5 +1,6 @@
 """Held-out tissue: which network has not seen what, and what its draws are like there."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -66,19 +67,19 @@ class HeldOutTissue:
 
     def missing_variance(self, states: list) -> np.ndarray:
         """``(n_latent,)`` what drawn states lack of the clean states' variance over held-out rows, 0 or more."""
-        per_part = []
-        for drawn, (predictor, rows) in zip(states, self.parts, strict=True):
-            found = np.mean([z[rows].var(axis=0) for z, *_ in drawn], axis=0)
-            per_part.append(self.clean[predictor.section.name][rows, : len(found)].var(axis=0) - found)
-        return np.clip(self._mean(per_part), 0, None)
+        return self._missing(states, lambda values, graph: values.var(axis=0))
 
     def missing_covariance(self, states: list) -> np.ndarray:
         """``(n_latent,)`` what drawn states lack of the clean states' covariance with their neighbours, 0 or more."""
+        return self._missing(states, _covariance)
+
+    def _missing(self, states: list, statistic: Callable[[np.ndarray, sp.csr_matrix], np.ndarray]) -> np.ndarray:
+        """What drawn states lack of a statistic of the clean ones over held-out rows, 0 or more."""
         per_part = []
         for drawn, (predictor, rows), graph in zip(states, self.parts, self.graphs, strict=True):
-            found = np.mean([_covariance(z[rows], graph) for z, *_ in drawn], axis=0)
+            found = np.mean([statistic(z[rows], graph) for z, *_ in drawn], axis=0)
             clean = self.clean[predictor.section.name][rows, : len(found)]
-            per_part.append(_covariance(clean, graph) - found)
+            per_part.append(statistic(clean, graph) - found)
         return np.clip(self._mean(per_part), 0, None)
 
     def shared_order(self) -> float:
