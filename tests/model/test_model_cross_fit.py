@@ -141,6 +141,12 @@ def test_the_spread_is_set_on_held_out_tissue(make, monkeypatch):
         np.testing.assert_array_equal(getattr(after, part), getattr(before, part))
 
 
+def test_the_spread_is_that_of_draws_before_their_genes_get_the_order_of_the_training_sections(make):
+    given, free = (train(make.model(make.table(), match_order=on), **make.QUICK) for on in (True, False))
+    for part in ("noise", "jitter"):
+        np.testing.assert_array_equal(*(getattr(model.fitted_.residual, part) for model in (given, free)))
+
+
 def test_without_cross_fitting_nothing_is_held_out_or_set(make, query):
     model = train(make.model(make.table(), cross_fit=False), **make.QUICK)
     assert len(model.module.networks) == 1 and model.intervals_ is None

@@ -12,7 +12,7 @@ from flagst.model import spread
 from flagst.model.fitting import Fitted
 from flagst.model.held_out import HeldOutTissue
 from flagst.model.spread import calibrate_spread
-from flagst.regression import ResidualModel, match_draw_order
+from flagst.regression import ResidualModel
 
 N_SIDE, N_LATENT, NOISE, SMOOTHNESS = 14, 3, 0.6, 6.0
 
@@ -43,7 +43,7 @@ class Predictor:
         self.section = SimpleNamespace(name=str(seed), coords=grid, layout="square", target=measured)
         scaler = SimpleNamespace(restore=lambda values, genes=None: values)
         self.fitted = Fitted(SimpleNamespace(scaler=scaler), self.truth, np.zeros(n_genes), {})
-        self.gain, self.order = 1.0, None
+        self.gain = 1.0
 
     def fields(self, n, rng):
         """Smooth fields of unit variance, ``(n_spots, n)``."""
@@ -60,11 +60,6 @@ class Predictor:
     def shared(self, n, rng):
         """Noise that neighbours have in common, ``(n_spots, n)``."""
         return rng.normal(size=(len(self.mean), n))[self.around].sum(axis=1) / np.sqrt(self.around.shape[1])
-
-    def matched(self, mean, residual, neighbours):
-        if self.order is None:
-            return residual
-        return match_draw_order(mean, residual, lambda values, genes=None: values, neighbours, self.order)
 
     def drawn(self, n_draws, seed):
         rng = np.random.default_rng([seed, 1])
@@ -286,18 +281,3 @@ def test_parts_that_say_nothing_are_left_out():
     rows = np.arange(40)
     score = HeldOutTissue([(few, rows[:9]), (flat, rows), (good, rows)], {})
     assert [(predictor, len(own)) for predictor, own in score.parts] == [(good, 40)]
-
-
-def test_the_order_gap_is_that_of_the_draws_that_are_predicted(toy):
-    """Genes are given the order of other tissue first."""
-    predictor, near = toy.predictor, toy.predictor.graph.indices.reshape(N_SIDE**2, -1)
-    states, free = toy.score.states(toy.truth), toy.score.order_gap(toy.score.states(toy.truth), toy.truth)
-    predictor.order = np.linspace(0.9, -0.2, predictor.mean.shape[1])
-    gaps = []
-    for drawn in states[0]:
-        residual = toy.truth.decode(*drawn)
-        matched = match_draw_order(predictor.mean, residual, lambda values, genes=None: values, near, predictor.order)
-        gaps.append(metrics.morans_i(predictor.mean + matched, predictor.graph).mean())
-    gap = toy.score.order_gap(states, toy.truth)
-    assert gap == pytest.approx(np.mean(gaps) - metrics.morans_i(predictor.section.target, predictor.graph).mean())
-    assert abs(gap - free) > 0.005

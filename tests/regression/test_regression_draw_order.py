@@ -49,22 +49,24 @@ def order_on_the_way(parts, factor):
     return neighbour_moran(restore(mean + MATCHED_AT * factor * residual), near)
 
 
-def test_factors_have_mean_one_and_keep_within_bounds(parts):
+def test_factors_keep_within_bounds(parts):
     for order in (np.linspace(0, 0.9, G), np.linspace(0.9, -0.5, G), np.full(G, 0.4)):
         factor = factors(parts, order)
-        assert factor.mean() == pytest.approx(1, abs=1e-3)
         assert factor.min() >= BOUNDS[0] - 1e-9 and factor.max() <= BOUNDS[1] + 1e-9
         assert factor.std() > 0.05
 
 
 def test_both_bounds_are_reached(parts):
     """One gene that has to lose all order, among genes that have to gain it, and the reverse."""
-    order = np.where(np.arange(G) == 0, -0.9, 0.9)
+    order = np.where(np.arange(G) == 0, -1.5, 1.5)
     assert factors(parts, order).max() == pytest.approx(BOUNDS[1])
     assert factors(parts, -order).min() == pytest.approx(BOUNDS[0])
 
 
 def test_on_the_way_all_genes_have_the_same_excess_over_what_is_aimed_at(parts):
+    """As draws have as they come, on average over genes."""
+    usual = (order_on_the_way(parts, np.ones(G)) - own_order(parts)).mean()
+    assert usual > 0.03
     order = own_order(parts) + np.random.default_rng(1).uniform(-0.08, 0.08, G)
     for trust, share in ((1.0, 0.75), (0.4, 0.3)):
         factor = factors(parts, order, trust=trust)
@@ -72,7 +74,7 @@ def test_on_the_way_all_genes_have_the_same_excess_over_what_is_aimed_at(parts):
         assert inside.sum() >= 8
         aim = share * order + (1 - share) * own_order(parts)
         excess = (order_on_the_way(parts, factor) - aim)[inside]
-        np.testing.assert_allclose(excess, excess.mean(), atol=0.012)
+        np.testing.assert_allclose(excess, usual, atol=0.012)
         assert excess.std() < (order_on_the_way(parts, np.ones(G)) - aim)[inside].std() / 3
 
 
@@ -80,6 +82,21 @@ def test_a_gene_that_should_be_less_ordered_gets_more_residual(parts):
     order = own_order(parts)
     less = order - 0.2 * (np.arange(G) == 4)
     assert factors(parts, less)[4] > factors(parts, order)[4] + 0.1
+
+
+def test_a_gene_s_factor_is_not_about_what_other_genes_ask_for(parts):
+    order = own_order(parts)
+    others = order - 0.2 * (np.arange(G) % 2)
+    np.testing.assert_array_equal(factors(parts, others)[::2], factors(parts, order)[::2])
+
+
+def test_a_draw_that_has_the_order_already_stays_nearly_as_it_is(parts):
+    """Its genes have the same excess on the way, where they had different ones."""
+    factor = factors(parts, own_order(parts))
+    assert abs(factor.mean() - 1) < 0.03 and factor.std() < 0.2
+    mean, residual, near = parts
+    full = neighbour_moran(restore(mean + factor * residual), near)
+    assert abs((full - own_order(parts)).mean()) < 0.02
 
 
 def test_without_trust_the_order_of_the_training_sections_has_no_part(parts):
@@ -102,16 +119,17 @@ def test_constant_genes_stay_constant_and_finite(parts):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("n_genes", [1, 2, 3, 10])
-def test_the_mean_factor_is_one_for_few_genes_and_for_rough_means(n_genes, seed):
-    """A residual that takes no order away leaves a gene as it is; curves with plateaus do not break the mean."""
+def test_few_genes_and_rough_means(n_genes, seed):
+    """A residual that takes no order away leaves a gene as it is; curves with plateaus give a factor within bounds."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(np.arange(8), np.arange(5)), -1).reshape(-1, 2).astype(float)
     near = knn(grid, 4)[0]
     mean, residual = rng.normal(size=(2, 40, n_genes))
     ratio = (match_draw_order(mean, residual, restore, near, np.full(n_genes, 0.2)) / residual)[0]
-    assert ratio.mean() == pytest.approx(1, abs=1e-3) or (ratio >= 1).all()
-    if n_genes == 1:
-        assert ratio[0] == 1
+    most = draw_order.STEPS[-1]
+    kept = neighbour_moran(restore(mean + most * residual), near) >= neighbour_moran(restore(mean), near)
+    np.testing.assert_allclose(ratio[kept], 1)
+    assert ((ratio >= BOUNDS[0] - 1e-9) & (ratio <= BOUNDS[1] + 1e-9)).all()
 
 
 def test_an_unknown_order_is_the_draw_s_own(parts):

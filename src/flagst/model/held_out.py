@@ -94,17 +94,15 @@ class HeldOutTissue:
         return np.average(per_part, axis=0, weights=[len(rows) for _, rows in self.parts])
 
     def order_gap(self, states: list, residual: ResidualModel) -> float:
-        """Mean Moran's I of full draws minus that of the measurement, over genes that vary in it."""
+        """Mean Moran's I of full draws as they come minus that of the measurement, over genes that vary in it."""
         gaps = []
         for (predictor, rows), graph, drawn in zip(self.parts, self.graphs, states, strict=True):
             target = predictor.section.target[rows]
             varies = np.ptp(target, axis=0) > 0
             measured = metrics.morans_i(target[:, varies], graph).mean()
             mean, restore = predictor.mean[rows], predictor.fitted.stage.scaler.restore
-            neighbours = graph.indices.reshape(len(rows), -1)  # every row has as many
             for values in drawn:
-                moved = residual.decode(*(part[rows] for part in values))
-                found = restore(mean + predictor.matched(mean, moved, neighbours))[:, varies]
+                found = restore(mean + residual.decode(*(part[rows] for part in values)))[:, varies]
                 gaps.append(metrics.morans_i(found, graph).mean() - measured)
         return float(np.mean(gaps))
 

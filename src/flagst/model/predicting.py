@@ -78,15 +78,12 @@ class SectionPredictor(SpotPredictor):
 
     def residual(self, *drawn: np.ndarray) -> np.ndarray:
         """Drawn state and noise to the residual of a draw, ``(n_spots, n_genes)`` standardised."""
-        neighbours = self.section.nearest(MORAN_NEIGHBOURS[self.section.layout])
-        return self.matched(self.mean, self.fitted.residual.decode(*drawn), neighbours)
-
-    def matched(self, mean: np.ndarray, residual: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
-        """The residual of some spots with the spatial order that is asked for, if any."""
+        residual = self.fitted.residual.decode(*drawn)
         if self.order is None:
             return residual
+        neighbours = self.section.nearest(MORAN_NEIGHBOURS[self.section.layout])
         restore = self.fitted.stage.scaler.restore
-        return match_draw_order(mean, residual, restore, neighbours, self.order, trust=self.trust)
+        return match_draw_order(self.mean, residual, restore, neighbours, self.order, trust=self.trust)
 
     def diffused(self, n_draws: int, seed: int | str) -> np.ndarray:
         """States of several draws as the solver gives them."""

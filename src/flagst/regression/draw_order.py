@@ -2,7 +2,8 @@
 
 How ordered a gene is in space differs little between sections of one tissue, and much between genes. Draws
 know it only roughly: a few hundred spots of one draw leave Moran's I to chance, and between mean and draw all
-genes are smoother than measured, each by another amount. So each gene's residual is scaled, once per draw.
+genes are smoother than measured, each by another amount. So each gene's residual is scaled, once per draw, whatever
+other genes ask for: those of a small panel and of a large one get the same.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,13 +14,12 @@ from flagst.regression.spatial_order import MoranSums, neighbour_moran
 
 #: Share of the training sections in the order that is aimed at; the rest is the draw's own.
 TRUST = 0.75
-#: Structure at which genes have the order, with all the same excess over it.
+#: Structure at which genes have the order, all with the same excess over it.
 MATCHED_AT = 0.85
 #: Parts of the residual at which Moran's I is looked at.
 STEPS = np.concatenate([np.arange(0, 10) / 10, [1, 1.15, 1.4]])
 #: A gene's residual changes by these factors at most: the larger one is as far as Moran's I is looked at.
 BOUNDS = 0.3, STEPS[-1] / MATCHED_AT
-N_HALVINGS = 30
 #: Spots that Moran's I is taken over.
 MAX_SPOTS = 2000
 #: Numbers, spots times genes, that it is taken of at once: what a processor keeps close.
@@ -35,10 +35,11 @@ def match_draw_order(
     *,
     trust: float = 1.0,
 ) -> np.ndarray:
-    """Scale every gene of one drawn residual, the mean of the factors being 1.
+    """Scale every gene of one drawn residual.
 
-    ``I(mean + 0.85 f_g residual_g) = aim_g + c`` for the factors ``f_g`` from 0.3 to 1.65 of all genes and one ``c``,
-    which is what a mean factor of 1 leaves: on the way to the draw, a prediction is smoother than tissue.
+    ``I(mean + 0.85 f_g residual_g) = aim_g + c`` for factors ``f_g`` from 0.3 to 1.65. On the way to the draw a
+    prediction is smoother than tissue, and ``c`` is by how much draws are as they come: the mean over genes of
+    ``I(mean + 0.85 residual) - I(mean + residual)``.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ def match_draw_order(
     Returns
     -------
     ``(n_spots, n_genes)``: the residual, each gene times its factor. Moran's I is taken over 2,000 evenly spaced
-    spots at most. Genes whose Moran's I the residual does not lower keep factor 1, and so does a single gene.
+    spots at most. Genes whose Moran's I the residual does not lower keep factor 1.
     """
     return residual * order_factors(_curve(mean, residual, restore, neighbours), order, trust=trust)
 
@@ -74,27 +75,15 @@ def order_factors(curve: np.ndarray, order: np.ndarray, *, trust: float = 1.0) -
         As in :func:`match_draw_order`.
     """
     free = curve[-1] < curve[0]
-    if free.sum() < 2:
+    if not free.any():
         return np.ones(curve.shape[1])
     draw = curve[STEPS == 1][0]
     weight = np.where(np.isfinite(order), TRUST * trust, 0.0)
     aim = np.minimum(weight * np.nan_to_num(order) + (1 - weight) * draw, curve[0])
+    excess = (_at(curve, MATCHED_AT) - draw)[free].mean()
     # noise takes order away; where chance has it otherwise, the first step that is low enough counts
-    curve = np.minimum.accumulate(curve, axis=0)
-
-    def factor(excess: float) -> np.ndarray:
-        step = _first_step(curve, aim + excess) / MATCHED_AT
-        return np.where(free, np.clip(step, *BOUNDS), 1.0)
-
-    low, high = -1.0, 2.0  # no two values of Moran's I are further apart
-    for _ in range(N_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if factor(middle).mean() > 1 else (low, middle)
-    more, less = factor(low), factor(high)
-    # a curve with a plateau makes a gene's factor jump: between the two sides of the jump
-    apart = more.mean() - less.mean()
-    share = np.clip((1 - less.mean()) / apart, 0, 1) if apart > 0 else 0.0
-    return less + share * (more - less)
+    falling = np.minimum.accumulate(curve, axis=0)
+    return np.where(free, np.clip(_first_step(falling, aim + excess) / MATCHED_AT, *BOUNDS), 1.0)
 
 
 def order_curve(
@@ -142,6 +131,13 @@ def _curve(
         for number, step in enumerate(STEPS):
             curve[number, genes] = neighbour_moran(restore(centre + step * part, genes), neighbours, rows)
     return curve
+
+
+def _at(curve: np.ndarray, step: float) -> np.ndarray:
+    """A curve between its steps, ``(n_genes,)``."""
+    after = np.searchsorted(STEPS, step)
+    share = (step - STEPS[after - 1]) / (STEPS[after] - STEPS[after - 1])
+    return (1 - share) * curve[after - 1] + share * curve[after]
 
 
 def _first_step(curve: np.ndarray, allowed: np.ndarray) -> np.ndarray:
