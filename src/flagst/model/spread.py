@@ -22,8 +22,8 @@ def calibrate_spread(held_out: HeldOutTissue, residual: ResidualModel) -> Residu
     noise on the components that they share, see :func:`flagst.data.noise.shared_noise`, as far as states lack variance
     too. So what draws add to the mean is as smooth as what held-out measurements have beside theirs. Then the noise of
     all genes gets the factor, 1.4 at most, at which the mean Moran's I of draws, as they come before genes get their
-    spatial order, equals the measured one. Where the components hold everything there is no noise to scale, and nothing is changed; without a spatial graph nothing is
-    shared, and only the factor is set.
+    spatial order, equals the measured one. Where the components hold everything there is no noise to scale, and
+    nothing is changed; without a spatial graph nothing is shared, and only the factor is set.
 
     Parameters
     ----------
