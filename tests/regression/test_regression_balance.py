@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 
-from flagst.regression import balance, balance_noise, leading_scores
+from flagst.regression import ResidualModel, balance, balance_noise, leading_scores, uncorrelated
 
 N_SPOTS, N_LATENT = 200, 4
 
@@ -105,3 +106,56 @@ def test_too_few_spots_too_many_or_too_wide_are_left_alone(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(balance, name, limit)
             assert balance_noise(noise, leading_scores(mean), state) is noise
+
+
+def test_components_are_made_uncorrelated_and_keep_their_mean_and_variance():
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=(N_SPOTS, N_LATENT)).cumsum(axis=0) * [0.1, 0.2, 0.3, 0.4] + 1).astype(np.float32)
+    apart = uncorrelated(values)
+    assert apart.dtype == np.float32
+    assert np.abs(correlations(apart)).max() < 1e-5 and np.abs(correlations(values)).max() > 0.3
+    np.testing.assert_allclose(apart.mean(axis=0), values.mean(axis=0), atol=1e-4)
+    np.testing.assert_allclose(apart.std(axis=0), values.std(axis=0), rtol=1e-4)
+
+
+def test_components_move_no_further_than_they_have_to():
+    """Of all uncorrelated columns those are nearest: of the inverse root of the correlations, by its definition."""
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(N_SPOTS, N_LATENT)) @ rng.normal(size=(N_LATENT, N_LATENT))
+    values = (values - values.mean(axis=0)) / values.std(axis=0)
+    expected = values @ np.linalg.inv(scipy.linalg.sqrtm(np.corrcoef(values.T)))
+    np.testing.assert_allclose(uncorrelated(values), expected, atol=1e-8)
+    np.testing.assert_allclose(uncorrelated(expected), expected, atol=1e-8)
+
+
+def test_components_that_do_not_vary_or_repeat_another_do_no_harm():
+    rng = np.random.default_rng(2)
+    column = rng.normal(size=(N_SPOTS, 1))
+    values = np.hstack([column, np.full_like(column, 3.0), column, rng.normal(size=column.shape)])
+    apart = uncorrelated(values)
+    assert np.isfinite(apart).all()
+    np.testing.assert_array_equal(apart[:, 1], 3)
+    few = values[: 4 * values.shape[1] - 1]
+    assert uncorrelated(few) is few
+
+
+def test_draws_have_uncorrelated_components_and_noise_beside_them():
+    """Of state and shared noise together, which is what is decoded."""
+    rng = np.random.default_rng(3)
+    n_genes = 30
+    state, shared = (rng.normal(size=(N_SPOTS, N_LATENT + 1)).astype(np.float32) for _ in range(2))
+    state = state.cumsum(axis=0) / 5
+    noise, mean, _ = drawn(n_genes)
+    model = ResidualModel(
+        scale=np.ones(n_genes),
+        components=np.linalg.qr(rng.normal(size=(n_genes, N_LATENT)))[0].T,
+        sd=np.ones(N_LATENT),
+        noise=np.ones(n_genes),
+        jitter=np.linspace(0, 0.9, N_LATENT),
+    )
+    free, balanced = (model.decodable(state, noise, shared, leading) for leading in (None, leading_scores(mean)))
+    together = [z + w * model.jitter for z, _, w in (free, balanced)]
+    np.testing.assert_allclose(together[1], uncorrelated(together[0]), atol=1e-5)
+    assert np.abs(correlations(together[1])).max() < 1e-4 < 0.3 < np.abs(correlations(together[0])).max()
+    assert np.abs(np.corrcoef(balanced[1].T, together[1].T)[:n_genes, n_genes:]).max() < 1e-4
+    np.testing.assert_array_equal(balanced[2], shared[:, :N_LATENT])

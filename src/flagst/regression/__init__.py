@@ -1,6 +1,6 @@
 """The regression mean and the cross-fitted residual around it. Numpy only."""
 
-from flagst.regression.balance import balance_noise, can_balance, leading_scores
+from flagst.regression.balance import balance_noise, can_balance, leading_scores, uncorrelated
 from flagst.regression.context import ContextFeatures, section_centre
 from flagst.regression.draw_order import evenly_spaced, match_draw_order, order_curve, order_factors
 from flagst.regression.folds import count_networks, cross_fitting_folds, network_folds
@@ -32,4 +32,5 @@ __all__ = [
     "order_curve",
     "order_factors",
     "section_centre",
+    "uncorrelated",
 ]

@@ -62,6 +62,41 @@ def balance_noise(noise: np.ndarray, leading: np.ndarray, state: np.ndarray) -> 
     return (even / np.maximum(even.std(axis=0), 1e-12)).astype(noise.dtype)
 
 
+def uncorrelated(values: np.ndarray) -> np.ndarray:
+    """The nearest to drawn components whose columns are uncorrelated over the spots of a section.
+
+    Smooth fields over a few hundred spots are correlated by chance much more strongly than independent numbers, and
+    components carry most of what genes have in common. They are uncorrelated over the training sections, where they
+    were fitted.
+
+    Parameters
+    ----------
+    values
+        ``(n_spots, n_latent)``.
+
+    Returns
+    -------
+    ``(n_spots, n_latent)`` of the type of ``values``: every column keeps its mean and variance. The values themselves
+    where there are fewer than four spots per column.
+
+    Source
+    ------
+    As of :func:`balance_noise`.
+    """
+    n_spots, n_latent = values.shape
+    if n_spots < SPOTS_PER_AXIS * n_latent:
+        return values
+    mean, sd = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+    varies = sd > 1e-9 * max(sd.max(), 1e-300)
+    unit = (values[:, varies] - mean[varies]) / sd[varies]
+    left, size, right = np.linalg.svd(unit, full_matrices=False)
+    kept = size > 1e-6 * size[0]
+    even = left[:, kept] @ right[kept]
+    out = values.copy()
+    out[:, varies] = mean[varies] + even / np.maximum(even.std(axis=0), 1e-12) * sd[varies]
+    return out
+
+
 def leading_scores(mean: np.ndarray) -> np.ndarray:
     """Scores of the five leading principal components of a mean ``(n_spots, n_genes)``, ``(n_spots, at most 5)``."""
     centred = mean - mean.mean(axis=0)

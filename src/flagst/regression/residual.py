@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flagst.regression.axes import principal_axes
-from flagst.regression.balance import balance_noise
+from flagst.regression.balance import balance_noise, uncorrelated
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,16 @@ class ResidualModel:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What :meth:`decode` takes, of what was drawn: without components that are not there.
 
-        Given ``leading``, the mean's scores over a whole section, with balanced noise, see
+        Given ``leading``, the mean's scores over a whole section, with fewer correlations by chance: between
+        components, see :func:`flagst.regression.balance.uncorrelated`, and of the noise,
         :func:`flagst.regression.balance.balance_noise`.
         """
         n_latent = len(self.sd)
         state, state_noise = state[:, :n_latent], state_noise[:, :n_latent]
         if leading is not None:
-            noise = balance_noise(noise, leading, state + state_noise * self.jitter)
+            together = state + state_noise * self.jitter
+            apart = uncorrelated(together)
+            state, noise = state + (apart - together), balance_noise(noise, leading, apart)
         return state, noise, state_noise
 
     def decode(self, state: np.ndarray, noise: np.ndarray, state_noise: np.ndarray) -> np.ndarray:
