@@ -77,6 +77,7 @@ def test_picture_is_small():
     assert (DOCS / "_static" / "overview.png").stat().st_size < 400_000
 
 
+@pytest.mark.slow
 def test_documentation_builds_without_warnings(tmp_path):
     command = [
         sys.executable,

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE.parent / "helpers" / "train_in_ranks.py"
 N_EPOCHS = 60

@@ -123,6 +123,7 @@ def stop_at(monkeypatch, where, name, n):
     monkeypatch.setattr(where, name, stopping)
 
 
+@pytest.mark.slow
 def test_a_killed_prediction_goes_on_to_the_same_bytes(model, slides, small_parts, tmp_path):
     model.save(str(tmp_path / "model"))
     slides.write_h5ad(tmp_path / "slide.h5ad")

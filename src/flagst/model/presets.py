@@ -54,8 +54,8 @@ class Settings:
         Scale each gene of a draw so that genes have the spatial order of the training sections, see
         :func:`flagst.regression.draw_order.match_draw_order`.
     balance_noise
-        Noise beside the diffusion has as few correlations by chance as a section's size allows, see
-        :func:`flagst.regression.balance.balance_noise`.
+        Components of a draw and the noise beside them have as few correlations by chance as a section's size allows,
+        see :func:`flagst.regression.balance.balance_noise`.
     max_steps
         Optimiser steps of all networks together when ``train(max_epochs=None)``.
     network
