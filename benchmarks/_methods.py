@@ -68,17 +68,25 @@ def _fit(train, job: dict, seed: int) -> tuple[Any, list]:
 
 
 def _coverage(model, test, seed: int) -> dict[str, float]:
-    """Share of the test section inside the 90 % interval of 50 full draws, before and after calibration."""
+    """Share of the test section inside the 90 % interval of 50 full draws, before and after calibration.
+
+    ``coverage_by_lot``: after calibration, a zero measured at a lower bound of zero inside with its probability only.
+    """
     from flagst.data.measured import measured_expression
     from flagst.metrics import coverage
-    from flagst.model.intervals import draw_quantiles
+    from flagst.model.intervals import LEVELS, draw_quantiles, share_below
 
     if model.intervals_ is None:
         return {}
     measured = measured_expression(test[:, model.genes_], target=model.settings_.target)
     draws = model.sample(test, N_SAMPLES, seed=seed)
     raw, moved = draw_quantiles(draws, INTERVAL), model.intervals_.move(draws, INTERVAL)
-    return {"coverage_raw": coverage(*raw, measured), "coverage": coverage(*moved, measured)}
+    by_lot = share_below(model.intervals_.move(draws, tuple(LEVELS)), LEVELS, measured)[1]
+    return {
+        "coverage_raw": coverage(*raw, measured),
+        "coverage": coverage(*moved, measured),
+        "coverage_by_lot": float(np.ptp(np.interp(INTERVAL, LEVELS, by_lot))),
+    }
 
 
 def _residual_order(model, test, seed: int) -> dict[str, float]:

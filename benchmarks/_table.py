@@ -224,11 +224,12 @@ def coverage_line(records: list[dict]) -> str:
     covered = [r for r in records if "coverage" in r and r["structure"] == 0]
     if not covered:
         return ""
-    raw, moved = (seed_means(covered, name) for name in ("coverage_raw", "coverage"))
+    raw, moved, by_lot = (seed_means(covered, name) for name in ("coverage_raw", "coverage", "coverage_by_lot"))
     values = [r["coverage"] for r in covered]
     return (
         f"FLAG's 90 % intervals cover {_mean_sd(moved)} of the test sections "
-        f"({min(values):.3f} to {max(values):.3f}); quantiles of the draws as they are, {_mean_sd(raw)}"
+        f"({min(values):.3f} to {max(values):.3f}), {_mean_sd(by_lot)} with zeros at a bound of zero by lot; "
+        f"quantiles of the draws as they are, {_mean_sd(raw)}"
     )
 
 

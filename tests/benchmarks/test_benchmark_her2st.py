@@ -18,6 +18,7 @@ import flagst
 from flagst import datasets
 from flagst.data.graph import moran_graph
 from flagst.metrics import morans_i
+from flagst.model.intervals import LEVELS
 from flagst.regression import RegressionStage
 from flagst.tl import evaluate
 
@@ -132,15 +133,42 @@ def test_scores_without_a_block_are_those_of_the_intervals():
         assert np.std(values) > 0
 
 
-def test_residuals_of_a_draw_and_of_the_cross_fitted_mean():
+@pytest.fixture(scope="module")
+def trained():
+    """A model of three simulated sections, and a fourth."""
     sdata = datasets.simulated_sections(n_sections=4, n_spots=60, n_genes=12)
     flagst.pp.image_features(sdata, progress=False)
     table = sdata["table"]
+    table.X.data = table.X.data // 12  # many zeros
     held = (table.obs["section"] == "S4").to_numpy()
     train, test = table[~held].copy(), table[held].copy()
     flagst.FLAG.setup_anndata(train, section_key="section")
     model = flagst.FLAG(train, target="log2", seed=0)
     model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    return model, test
+
+
+def test_zeros_at_a_bound_of_zero_are_inside_by_lot(trained):
+    """Lots are drawn here, as the randomised PIT does; the benchmark counts each with its probability."""
+    model, test = trained
+    found = _methods._coverage(model, test, seed=3)
+    draws = model.sample(test, _methods.N_SAMPLES, seed=3)
+    measured = np.log2(test[:, model.genes_].X.toarray() + 1)
+    curves = model.intervals_.move(draws, tuple(LEVELS))
+    low, high = curves[np.isclose(LEVELS, 0.05)][0], curves[np.isclose(LEVELS, 0.95)][0]
+    inside = (measured >= low) & (measured <= high)
+    assert found["coverage"] == pytest.approx(inside.mean())
+    mass = np.where(curves <= 0, LEVELS[:, None, None], 0).max(axis=0)
+    tied = (measured == 0) & (low == 0)
+    assert tied.mean() > 0.02
+    lots = np.random.default_rng(0).uniform(size=(2000, *mass.shape)) * mass
+    by_lot = np.where(tied, (lots >= 0.05) & (lots <= 0.95), inside & (measured != low))
+    assert found["coverage_by_lot"] == pytest.approx(by_lot.mean(), abs=0.005)
+    assert found["coverage_by_lot"] < found["coverage"] - 0.005
+
+
+def test_residuals_of_a_draw_and_of_the_cross_fitted_mean(trained):
+    model, test = trained
     found = _methods._residual_order(model, test, seed=1)
 
     sections = model._sections(model.adata, measured=True)

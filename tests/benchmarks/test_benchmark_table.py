@@ -165,6 +165,22 @@ def test_replicates():
     assert "GSC 0.930 (0.920 to 0.940), SSC 0.760 (0.740 to 0.780)" in together
 
 
+def test_coverage_line_has_means_over_seeds_and_the_range():
+    def of(seed, test, **shares):
+        return record("FLAG", 0.0, seed, test) | shares
+
+    records = [
+        of(0, "A", coverage=0.9, coverage_raw=0.8, coverage_by_lot=0.85),
+        of(0, "B", coverage=0.94, coverage_raw=0.84, coverage_by_lot=0.91),
+        of(1, "A", coverage=0.92, coverage_raw=0.8, coverage_by_lot=0.87),
+        of(1, "B", coverage=0.96, coverage_raw=0.84, coverage_by_lot=0.93),
+    ]
+    line = _table.coverage_line([*records, records[0] | {"structure": 1.0, "coverage": 0.1}])
+    assert "cover 0.930 ± 0.014 of the test sections (0.900 to 0.960), 0.890 ± 0.014 with zeros" in line
+    assert line.endswith("as they are, 0.820 ± 0.000")
+    assert _table.coverage_line([record("Ridge", None, 0, "A")]) == ""
+
+
 def test_residual_line_compares_draws_with_held_out_residuals():
     def of(seed, test, drawn, crossfit):
         return record("FLAG", 0.0, seed, test) | {

@@ -3,7 +3,7 @@
 How ordered a gene is in space differs little between sections of one tissue, and much between genes. Draws
 know it only roughly: a few hundred spots of one draw leave Moran's I to chance, and between mean and draw all
 genes are smoother than measured, each by another amount. So each gene's residual is scaled, once per draw, whatever
-other genes ask for: those of a small panel and of a large one get the same.
+order other genes are to have.
 """
 
 from collections.abc import Callable, Iterable
