@@ -135,8 +135,8 @@ def test_components_that_do_not_vary_or_repeat_another_do_no_harm():
     apart = uncorrelated(values)
     assert np.isfinite(apart).all()
     np.testing.assert_array_equal(apart[:, 1], 3)
-    few = values[: 4 * values.shape[1] - 1]
-    assert uncorrelated(few) is few
+    few, flat = values[: 4 * values.shape[1] - 1], np.ones_like(values)
+    assert uncorrelated(few) is few and uncorrelated(flat) is flat
 
 
 def test_draws_have_uncorrelated_components_and_noise_beside_them():

@@ -53,11 +53,7 @@ def balance_noise(noise: np.ndarray, leading: np.ndarray, state: np.ndarray) -> 
         return noise
     along = _axes(columns)
     free = noise - along @ (along.T @ noise.astype(np.float64))
-    by_genes = n_genes <= n_spots
-    values, axes = np.linalg.eigh(free.T @ free if by_genes else free @ free.T)
-    kept = values > 1e-10 * values[-1]
-    inverse_root = (axes[:, kept] / np.sqrt(values[kept])) @ axes[:, kept].T
-    even = free @ inverse_root if by_genes else inverse_root @ free
+    even = _nearest_orthogonal(free)
     even -= even.mean(axis=0)  # 0 but for spots that keep their noise
     return (even / np.maximum(even.std(axis=0), 1e-12)).astype(noise.dtype)
 
@@ -77,7 +73,7 @@ def uncorrelated(values: np.ndarray) -> np.ndarray:
     Returns
     -------
     ``(n_spots, n_latent)`` of the type of ``values``: every column keeps its mean and variance. The values themselves
-    where there are fewer than four spots per column.
+    where there are fewer than four spots per column, or none varies.
 
     Source
     ------
@@ -88,10 +84,9 @@ def uncorrelated(values: np.ndarray) -> np.ndarray:
         return values
     mean, sd = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
     varies = sd > 1e-9 * max(sd.max(), 1e-300)
-    unit = (values[:, varies] - mean[varies]) / sd[varies]
-    left, size, right = np.linalg.svd(unit, full_matrices=False)
-    kept = size > 1e-6 * size[0]
-    even = left[:, kept] @ right[kept]
+    if not varies.any():
+        return values
+    even = _nearest_orthogonal((values[:, varies] - mean[varies]) / sd[varies])
     out = values.copy()
     out[:, varies] = mean[varies] + even / np.maximum(even.std(axis=0), 1e-12) * sd[varies]
     return out
@@ -105,6 +100,15 @@ def leading_scores(mean: np.ndarray) -> np.ndarray:
     kept = np.arange(len(values))[-N_MEAN:]
     kept = kept[values[kept] > 1e-12 * max(values[-1], 1e-300)]  # the rest is rounding
     return axes[:, kept] * np.sqrt(values[kept]) if wide else centred @ axes[:, kept]
+
+
+def _nearest_orthogonal(values: np.ndarray) -> np.ndarray:
+    """Nearest matrix with orthonormal columns; where there are too few directions, as near as there is."""
+    tall = values.shape[1] <= values.shape[0]
+    squares, axes = np.linalg.eigh(values.T @ values if tall else values @ values.T)
+    kept = squares > 1e-10 * squares[-1]
+    inverse_root = (axes[:, kept] / np.sqrt(squares[kept])) @ axes[:, kept].T
+    return values @ inverse_root if tall else inverse_root @ values
 
 
 def _axes(columns: np.ndarray) -> np.ndarray:
