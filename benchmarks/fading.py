@@ -10,7 +10,8 @@ Each section of the rotation is put aside in turn; of the others the first is pr
 
 Mean: kernel part times ``trust ** p``; p of 1 is what FLAG does. Draws, with ``--draws``: of FLAG with and without its
 diffusion (balanced noise, the same spatial order), GSC and SSC where PCC is down to the same share of that of the
-mean. ``--other`` adds a section of another patient, for comparison: nothing is chosen by it.
+mean. ``--other`` adds a section of another patient, for comparison: the rule of the mean's fade was chosen with B4
+in view, see ``docs/benchmarks/choices.md``.
 """
 
 import argparse

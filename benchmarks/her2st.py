@@ -4,9 +4,9 @@
     python benchmarks/her2st.py --data-dir DIR --train C2 C3 C4 C5 --test B4
 
 The rotation trains on all sections but one and tests on that one, in turn. C2 to C5 are neighbouring
-sections of one patient; B4 is of another patient. Defaults only, nothing is tuned on a test section. Every
-method runs in a process of its own with one thread, ``--jobs`` of them at a time; FLAG in one process per
-split and seed.
+sections of one patient; B4 is of another patient. Defaults only; part of them was chosen by looking at these
+sections, as ``docs/benchmarks/choices.md`` says. Every method runs in a process of its own with one thread,
+``--jobs`` of them at a time; FLAG in one process per split and seed.
 
 ``seconds`` is one fit and one prediction of the test section; ``peak MB`` the largest resident memory of the
 method's process, imports included. Leads over the best baseline come with a standard error over compact blocks of
