@@ -31,7 +31,7 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except ImportError as error:
-        raise ImportError(f"{path.name} needs {error.name}: pip install 'flagst[encoders]'.") from error
+        raise ImportError(f"{path.name} needs a library that is missing: {reason_of(error)}") from error
     except Exception as error:  # parsers of broken files raise anything
         raise ValueError(f"{path.name} cannot be read: {reason_of(error)}") from error
 

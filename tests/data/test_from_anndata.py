@@ -193,6 +193,7 @@ def test_panel_is_given_or_marked_or_everything(adata):
     adata.var["flagst_panel"] = [False, True, False, True, False, False]
     assert panel_genes(adata, None) == ["g1", "g3"]
     assert panel_genes(adata, ["g5", "g0"]) == ["g5", "g0"]
+    assert panel_genes(adata, "g5") == ["g5"]
     with pytest.raises(KeyError, match=r"1 genes are not in adata.var_names.*'x'.*found.*g0"):
         panel_genes(adata, ["g0", "x"])
     adata.var["flagst_panel"] = False

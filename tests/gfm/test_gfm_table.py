@@ -50,6 +50,43 @@ def test_every_kind_reads_alike(tmp_path, adata, name):
     assert record["file"] == name and len(record["sha256"]) == 64 and record["licence"] == "CC0"
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_a_header_may_leave_the_names_out(tmp_path, suffix):
+    """As R's write.table does: one name fewer than there are columns."""
+    separator = {"csv": ",", "tsv": "\t"}[suffix]
+    lines = [["V1", "V2"], *([gene, *map(str, vector)] for gene, vector in zip(GENES, VECTORS, strict=True))]
+    path = tmp_path / f"r.{suffix}"
+    path.write_text("\n".join(map(separator.join, lines)))
+    table = Table(path)
+    assert table.genes == GENES
+    np.testing.assert_array_equal(table.vectors, VECTORS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("A,0.5,2\nB,3,4\n", "its first line, 'A' and numbers, is a gene, not a header"),
+        ("gene,x\nA,1,2,3\nB,4,5,6\n", "its header names 2 columns, its lines have 2 more"),
+    ],
+)
+def test_no_gene_is_lost_to_the_header(tmp_path, text, message):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"t.csv cannot be read: {message}"):
+        Table(path)
+
+
+def test_a_missing_reader_is_named(tmp_path, monkeypatch):
+    path = write(tmp_path / "t.parquet")
+
+    def missing(path):
+        raise ImportError("Unable to find a usable engine; tried using: 'pyarrow'.\nMore.")
+
+    monkeypatch.setattr(pd, "read_parquet", missing)
+    with pytest.raises(ImportError, match="t.parquet needs a library that is missing: Unable to find .* 'pyarrow'.$"):
+        Table(path)
+
+
 def test_names_may_be_of_another_kind(tmp_path, adata):
     adata.var["id"] = ["ENSG00000000003", None, "ENSG00000000001.5", "B"]
     path = tmp_path / "ids.npz"

@@ -39,7 +39,18 @@ def _low_totals(adata):
     adata.obs["total_counts"] = 1.0
 
 
+def _record(key, value):
+    def change(adata):
+        adata.uns["flagst"]["params"][key]["B"] = value
+
+    return change
+
+
 AT_SETUP = {
+    "unknown layout": (_record("layout", "visium"), ValueError, "layout of 'B' must be one of .*got 'visium'"),
+    "no scale": (_record("um_per_px", np.nan), ValueError, "um_per_px.*{'B': nan}; it must be positive"),
+    "zero scale": (_record("um_per_px", 0), ValueError, "um_per_px.*{'B': 0.0}"),
+    "negative scale": (_record("um_per_px", -1.0), ValueError, "um_per_px.*{'B': -1.0}"),
     "no coordinates": (
         lambda a: a.obsm.pop("spatial"),
         KeyError,

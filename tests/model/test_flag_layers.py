@@ -110,6 +110,28 @@ def test_a_query_with_counts_in_x_needs_no_layer(layered, make):
     assert flagst.tl.evaluate(query).loc["mean", "pcc"] > 0
 
 
+@pytest.mark.parametrize("kind", ["wider", "missing"])
+def test_the_model_s_layer_is_read_in_a_query_that_records_none(layered, make, kind):
+    n_genes = {"wider": 11, "missing": 6}[kind]
+    query = make.table(names=("X", "Y"), n_genes=n_genes, seed=7)
+    query.layers["counts"], query.X = query.X.copy(), np.ones(query.shape, np.float32)  # X would pass for counts
+    del query.obs["total_counts"]
+    totals = np.asarray(query.layers["counts"].sum(axis=1)).ravel()
+    baseline_data = normalised(make.table())
+    flagst.baselines.Ridge.setup_anndata(baseline_data, layer="counts")
+    ridge = flagst.baselines.Ridge(baseline_data)
+    ridge.train()
+    for model in (layered, ridge):
+        table = model.predict(query.copy(), allow_missing=kind == "missing")
+        np.testing.assert_array_equal(table.obs["total_counts"], totals)
+        shared = [gene for gene in query.var_names if gene in table.var_names]
+        np.testing.assert_array_equal(
+            table[:, shared].layers["counts"].toarray(), query[:, shared].layers["counts"].toarray()
+        )
+        assert np.isfinite(flagst.tl.evaluate(table).loc["mean", "pcc"])
+        assert table.uns["flagst"]["metrics"]["flagst"]["truth"] == "layer counts as lognorm"
+
+
 def test_raw_counts_are_not_written_over(layered, make):
     query = normalised(make.table(names=("X", "Y"), seed=7))
     with pytest.raises(ValueError, match="would replace the raw counts in layer 'counts'"):

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 import warnings
+import zipfile
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from flagst import FLAG
 
@@ -126,6 +128,17 @@ def _other_sections(adata):
     return adata
 
 
+def _fewer_sections(adata):
+    return adata[adata.obs["section"] != "C"].copy()
+
+
+def _other_spots(adata):
+    names = adata.obs_names.to_series()
+    names[adata.obs["section"] == "B"] += "_again"
+    adata.obs_names = names.to_numpy()
+    return adata
+
+
 def _other_width(adata):
     adata.obsm["X_image"] = adata.obsm["X_image"][:, :5]
     return adata
@@ -149,8 +162,10 @@ def _no_features(adata):
         (
             _other_sections,
             ValueError,
-            r"trained on sections \['A', 'B', 'C'\]; adata has \['Z'\].*predict\(adata\)",
+            r"trained on sections \['A', 'B', 'C'\]; adata has .*missing \['B'\], not expected \['Z'\].*\(adata\)",
         ),
+        (_fewer_sections, ValueError, r"missing \['C'\], not expected \[\]"),
+        (_other_spots, ValueError, r"trained on other spots of sections \['B'\]"),
         (_other_width, ValueError, "trained on 6 image features; the query has 5"),
         (_other_encoder, ValueError, "encoder 'handcrafted'; the query's have 'uni'"),
         (_no_features, KeyError, "no 'X_image'"),
@@ -238,3 +253,42 @@ def test_a_trained_model_can_be_pickled(make, query):
     again = pickle.loads(pickle.dumps(model))
     expected = model.predict(query.copy()).layers["flagst"]
     np.testing.assert_array_equal(again.predict(query).layers["flagst"], expected)
+
+
+class Shout:
+    def __reduce__(self):
+        return (print, ("this must never be seen",))
+
+
+def test_a_model_file_with_code_is_refused_and_nothing_runs(folder, tmp_path, capfd):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    held = torch.load(folder / "model.pt", weights_only=False)
+    held["attr_dict"]["note"] = Shout()
+    torch.save(held, bad / "model.pt")
+    with pytest.raises(ValueError, match="model.pt cannot be read: it asks for builtins.print, which no model"):
+        FLAG.load(str(bad))
+    assert "never" not in capfd.readouterr().out
+    assert FLAG.load(str(bad), trusted=True).is_trained_
+    assert "never" in capfd.readouterr().out  # it would have run: the check above checks something
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("flagst.model.streaming", "predict_to_zarr"), ("flagst._files", "Path"), ("torch.hub", "load"), ("os", "system")],
+)
+def test_a_model_file_names_no_function(tmp_path, module, name):
+    """Of flagst only its own dataclasses are made, not its functions nor what its modules import."""
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as file:
+        file.writestr("archive/data.pkl", f"c{module}\n{name}\n.".encode())
+        file.writestr("archive/version", "3\n")
+    with pytest.raises(ValueError, match=f"it asks for {module}.{name}"):
+        FLAG.load(str(tmp_path))
+
+
+def test_a_broken_model_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="model.pt"):
+        FLAG.load(str(tmp_path))
+    (tmp_path / "model.pt").write_bytes(b"no model at all")
+    with pytest.raises(ValueError, match="model.pt cannot be read"):
+        FLAG.load(str(tmp_path))

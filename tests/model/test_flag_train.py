@@ -382,3 +382,15 @@ def test_models_need_data_and_training(make, query):
     for call in (model.predict, model.sample, model.get_latent_representation):
         with pytest.raises(RuntimeError, match="not trained. Run model.train"):
             call(query)
+
+
+def test_sections_without_spots_do_not_count(make, tmp_path):
+    """A subset of a larger table keeps the categories of sections that are gone."""
+    whole, cut = make.table(names=("A", "B")), make.table(names=("A", "B"))
+    cut.obs["section"] = cut.obs["section"].cat.set_categories(["B", "gone", "A"])
+    models = [make.model(table) for table in (whole, cut)]
+    assert [len(model.module.networks) for model in models] == [4, 4]
+    models[1].save(str(tmp_path / "model"))
+    for loaded in (FLAG.load(str(tmp_path / "model")), FLAG.load(str(tmp_path / "model"), cut)):
+        assert len(loaded.module.networks) == 4
+    assert list(cut.obs["section"].cat.categories) == ["B", "gone", "A"]

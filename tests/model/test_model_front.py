@@ -67,6 +67,27 @@ def test_genes_without_a_count_are_left_out_and_order_does_not_matter(trained, q
     pd.testing.assert_frame_equal(trained.front(query[:, ::-1].copy(), structures=(0.5,)), frame)
 
 
+def test_counts_may_be_in_a_file_in_another_order(trained, query, tmp_path):
+    import anndata as ad
+
+    expected = trained.front(query, structures=(0,))
+    reordered = query[:, ::-1].copy()
+    reordered.X = reordered.X.toarray()
+    reordered.write_h5ad(tmp_path / "dense.h5ad")
+    found = trained.front(ad.read_h5ad(tmp_path / "dense.h5ad", backed="r"), structures=(0,))
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_what_is_no_count_is_no_measurement(trained, query):
+    query.var["flagst_measured"] = query.var_names != "g2"
+    with pytest.raises(ValueError, match=r"needs all genes measured; adata lacks 1: \['g2'\]"):
+        trained.front(query, structures=(0,))
+    del query.var["flagst_measured"]
+    query.X = query.X.log1p()
+    with pytest.raises(ValueError, match="adata.X has non-integer values"):
+        trained.front(query, structures=(0,))
+
+
 def test_bad_requests(trained, query, make, competitors):
     with pytest.raises(ValueError, match="structures must be numbers between 0 and 1; got .*1.5"):
         trained.front(query, structures=(0, 1.5))

@@ -153,6 +153,12 @@ def test_large_sections_are_thinned(monkeypatch):
     assert calibrated(Predictor()).n_spots == 98
 
 
+def test_of_many_sections_one_spot_each_is_enough(monkeypatch):
+    monkeypatch.setattr(intervals, "MAX_VALUES", 3 * N_GENES * intervals.N_STATES * intervals.N_NOISES)
+    parts = [(Predictor(seed=i, name=name), np.arange(N_SPOTS)) for i, name in enumerate("ABC")]
+    assert calibrate_intervals(parts, fitted=None).n_spots == 3
+
+
 def test_sections_are_counted_once_whatever_they_were_held_out_in():
     rows = np.arange(N_SPOTS)
     one, two = Predictor(), Predictor(seed=1, name="B")
@@ -235,6 +241,8 @@ def test_bad_requests(trained, query):
         trained.predict(query, n_samples=50, quantiles=(0.0, 0.95))
     with pytest.raises(ValueError, match="n_samples of at least 20; got 1. Pass n_samples=50"):
         trained.predict(query, quantiles=(0.05, 0.95))
+    with pytest.raises(ValueError, match=r"calibrated from 0.01 to 0.99; got \[0.001\]"):
+        trained.predict(query, n_samples=50, quantiles=(0.001, 0.5))
     assert "flagst" not in query.layers
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from slides import assert_close, layers_of, shaken
 
-from flagst.model import slide
+from flagst.model import predicting, slide
 from flagst.regression import neighbour_moran
 
 
@@ -21,6 +21,19 @@ def test_windows_give_what_the_whole_gives(model, slides, small_parts, structure
     assert_close(layers_of(cut), layers_of(whole))
     assert cut.uns["flagst"]["params"] == whole.uns["flagst"]["params"]
     np.testing.assert_array_equal(cut.obs["flagst_ood"], whole.obs["flagst_ood"])
+
+
+def test_which_spots_are_looked_at_does_not_depend_on_their_order(model, slides, small_parts, monkeypatch):
+    """Spatial order, spread and structure are taken from a part of a large section."""
+    for room, name in ((predicting, "ORDER_SPOTS"), (slide, "ORDER_SPOTS"), (slide, "SAMPLED_SPOTS")):
+        monkeypatch.setattr(room, name, 100)
+    order = np.random.default_rng(0).permutation(slides.n_obs)
+    asked = {"structure": "auto", "n_samples": 20, "quantiles": (0.05, 0.95)}
+    for window_spots in (10**6, 100):
+        straight = model.predict(slides.copy(), window_spots=window_spots, **asked)
+        shuffled = model.predict(slides[order].copy(), window_spots=window_spots, **asked)
+        assert shuffled.uns["flagst"]["params"] == straight.uns["flagst"]["params"]
+        assert_close(layers_of(shuffled), {name: values[order] for name, values in layers_of(straight).items()})
 
 
 def test_spread_and_quantiles_in_windows(model, slides, small_parts):

@@ -45,6 +45,21 @@ def test_layers_with_bounds_are_points(predicted, drawn):
     assert point.get_label() == "low to high: 75.0%"
 
 
+def test_every_layer_is_compared_in_its_own_unit(predicted, drawn):
+    """Two models have predicted the table, the last one in another unit."""
+    samples, genes, _ = drawn
+    measured = to_target(predicted.X, None, "log2")
+    predicted.layers["mine_q05"], predicted.layers["mine_q95"] = measured - 1, measured + 1
+    predicted.uns["flagst"]["predictions"] = {"mine": {"target": "log2"}, "other": {"target": "lognorm"}}
+    asked = {"genes": genes, "intervals": {0.9: ("mine_q05", "mine_q95")}}
+    found = {}
+    for last in ("log2", "lognorm"):
+        predicted.uns["flagst"]["params"]["target"] = last
+        left, right = calibration(predicted, samples, layer="mine", **asked)
+        found[last] = [bar.get_height() for bar in left.patches], right.get_legend_handles_labels()[1]
+    assert found["log2"] == found["lognorm"] and "mine_q05 to mine_q95: 100.0%" in found["log2"][1]
+
+
 def test_genes_without_a_measurement_are_left_out(predicted, drawn):
     samples, genes, _ = drawn
     predicted.var["flagst_measured"] = predicted.var_names != "GENE3"

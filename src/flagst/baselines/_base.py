@@ -160,7 +160,7 @@ class Baseline(ABC):
         check_request(structure=structure, layer=layer, counts_layer=self.setup_.layer)
         query = self.adata if adata is None else table_of(adata, table_key)
         sections = self._query_sections(query)
-        table = prediction_table(query, self.genes_, allow_missing=allow_missing)
+        table = prediction_table(query, self.genes_, allow_missing=allow_missing, counts_layer=self.setup_.layer)
         predicted = {part: np.empty((query.n_obs, len(self.genes_)), np.float32) for part in ("draw", "mean")}
         rows = section_rows(query, self.setup_.section_key)
         for section in sections:

@@ -1,6 +1,7 @@
 """AnnData to sections: the checks of what a user registers, in one place."""
 
 import logging
+from collections.abc import Iterable
 
 import numpy as np
 from anndata import AnnData
@@ -13,7 +14,7 @@ from flagst._checks import (
     require_non_negative,
     require_unique,
 )
-from flagst._keys import OBS, OBSM, PARAM, VAR
+from flagst._keys import OBS, OBSM, PARAM, SLOT, UNS, VAR
 from flagst.data.graph import knn
 from flagst.data.measured import recorded_params, section_layout, section_rows
 from flagst.data.section import N_NEIGHBOURS, Section
@@ -57,14 +58,14 @@ def sections_from_anndata(
         are no counts, spots or genes without any count.
     """
     coords, names = _positions(adata, spatial_key), _checked_rows(adata, section_key)
+    scales = _scales(adata, names)
     image = _image_features(adata, image_key)
     values = depth = None
     if target is not None:
         values, depth = _expression(adata, genes, target=target, layer=layer)
-    scale = recorded_params(adata).get(PARAM.um_per_px, {})
     sections = []
     for name, rows in names.items():
-        micrometres = coords[rows] * float(scale.get(name, 1.0))
+        micrometres = coords[rows] * scales[name]
         neighbours, distances = knn(micrometres, N_NEIGHBOURS)
         sections.append(
             Section(
@@ -85,7 +86,7 @@ def sections_from_anndata(
 MIN_SPOTS = 50
 
 
-def panel_genes(adata: AnnData, genes: list[str] | None) -> list[str]:
+def panel_genes(adata: AnnData, genes: str | list[str] | None) -> list[str]:
     """The genes given, else those of ``var["flagst_panel"]``, else all; every one must be present.
 
     Raises
@@ -103,7 +104,7 @@ def panel_genes(adata: AnnData, genes: list[str] | None) -> list[str]:
         # of tables that were joined, a gene that one of them lacks may have no value
         panel = adata.var[VAR.panel].isin([True]).to_numpy() if VAR.panel in adata.var else slice(None)
         genes = adata.var_names[panel]
-    genes = [str(gene) for gene in genes]
+    genes = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     missing = [gene for gene in genes if gene not in adata.var_names]
     if missing:
         found = [str(gene) for gene in adata.var_names[:5]]
@@ -129,7 +130,10 @@ def check_registered(
     if adata.n_obs < MIN_SPOTS:
         raise ValueError(f"FLAG needs at least {MIN_SPOTS} spots; got {adata.n_obs}. Add sections.")
     _positions(adata, spatial_key)
-    _checked_rows(adata, section_key)
+    names = _checked_rows(adata, section_key)
+    _scales(adata, names)
+    for name in names:
+        section_layout(adata, name)
     if image_key is not None:
         _image_features(adata, image_key)
     _expression(adata, genes, target="identity", layer=layer)
@@ -148,6 +152,17 @@ def _checked_rows(adata: AnnData, section_key: str) -> dict[str, np.ndarray]:
     if single:
         raise ValueError(f"Sections {single} have one spot; a section needs neighbours. Remove them.")
     return rows
+
+
+def _scales(adata: AnnData, sections: Iterable[str]) -> dict[str, float]:
+    """Checked micrometres per pixel of every section, 1 where it is not recorded."""
+    known = recorded_params(adata).get(PARAM.um_per_px, {})
+    scales = {name: float(known.get(name, 1.0)) for name in sections}
+    wrong = {name: scale for name, scale in scales.items() if not (np.isfinite(scale) and scale > 0)}
+    if wrong:
+        where = f'adata.uns["{UNS.flagst}"]["{SLOT.params}"]["{PARAM.um_per_px}"]'
+        raise ValueError(f"{where} has {wrong}; it must be positive. Leave sections out whose scale is not known.")
+    return scales
 
 
 def _positions(adata: AnnData, spatial_key: str) -> np.ndarray:
@@ -188,12 +203,7 @@ def _expression(
     gone = [gene for gene, column in zip(genes or [], columns, strict=False) if column < 0]
     if gone:
         raise KeyError(f"{len(gone)} genes of the panel are no longer in adata.var_names, for example {gone[:5]}.")
-    counts = np.empty((adata.n_obs, len(columns)), dtype=np.float32)
-    for rows, part in read_rows(matrix):
-        # predictions are clipped at 0, so that no target may go below
-        (require_non_negative if target == "identity" else require_counts)(part, where=where)
-        kept = part[:, columns]
-        counts[rows] = kept.toarray() if hasattr(kept, "toarray") else kept
+    counts = checked_counts(matrix, columns, target=target, where=where)
     depth = total_counts(adata, matrix)
     empty = np.flatnonzero(~counts.any(axis=0))
     if len(empty):
@@ -203,6 +213,37 @@ def _expression(
             "Remove them (sc.pp.filter_genes) or choose the panel with flagst.pp.select_genes."
         )
     return to_target(counts, depth, target), depth
+
+
+def checked_counts(matrix, columns: np.ndarray, *, target: str, where: str) -> np.ndarray:
+    """Some columns of raw counts, wherever they are stored.
+
+    Parameters
+    ----------
+    matrix
+        ``(n_spots, n_genes)``, see :func:`flagst.data.stored.read_rows`.
+    columns
+        ``(n_columns,)`` int.
+    target
+        With ``"identity"`` anything that is not negative will do: predictions are clipped at 0.
+    where
+        What the matrix is called, for the message.
+
+    Returns
+    -------
+    ``(n_spots, n_columns)`` float32.
+
+    Raises
+    ------
+    ValueError
+        Values that are no counts, in any column.
+    """
+    counts = np.empty((matrix.shape[0], len(columns)), dtype=np.float32)
+    for rows, part in read_rows(matrix):
+        (require_non_negative if target == "identity" else require_counts)(part, where=where)
+        kept = part[:, columns]
+        counts[rows] = kept.toarray() if hasattr(kept, "toarray") else kept
+    return counts
 
 
 def total_counts(adata: AnnData, matrix) -> np.ndarray:

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flagst._checks import require_counts, require_key
+from flagst._checks import require_counts, require_key, require_one_of
 from flagst._keys import OBS, PARAM, SLOT, UNS, VAR, is_beside, prediction_layers
+from flagst.data.graph import MORAN_NEIGHBOURS
 from flagst.data.stored import in_memory
 from flagst.data.targets import to_target
 
@@ -108,8 +109,16 @@ def chosen_sections(rows: dict[str, np.ndarray], section) -> list[str]:
 
 
 def section_layout(adata: "AnnData", section: str) -> str:
-    """Recorded spot layout of a section, see :class:`flagst.io.Section`; ``"other"`` when nothing is recorded."""
-    return str(recorded_params(adata).get(PARAM.layout, {}).get(section, "other"))
+    """Recorded spot layout of a section, see :class:`flagst.io.Section`; ``"other"`` when nothing is recorded.
+
+    Raises
+    ------
+    ValueError
+        It is no layout that flagst knows.
+    """
+    layout = str(recorded_params(adata).get(PARAM.layout, {}).get(section, "other"))
+    require_one_of(layout, MORAN_NEIGHBOURS, name=f'adata.uns["{UNS.flagst}"]["{SLOT.params}"] layout of {section!r}')
+    return layout
 
 
 def training_spacing(adata: "AnnData", sections: "list[Section]") -> dict[str, float | str] | None:

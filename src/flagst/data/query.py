@@ -8,7 +8,7 @@ from anndata import AnnData
 
 from flagst._checks import require_counts, require_unique
 from flagst._keys import FEATURES, OBS, OBSM, PARAM, SLOT, UNS, VAR
-from flagst.data.measured import has_counts, plain, raw_counts, recorded_params
+from flagst.data.measured import plain, recorded_params
 from flagst.data.stored import in_memory, row_sums
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,9 @@ def empty_query(adata: AnnData, genes: list[str]) -> AnnData:
     )
 
 
-def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool, panel: bool = True) -> AnnData:
+def prediction_table(
+    adata: AnnData, genes: list[str], *, allow_missing: bool, panel: bool = True, counts_layer: str | None = None
+) -> AnnData:
     """Where to write: ``adata`` itself when it holds exactly the model's genes, else a new table.
 
     A new table gets the total counts over all genes, which it could not give itself.
@@ -51,6 +53,8 @@ def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool, p
         Predict genes the query does not have, marked in ``var["flagst_measured"]``.
     panel
         Whether ``genes`` is the model's panel or was asked for, for the message.
+    counts_layer
+        The model's layer of raw counts. Where the query lacks it, raw counts are those it records, else X.
 
     Raises
     ------
@@ -68,7 +72,8 @@ def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool, p
         )
     if not missing and adata.n_vars == len(genes):
         return adata
-    depth = _depth(adata)
+    layer = counts_layer if counts_layer in adata.layers else recorded_params(adata).get(PARAM.counts_layer)
+    depth = _depth(adata, layer)
     if not missing:
         logger.info("Writing to a new AnnData with the %d predicted genes of %d.", len(genes), adata.n_vars)
         panel_only = adata[:, genes]
@@ -76,7 +81,6 @@ def prediction_table(adata: AnnData, genes: list[str], *, allow_missing: bool, p
         return _with_depth(table, depth)
     logger.warning("%d genes were not measured in the query: %s.", len(missing), missing[:10])
     table = empty_query(adata, genes)
-    layer = recorded_params(adata).get(PARAM.counts_layer)
     if adata.X is not None:
         table.X = _columns(adata.X, adata.var_names, genes)
     if layer is not None and layer in adata.layers:
@@ -95,13 +99,13 @@ def _columns(matrix, names, genes: list[str]):
     return sp.hstack([source[:, [c]] if c >= 0 else empty for c in pd.Index(names).get_indexer(genes)]).tocsr()
 
 
-def _depth(adata: AnnData) -> np.ndarray | None:
-    """Total counts per spot over all genes, where the table has counts and does not say."""
-    if OBS.total_counts in adata.obs or not has_counts(adata):
+def _depth(adata: AnnData, layer: str | None) -> np.ndarray | None:
+    """Total counts per spot over all genes, where the table has counts, in a layer or X, and does not say."""
+    stored = adata.X if layer is None else adata.layers.get(layer)
+    if OBS.total_counts in adata.obs or stored is None:
         return None
-    stored, where = raw_counts(adata)
     try:
-        return row_sums(stored, partial(require_counts, where=where))
+        return row_sums(stored, partial(require_counts, where="The query"))
     except ValueError:  # a table without counts can be predicted too
         return None
 

@@ -21,7 +21,8 @@ class Table:
     Parameters
     ----------
     path
-        - ``.csv``, ``.tsv`` (also ``.gz``), ``.parquet``: one row per gene, its name in the first column or the index;
+        - ``.csv``, ``.tsv`` (also ``.gz``), with a header, ``.parquet``: one row per gene, its name in the first column
+          or the index;
         - ``.npz``: ``genes`` ``(n,)`` and ``vectors`` ``(n, d)``;
         - ``.h5ad``: ``varm[key]``;
         - ``.pkl``, ``.pickle``: dict of gene to vector. Read without running anything the file holds: what is not
@@ -98,8 +99,24 @@ def _text(path: Path, key: str | None):
     import pandas as pd
 
     separator = "\t" if ".tsv" in path.suffixes else ","
-    frame = pd.read_csv(path, sep=separator, index_col=False, keep_default_na=False, na_values=[""])
+    head = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
+    if _is_vector(head[1:].tolist()):
+        raise ValueError(f"its first line, {head[0]!r} and numbers, is a gene, not a header; put a header above it")
+    frame = pd.read_csv(path, sep=separator, index_col=None, keep_default_na=False, na_values=[""])
+    if isinstance(frame.index, pd.MultiIndex):
+        raise ValueError(f"its header names {frame.shape[1]} columns, its lines have {frame.index.nlevels} more")
+    if not isinstance(frame.index, pd.RangeIndex):  # the names, which R leaves out of the header
+        frame = frame.reset_index()
     return frame.iloc[:, 0].astype(str), frame.iloc[:, 1:].to_numpy()
+
+
+def _is_vector(cells: list[str]) -> bool:
+    """Whether a first line holds values: all numbers, and not those that count columns from 0 or 1."""
+    try:
+        values = np.array([float(cell) for cell in cells])
+    except ValueError:
+        return False
+    return len(values) > 0 and not any(np.array_equal(values, np.arange(len(values)) + first) for first in (0, 1))
 
 
 def _parquet(path: Path, key: str | None):

@@ -21,7 +21,7 @@ from flagst.model.aligning import build_alignment, require_vectors
 from flagst.model.fitting import fit_before_diffusion
 from flagst.model.held_out import HeldOutTissue, held_out_parts
 from flagst.model.intervals import calibrate_intervals
-from flagst.model.loading import Loading
+from flagst.model.loading import Loading, spot_digests
 from flagst.model.order import TrainingOrder
 from flagst.model.predicting import SectionPredictor
 from flagst.model.prediction import Prediction
@@ -119,7 +119,8 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         self.d_features_ = int(self.summary_stats[f"n_{IMAGE_FIELD}"])
         self.fitted_, self.seed_, self.features_ = None, seed, {}
         self.intervals_ = self.familiar_ = self.order_ = self.unmeasured_ = self.spacing_ = None
-        self.sections_ = [] if adata is None else list(section_rows(self.adata, self.setup_["section_key"]))
+        self.spots_ = {} if adata is None else spot_digests(self.adata, self.setup_["section_key"])
+        self.sections_ = list(self.spots_)
         self._reset_module()
         self._model_summary_string = (
             f"FLAG: {len(self.genes_)} genes, target {self.settings_.target}, "
@@ -191,7 +192,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         self._reset_module()
         folds = None
         if self.settings_.cross_fit:
-            folds = network_folds([s.coords for s in sections], len(self.module.networks))
+            folds = network_folds([s.coords for s in sections])
         predictors = [self._predictor(s, mean=mean) for s, mean in zip(sections, data.mean, strict=True)]
         if self.settings_.diffusion:
             rows = list(section_rows(self.adata, self.setup_["section_key"]).values())

@@ -9,8 +9,9 @@ from flagst import metrics
 from flagst._checks import require_key
 from flagst._keys import LAYERS, TABLE, prediction_layers
 from flagst.data import query as queries
-from flagst.data.from_anndata import total_counts
+from flagst.data.from_anndata import checked_counts, total_counts
 from flagst.data.graph import moran_graph
+from flagst.data.measured import measured_genes
 from flagst.data.record import table_of
 from flagst.data.targets import to_target
 
@@ -66,7 +67,7 @@ def front(
     RuntimeError
         The model is not trained.
     ValueError
-        No measured expression, genes that were not measured, a structure out of range, or a baseline with
+        No raw counts, genes that were not measured, a structure out of range, or a baseline with
         other genes or another target.
     """
     import pandas as pd
@@ -117,11 +118,13 @@ def _measured(query: "AnnData", genes: list[str], *, layer: str | None, target: 
     matrix = query.X if layer is None else query.layers[layer]
     if matrix is None:
         raise ValueError("front() scores predictions against measured expression; adata.X is empty.")
-    columns = query.var_names.get_indexer(genes)
-    missing = [gene for gene, column in zip(genes, columns, strict=True) if column < 0]
+    columns, known = query.var_names.get_indexer(genes), measured_genes(query)
+    missing = [gene for gene, column in zip(genes, columns, strict=True) if column < 0 or not known[column]]
     if missing:
         raise ValueError(f"front() needs all genes measured; adata lacks {len(missing)}: {missing[:10]}.")
-    return to_target(matrix[:, columns], total_counts(query, matrix), target)
+    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    counts = checked_counts(matrix, columns, target=target, where=where)
+    return to_target(counts, total_counts(query, matrix), target)
 
 
 def _baseline_draws(

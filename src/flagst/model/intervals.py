@@ -93,6 +93,19 @@ class IntervalCalibration:
         return float(at_or_below.max() - below.min())
 
 
+def require_calibrated(intervals: IntervalCalibration | None, quantiles: tuple[float, ...]) -> None:
+    """Raise a ``ValueError`` for quantiles further out than those that were calibrated."""
+    if intervals is None:
+        return
+    low, high = intervals.levels[0], intervals.levels[-1]
+    beyond = [quantile for quantile in quantiles if not low <= quantile <= high]
+    if beyond:
+        raise ValueError(
+            f"quantiles are calibrated from {low:g} to {high:g}; got {beyond}. Those of the draws as they are, further "
+            "out, can be taken from model.sample(adata, n_samples)."
+        )
+
+
 UNCALIBRATED = (
     "Quantiles are those of the draws, not calibrated: nothing was held out in training. Draws are often too narrow. "
     "Train with cross_fit=True and a regression mean, on sections of at least ten spots."
@@ -139,8 +152,10 @@ def calibrate_intervals(
         draws.append(drawn)
         measured.append(values)
         # what the correction is checked on: left-out sections, or quarters where there are too few of them
-        quarters = cross_fitting_folds(np.zeros(len(kept)), predictor.section.coords[kept])
-        block.append(np.full(len(kept), names.index(predictor.section.name)) if len(names) >= 3 else quarters)
+        if len(names) >= 3:
+            block.append(np.full(len(kept), names.index(predictor.section.name)))
+        else:
+            block.append(cross_fitting_folds(np.zeros(len(kept)), predictor.section.coords[kept]))
     curves = np.concatenate([draw_quantiles(d, LEVELS) for d in draws], axis=1)
     units = np.concatenate([spread(d) for d in draws])
     measured, block = np.concatenate(measured), np.concatenate(block)

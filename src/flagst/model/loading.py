@@ -5,10 +5,14 @@ from pathlib import Path
 
 from anndata import AnnData
 
+from flagst.data.measured import section_rows
 from flagst.data.record import table_of
-from flagst.data.section import Section
+from flagst.model.fingerprint import fingerprint
 from flagst.model.quiet import quiet_libraries
+from flagst.model.saved import require_own_file
 
+#: As scvi-tools calls it.
+MODEL_FILE = "model.pt"
 HINT = "Load the model without adata, and pass other sections to predict(adata)."
 
 
@@ -16,8 +20,11 @@ class Loading:
     """How a model comes back from disk; a part of :class:`flagst.FLAG`."""
 
     @classmethod
-    def load(cls, dir_path: str, adata: AnnData | None = None, **kwargs) -> "Loading":
+    def load(cls, dir_path: str, adata: AnnData | None = None, *, trusted: bool = False, **kwargs) -> "Loading":
         """Load a saved model; no AnnData is needed to predict.
+
+        A saved model is a pickle, which can run code when it is read. It is first looked through with nothing allowed
+        but what a model of flagst consists of, so that a file from elsewhere that holds more is refused.
 
         Parameters
         ----------
@@ -26,15 +33,22 @@ class Loading:
         adata
             Training data, only to go on training; genes in any order. New sections are for
             :meth:`predict`. ``None`` takes what was saved beside the model, if anything; so does ``False``.
+        trusted
+            Do not look first: whatever code the file holds is run.
         **kwargs
-            As in scvi-tools.
+            As in scvi-tools; ``backup_url`` with ``trusted=True`` only.
 
         Raises
         ------
+        FileNotFoundError
+            The folder holds no model.
         KeyError, ValueError
-            ``adata`` is not the training data: other genes, sections or image features.
+            The file holds more than a model, or is broken; or ``adata`` is not the training data: other genes,
+            sections, spots or image features.
         """
         dir_path = str(dir_path)
+        if not trusted:
+            require_own_file(Path(dir_path) / f"{kwargs.get('prefix') or ''}{MODEL_FILE}")
         with quiet_libraries():
             if adata is None or adata is False:
                 saved = f"{kwargs.get('prefix') or ''}adata.h5ad"
@@ -42,7 +56,8 @@ class Loading:
             model, adata = super().load(dir_path, False, **kwargs), table_of(adata)
             require_same_genes(model.get_var_names(), adata.var_names, where=dir_path)
             sections = model._sections(adata, measured=True)
-            require_same_sections(model.sections_, sections, where=dir_path)
+            require_same_sections(model.sections_, [section.name for section in sections], where=dir_path)
+            require_same_spots(model.spots_, spot_digests(adata, model.setup_["section_key"]), where=dir_path)
             model._check_features(adata, sections[0].image.shape[1])
             return super().load(dir_path, adata, **kwargs)
 
@@ -58,8 +73,24 @@ def require_same_genes(expected: Iterable[str], found: Iterable[str], *, where: 
         )
 
 
-def require_same_sections(expected: list[str], found: list[Section], *, where: str) -> None:
-    """Raise a ``ValueError`` when there are sections the model was not trained on."""
-    new = [section.name for section in found if section.name not in expected]
-    if new:
-        raise ValueError(f"The model in {where} was trained on sections {expected}; adata has {new}. {HINT}")
+def require_same_sections(expected: list[str], found: list[str], *, where: str) -> None:
+    """Raise a ``ValueError`` unless both name the same sections."""
+    missing, extra = [s for s in expected if s not in found], [s for s in found if s not in expected]
+    if missing or extra:
+        raise ValueError(
+            f"The model in {where} was trained on sections {expected}; adata has {found}: missing {missing}, "
+            f"not expected {extra}. {HINT}"
+        )
+
+
+def require_same_spots(expected: dict[str, str], found: dict[str, str], *, where: str) -> None:
+    """Raise a ``ValueError`` unless :func:`spot_digests` of both are the same."""
+    other = [section for section, digest in expected.items() if found[section] != digest]
+    if other:
+        raise ValueError(f"The model in {where} was trained on other spots of sections {other}. {HINT}")
+
+
+def spot_digests(adata: AnnData, section_key: str) -> dict[str, str]:
+    """Hash of the names of every section's spots, whatever their order."""
+    names = adata.obs_names.to_numpy(dtype=str)
+    return {name: fingerprint(sorted(names[rows])) for name, rows in section_rows(adata, section_key).items()}

@@ -60,7 +60,7 @@ class TrainingOrder:
         The choice is the first of 0.05, 0.1, ..., 1 at which the prediction's mean Moran's I and mean absolute
         correlation, averaged over the query's sections, have come down to those of the training sections plus
         the tolerance; 1 when they never do. It looks at the draw that is going to be written and at nothing
-        that was measured in the query; of a section that is predicted in windows, at 5,000 evenly spaced spots.
+        that was measured in the query; of a section that is predicted in windows, at 5,000 of its spots.
 
         Parameters
         ----------

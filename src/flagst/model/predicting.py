@@ -20,6 +20,9 @@ from flagst.model.threads import threads_for
 from flagst.module import FlagModule
 from flagst.regression import can_balance, leading_scores, match_draw_order
 
+#: Spots that the spatial order of a draw is taken over.
+ORDER_SPOTS = 2000
+
 
 class SectionPredictor(SpotPredictor):
     """A section as a whole; the context is encoded once per call of ``draws``.
@@ -83,7 +86,8 @@ class SectionPredictor(SpotPredictor):
             return residual
         neighbours = self.section.nearest(MORAN_NEIGHBOURS[self.section.layout])
         restore = self.fitted.stage.scaler.restore
-        return match_draw_order(self.mean, residual, restore, neighbours, self.order, trust=self.trust)
+        rows = self.section.sampled(ORDER_SPOTS) if len(self.section) > ORDER_SPOTS else None
+        return match_draw_order(self.mean, residual, restore, neighbours, self.order, trust=self.trust, rows=rows)
 
     def diffused(self, n_draws: int, seed: int | str) -> np.ndarray:
         """States of several draws as the solver gives them."""

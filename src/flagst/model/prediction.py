@@ -13,7 +13,7 @@ from flagst.data import query as queries
 from flagst.data.measured import section_rows
 from flagst.data.record import check_request, table_of, write_prediction
 from flagst.model.front import front
-from flagst.model.intervals import calibration_record
+from flagst.model.intervals import calibration_record, require_calibrated
 from flagst.model.order import AUTO
 from flagst.model.predicting import SectionPredictor, layer_parts, part_layers
 from flagst.model.progress import Bars
@@ -76,11 +76,10 @@ class Prediction:
         return_std
             Write the standard deviation over ``n_samples`` (at least 2) full draws, not calibrated.
         quantiles
-            Levels in (0, 1) to write, such as ``(0.05, 0.95)`` for 90 % intervals, from ``n_samples`` (at
-            least 20) full draws, calibrated per gene on the tissue held out of the diffusion's training:
-            see :class:`flagst.model.intervals.IntervalCalibration`. The calibration is empirical. Three or
-            four sections give no finite-sample guarantee for a new section, and none at all for another
-            patient.
+            Levels to write, such as ``(0.05, 0.95)`` for 90 % intervals, from ``n_samples`` (at least 20) full
+            draws, calibrated per gene, from 0.01 to 0.99, on the tissue held out of the diffusion's training:
+            see :class:`flagst.model.intervals.IntervalCalibration`. The calibration is empirical. Three or four
+            sections give no finite-sample guarantee for a new section, and none at all for another patient.
         genes
             Genes to predict; by default the panel. Also genes **that were not in training**, where the model was
             made with ``gfm=`` a key of ``adata.varm`` in which they have a vector: from the panel's prediction and
@@ -135,10 +134,13 @@ class Prediction:
         drawn = {"n_samples": n_samples, "return_std": return_std, "quantiles": tuple(quantiles)}
         where = {"layer": layer, "counts_layer": self.setup_["layer"]}
         check_request(structure=1.0 if structure == AUTO else structure, **where, **drawn)
+        require_calibrated(self.intervals_, drawn["quantiles"])
         query = self._registered() if adata is None else table_of(adata, table_key)
         wanted = self.genes_ if genes is None else self._wanted(genes, quantiles=drawn["quantiles"])
         predictors = self._predictors(query, n_genes=len(wanted), window_spots=check_windows(window_spots))
-        table = queries.prediction_table(query, wanted, allow_missing=allow_missing, panel=genes is None)
+        table = queries.prediction_table(
+            query, wanted, allow_missing=allow_missing, panel=genes is None, counts_layer=self.setup_["layer"]
+        )
         if structure == AUTO:
             structure = self._structure(predictors, seed)
         layers = layer_parts(return_std, drawn["quantiles"])

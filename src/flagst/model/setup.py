@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager, fields
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 IMAGE_FIELD = "image_features"
+
+
+class SectionField(fields.CategoricalObsField):
+    """The column of sections. Categories without a spot, as a subset of a larger table keeps them, do not count."""
+
+    def register_field(self, adata: AnnData) -> dict:
+        """What is registered: sections that have spots, and the number of each spot's."""
+        state = super().register_field(adata)
+        used, code = np.unique(adata.obs[self.attr_key], return_inverse=True)
+        adata.obs[self.attr_key] = code
+        return state | {self.CATEGORICAL_MAPPING_KEY: state[self.CATEGORICAL_MAPPING_KEY][used]}
 
 
 class Registration:
@@ -66,7 +78,7 @@ class Registration:
         manager = AnnDataManager(
             fields=[
                 fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False, correct_data_format=False),
-                fields.CategoricalObsField("section", section_key),
+                SectionField("section", section_key),
                 fields.ObsmField("positions", spatial_key),
                 fields.ObsmField(IMAGE_FIELD, image_key),
             ],

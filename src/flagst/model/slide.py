@@ -13,7 +13,7 @@ from flagst.data.section import Section
 from flagst.data.store import ArrayFolder
 from flagst.model.fitting import Fitted, pad_columns
 from flagst.model.intervals import pooled_spread
-from flagst.model.predicting import order_aimed_at
+from flagst.model.predicting import ORDER_SPOTS, order_aimed_at
 from flagst.model.presets import Settings
 from flagst.model.progress import Bars
 from flagst.model.spots import SpotPredictor
@@ -27,8 +27,7 @@ from flagst.module.windowed import (
     encode_windows,
     encoder_hops,
 )
-from flagst.regression import can_balance, evenly_spaced, leading_scores, order_curve, order_factors, section_centre
-from flagst.regression.draw_order import MAX_SPOTS
+from flagst.regression import can_balance, leading_scores, order_curve, order_factors, section_centre
 
 #: Spots of a window, and of the largest section that is predicted at once.
 WINDOW_SPOTS = 4096
@@ -63,7 +62,7 @@ class SlidePredictor:
     Kept for the whole section, per spot: image features, neighbours, the context H of each network, and one state per
     draw; of sections small enough for balanced noise that too, 256 MB at most. The same numbers as from
     :class:`flagst.model.predicting.SectionPredictor`, up to rounding; statistics of a whole section (scales of the
-    spatial order, spread over draws) are those of evenly spaced spots.
+    spatial order, spread over draws) are those of some of its spots.
 
     Parameters
     ----------
@@ -186,12 +185,12 @@ class SlidePredictor:
         """Spread over draws, ``(n_genes,)``, see :func:`flagst.model.intervals.spread`; of 5,000 spots at most."""
         key = n_draws, seed
         if key not in self._spread:
-            parts = self.parts(n_draws, evenly_spaced(len(self.section), SAMPLED_SPOTS))
+            parts = self.parts(n_draws, self.section.sampled(SAMPLED_SPOTS))
             self._spread[key] = pooled_spread(part.draws(n_draws, seed) for _, part in parts)
         return self._spread[key]
 
     def sampled(self, genes: np.ndarray, seed: str) -> tuple[np.ndarray, ...]:
-        """Some genes of evenly spaced spots and their neighbours, for ``structure="auto"``.
+        """Some genes of some spots and their neighbours, for ``structure="auto"``.
 
         Returns
         -------
@@ -206,13 +205,13 @@ class SlidePredictor:
         return mean, residual, position[len(looked_at) :].reshape(near.shape), position[: len(looked_at)]
 
     def _looked_at(self, n_spots: int) -> tuple[np.ndarray, np.ndarray]:
-        """Evenly spaced rows, and their neighbours for Moran's I."""
-        rows = evenly_spaced(len(self.section), n_spots)
+        """Rows of some spots, and their neighbours for Moran's I."""
+        rows = self.section.sampled(n_spots)
         return rows, self.section.nearest(MORAN_NEIGHBOURS[self.section.layout])[rows]
 
     def _ordered(self, seed: str) -> Iterator[tuple[np.ndarray, ...]]:
         """Parts of the spots that Moran's I of a draw is taken over, for :func:`order_curve`."""
-        looked_at, near = self._looked_at(MAX_SPOTS)
+        looked_at, near = self._looked_at(ORDER_SPOTS)
         seen = np.zeros(len(self.section), dtype=bool)
         step = max(min(WINDOW_SPOTS, DECODED_VALUES // self.n_genes) // (1 + near.shape[1]), 1)
         for start in range(0, len(looked_at), step):

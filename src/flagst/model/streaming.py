@@ -15,7 +15,7 @@ from flagst.data.reading import read_spots
 from flagst.data.record import check_request, table_of, write_prediction
 from flagst.data.store import PredictionStore, finished_request
 from flagst.model.fingerprint import fingerprint
-from flagst.model.intervals import calibration_record
+from flagst.model.intervals import calibration_record, require_calibrated
 from flagst.model.order import AUTO
 from flagst.model.predicting import layer_parts
 from flagst.model.progress import Bars
@@ -110,6 +110,7 @@ def predict_to_zarr(
     drawn = {"n_samples": n_samples, "return_std": return_std, "quantiles": quantiles}
     where = {"layer": layer, "counts_layer": self.setup_["layer"]}
     check_request(structure=1.0 if structure == AUTO else structure, **where, **drawn)
+    require_calibrated(self.intervals_, quantiles)
     wanted = self.genes_ if genes is None else self._wanted(genes, quantiles=quantiles)
     structure = structure if structure == AUTO else float(structure)
     asked = drawn | {"structure": structure, "seed": int(seed), "layer": layer, "genes": wanted}

@@ -8,7 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from flagst import metrics
-from flagst._checks import require_key
+from flagst._checks import require_anndata, require_key
+from flagst._keys import LAYERS
 from flagst.data.measured import measured_expression, measured_genes
 from flagst.pl._finish import finish
 
@@ -29,6 +30,7 @@ def calibration(
     *,
     genes: Sequence[str],
     intervals: Mapping[float, tuple[str, str]] | None = None,
+    layer: str = LAYERS.draw,
     truth=None,
     target: str | None = None,
     levels: Sequence[float] = LEVELS,
@@ -56,7 +58,9 @@ def calibration(
         Names of the genes of ``samples``: ``model.genes_``.
     intervals
         Nominal level -> layers with lower and upper bound, such as ``{0.9: ("flagst_q05", "flagst_q95")}``:
-        drawn as points, pooled over spots and genes.
+        drawn as points, pooled over spots and genes, each in the unit that is recorded of its layers.
+    layer
+        The prediction of the model that ``samples`` are of, whose unit they have.
     truth, target
         As in :func:`flagst.tl.evaluate`.
     levels
@@ -81,6 +85,7 @@ def calibration(
         ``samples`` does not fit the table and ``genes``, levels outside (0, 1), or as
         :func:`flagst.tl.evaluate`.
     """
+    require_anndata(adata)
     samples = np.asarray(samples)
     if samples.ndim != 3 or samples.shape[1:] != (adata.n_obs, len(genes)):
         raise ValueError(
@@ -93,7 +98,7 @@ def calibration(
     if (columns < 0).any():
         missing = [name for name, column in zip(genes, columns, strict=True) if column < 0]
         raise KeyError(f"adata.var_names has no {missing[:5]}, which samples has ({len(missing)} genes).")
-    measured = measured_expression(adata, truth, target=target)[:, columns]
+    measured = measured_expression(adata, truth, target=target, layer=layer)[:, columns]
     kept = measured_genes(adata, truth)[columns] & (np.ptp(measured, axis=0) > 0)
     if not kept.any():
         raise ValueError("No gene of samples is measured and varies between spots.")
@@ -106,7 +111,8 @@ def calibration(
         for layer in bounds:
             require_key(adata.layers, layer, where="adata.layers", hint="Name the layers of the two bounds.")
         low, high = (adata.layers[layer][:, columns[kept]] for layer in bounds)
-        share = metrics.coverage(low, high, measured[:, kept])
+        theirs = measured_expression(adata, truth, target=target, layer=bounds[0])[:, columns[kept]]
+        share = metrics.coverage(low, high, theirs)
         label = f"{' to '.join(bounds)}: {share:.1%}"
         axes[1].plot(level, share, "o", color="tab:orange", ms=6, label=label, zorder=4)
     axes[1].legend(frameon=False, fontsize=8, loc="upper left")

@@ -2,7 +2,7 @@
 
 from flagst.regression.balance import balance_noise, can_balance, leading_scores, uncorrelated
 from flagst.regression.context import ContextFeatures, section_centre
-from flagst.regression.draw_order import evenly_spaced, match_draw_order, order_curve, order_factors
+from flagst.regression.draw_order import match_draw_order, order_curve, order_factors
 from flagst.regression.folds import count_networks, cross_fitting_folds, network_folds
 from flagst.regression.gene_transfer import GeneTransfer
 from flagst.regression.mean import RegressionMean
@@ -24,7 +24,6 @@ __all__ = [
     "can_balance",
     "count_networks",
     "cross_fitting_folds",
-    "evenly_spaced",
     "leading_scores",
     "match_draw_order",
     "neighbour_moran",

@@ -20,8 +20,6 @@ MATCHED_AT = 0.85
 STEPS = np.concatenate([np.arange(0, 10) / 10, [1, 1.15, 1.4]])
 #: A gene's residual changes by these factors at most: the larger one is as far as Moran's I is looked at.
 BOUNDS = 0.3, STEPS[-1] / MATCHED_AT
-#: Spots that Moran's I is taken over.
-MAX_SPOTS = 2000
 #: Numbers, spots times genes, that it is taken of at once: what a processor keeps close.
 VALUES_AT_ONCE = 2**17
 
@@ -34,6 +32,7 @@ def match_draw_order(
     order: np.ndarray,
     *,
     trust: float = 1.0,
+    rows: np.ndarray | None = None,
 ) -> np.ndarray:
     """Scale every gene of one drawn residual.
 
@@ -55,13 +54,15 @@ def match_draw_order(
     trust
         How far ``order`` holds for this tissue, in [0, 1]: ``aim = min(w order + (1 - w) I(draw), I(mean))`` with
         ``w = 0.75 trust``, and 0 where ``order`` is not known.
+    rows
+        The spots that Moran's I is taken over, ascending; ``None`` for all.
 
     Returns
     -------
-    ``(n_spots, n_genes)``: the residual, each gene times its factor. Moran's I is taken over 2,000 evenly spaced
-    spots at most. Genes whose Moran's I the residual does not lower keep factor 1.
+    ``(n_spots, n_genes)``: the residual, each gene times its factor. Genes whose Moran's I the residual does not
+    lower keep factor 1.
     """
-    return residual * order_factors(_curve(mean, residual, restore, neighbours), order, trust=trust)
+    return residual * order_factors(_curve(mean, residual, restore, neighbours, rows), order, trust=trust)
 
 
 def order_factors(curve: np.ndarray, order: np.ndarray, *, trust: float = 1.0) -> np.ndarray:
@@ -106,24 +107,19 @@ def order_curve(
     return np.stack([total.result() for total in sums])
 
 
-def evenly_spaced(n_spots: int, n_wanted: int) -> np.ndarray:
-    """Evenly spaced rows, all where there are no more than ``n_wanted``."""
-    return np.linspace(0, n_spots - 1, min(n_spots, n_wanted)).astype(int)
-
-
 def _curve(
     mean: np.ndarray,
     residual: np.ndarray,
     restore: Callable[[np.ndarray, slice], np.ndarray],
     neighbours: np.ndarray,
+    rows: np.ndarray | None,
 ) -> np.ndarray:
     """:func:`order_curve` of a whole section, some genes at a time."""
-    rows = None
-    if len(mean) > MAX_SPOTS:
-        looked_at = evenly_spaced(len(mean), MAX_SPOTS)
-        kept, position = np.unique(np.concatenate([looked_at, neighbours[looked_at].ravel()]), return_inverse=True)
+    if rows is not None:
+        near = neighbours[rows]
+        kept, position = np.unique(np.concatenate([rows, near.ravel()]), return_inverse=True)
         mean, residual = mean[kept], residual[kept]
-        rows, neighbours = position[:MAX_SPOTS], position[MAX_SPOTS:].reshape(MAX_SPOTS, -1)
+        rows, neighbours = position[: len(rows)], position[len(rows) :].reshape(near.shape)
     curve, width = np.empty((len(STEPS), mean.shape[1])), max(VALUES_AT_ONCE // len(mean), 1)
     for start in range(0, mean.shape[1], width):
         genes = slice(start, start + width)

@@ -42,7 +42,7 @@ def count_networks(n_sections: int, *, cross_fit: bool) -> int:
     return N_NETWORKS if n_sections >= N_NETWORKS else N_BLOCKS
 
 
-def network_folds(coords: list[np.ndarray], n_networks: int | None = None) -> list[np.ndarray]:
+def network_folds(coords: list[np.ndarray]) -> list[np.ndarray]:
     """Fold of every spot, ``(n_spots,)`` int per section; the network of that number never sees it.
 
     Whole sections in three folds; with one or two sections, the four blocks of each.
@@ -51,14 +51,10 @@ def network_folds(coords: list[np.ndarray], n_networks: int | None = None) -> li
     ----------
     coords
         Per section ``(n_spots, 2)``, any unit.
-    n_networks
-        Networks there are; ``None`` for as many as these sections make.
     """
-    n_networks = n_networks or count_networks(len(coords), cross_fit=True)
     if len(coords) >= N_NETWORKS:
-        return [np.full(len(xy), number % n_networks) for number, xy in enumerate(coords)]
-    # registered categories without spots may have made fewer networks than blocks
-    return [cross_fitting_folds(np.zeros(len(xy)), xy) % n_networks for xy in coords]
+        return [np.full(len(xy), number % N_NETWORKS) for number, xy in enumerate(coords)]
+    return [cross_fitting_folds(np.zeros(len(xy)), xy) for xy in coords]
 
 
 def _quadrants(coords: np.ndarray) -> np.ndarray:
