@@ -33,6 +33,13 @@ def require_lengths(value: float | Sequence[float], *, name: str) -> list[float]
     return lengths
 
 
+def require_scales(scales: Mapping[str, float], *, where: str, hint: str = "") -> None:
+    """Raise a ``ValueError`` unless the micrometres per pixel of every section are positive."""
+    for section, scale in scales.items():
+        if not (np.isfinite(scale) and scale > 0):
+            raise ValueError(f"{where}[{section!r}] is {scale}; it must be a positive number. {hint}".strip())
+
+
 def require_unique(names, *, where: str, hint: str) -> None:
     """Raise a ``ValueError`` that shows examples when ``names`` repeat."""
     import pandas as pd

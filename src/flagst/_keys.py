@@ -94,6 +94,9 @@ PARAM = SimpleNamespace(
     model="model",  # name of the class that predicted
 )
 
+#: What messages call the record of micrometres per full-resolution pixel of every section.
+SCALES = f'adata.uns["{UNS.flagst}"]["{SLOT.params}"]["{PARAM.um_per_px}"]'
+
 #: Name of a target, as recorded in ``params`` -> its unit as written on axes.
 TARGETS = {
     "lognorm": "log1p(counts per 10,000)",

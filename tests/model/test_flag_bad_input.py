@@ -48,9 +48,9 @@ def _record(key, value):
 
 AT_SETUP = {
     "unknown layout": (_record("layout", "visium"), ValueError, "layout of 'B' must be one of .*got 'visium'"),
-    "no scale": (_record("um_per_px", np.nan), ValueError, "um_per_px.*{'B': nan}; it must be positive"),
-    "zero scale": (_record("um_per_px", 0), ValueError, "um_per_px.*{'B': 0.0}"),
-    "negative scale": (_record("um_per_px", -1.0), ValueError, "um_per_px.*{'B': -1.0}"),
+    "no scale": (_record("um_per_px", np.nan), ValueError, r"um_per_px.*\['B'\] is nan; it must be a positive number"),
+    "zero scale": (_record("um_per_px", 0), ValueError, r"um_per_px.*\['B'\] is 0.0; it must"),
+    "negative scale": (_record("um_per_px", -1.0), ValueError, r"um_per_px.*\['B'\] is -1.0; it must"),
     "no coordinates": (
         lambda a: a.obsm.pop("spatial"),
         KeyError,
@@ -173,7 +173,7 @@ def test_sections_may_be_numbered(make):
     for table in (adata, named):
         model = make.model(table)
         model.train(**make.QUICK)
-        made.append((model.spacing_, model.sections_, model.predict(table).layers["flagst"]))
+        made.append((model.spacing_, list(model.spots_), model.predict(table).layers["flagst"]))
     assert made[0][0] == made[1][0] and made[0][0]["layout"] == "square" and made[0][1] == ["1", "2", "3"]
     np.testing.assert_array_equal(made[0][2], made[1][2])
     import flagst

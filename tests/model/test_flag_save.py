@@ -79,7 +79,7 @@ def test_loading_keeps_what_was_fitted(trained, folder):
     model = FLAG.load(str(folder))
     assert model.adata is None and model.is_trained_
     assert model.genes_ == trained.genes_ and model.settings_ == trained.settings_
-    assert model.features_ == trained.features_ and model.sections_ == ["A", "B", "C"]
+    assert model.features_ == trained.features_ and list(model.spots_) == ["A", "B", "C"]
     pd.testing.assert_frame_equal(model.history_["train_loss"], trained.history_["train_loss"])
     with pytest.raises(ValueError, match="loaded without its training data. Pass other data as adata="):
         model.predict()

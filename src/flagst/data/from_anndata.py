@@ -12,11 +12,12 @@ from flagst._checks import (
     require_finite,
     require_key,
     require_non_negative,
+    require_scales,
     require_unique,
 )
-from flagst._keys import OBS, OBSM, PARAM, SLOT, UNS, VAR
+from flagst._keys import OBS, OBSM, PARAM, SCALES, VAR
 from flagst.data.graph import knn
-from flagst.data.measured import recorded_params, section_layout, section_rows
+from flagst.data.measured import counts_name, recorded_params, section_layout, section_rows
 from flagst.data.section import N_NEIGHBOURS, Section
 from flagst.data.stored import read_rows, row_sums
 from flagst.data.targets import to_target
@@ -158,10 +159,7 @@ def _scales(adata: AnnData, sections: Iterable[str]) -> dict[str, float]:
     """Checked micrometres per pixel of every section, 1 where it is not recorded."""
     known = recorded_params(adata).get(PARAM.um_per_px, {})
     scales = {name: float(known.get(name, 1.0)) for name in sections}
-    wrong = {name: scale for name, scale in scales.items() if not (np.isfinite(scale) and scale > 0)}
-    if wrong:
-        where = f'adata.uns["{UNS.flagst}"]["{SLOT.params}"]["{PARAM.um_per_px}"]'
-        raise ValueError(f"{where} has {wrong}; it must be positive. Leave sections out whose scale is not known.")
+    require_scales(scales, where=SCALES, hint="Leave out a section whose scale is not known.")
     return scales
 
 
@@ -193,7 +191,7 @@ def _expression(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Targets ``(n_spots, n_genes)`` and depths ``(n_spots,)`` after all checks on counts."""
     require_unique(adata.var_names, where="Gene names (adata.var_names)", hint="Run adata.var_names_make_unique().")
-    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    where = counts_name(layer)
     if layer is not None:
         require_key(adata.layers, layer, where="adata.layers", hint="Name the layer with raw counts.")
     matrix = adata.X if layer is None else adata.layers[layer]

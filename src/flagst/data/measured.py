@@ -153,6 +153,11 @@ def measured_genes(adata: "AnnData", truth=None) -> np.ndarray:
     return ~adata.var[VAR.measured].isin([False]).to_numpy()
 
 
+def counts_name(layer: str | None) -> str:
+    """How a layer of raw counts is called in messages; ``None`` for X."""
+    return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+
+
 def has_counts(adata: "AnnData") -> bool:
     """Whether a table has anything where its raw counts should be."""
     layer = recorded_params(adata).get(PARAM.counts_layer)
@@ -173,13 +178,13 @@ def raw_counts(adata: "AnnData") -> tuple[Any, str]:
     if layer is not None:
         hint = "The model was registered with raw counts in this layer; pass truth= if they are elsewhere."
         require_key(adata.layers, layer, where="adata.layers", hint=hint)
-        return adata.layers[layer], f"adata.layers[{layer!r}]"
+        return adata.layers[layer], counts_name(layer)
     if adata.X is None:
         raise ValueError(
             "adata.X is empty: these sections have no measured expression. Pass truth= (a layer or an array) "
             "if it is kept elsewhere."
         )
-    return adata.X, "adata.X"
+    return adata.X, counts_name(None)
 
 
 def measured_expression(

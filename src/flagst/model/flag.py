@@ -120,7 +120,6 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         self.fitted_, self.seed_, self.features_ = None, seed, {}
         self.intervals_ = self.familiar_ = self.order_ = self.unmeasured_ = self.spacing_ = None
         self.spots_ = {} if adata is None else spot_digests(self.adata, self.setup_["section_key"])
-        self.sections_ = list(self.spots_)
         self._reset_module()
         self._model_summary_string = (
             f"FLAG: {len(self.genes_)} genes, target {self.settings_.target}, "

@@ -11,7 +11,7 @@ from flagst._keys import LAYERS, TABLE, prediction_layers
 from flagst.data import query as queries
 from flagst.data.from_anndata import checked_counts, total_counts
 from flagst.data.graph import moran_graph
-from flagst.data.measured import measured_genes
+from flagst.data.measured import counts_name, measured_genes
 from flagst.data.record import table_of
 from flagst.data.targets import to_target
 
@@ -122,8 +122,7 @@ def _measured(query: "AnnData", genes: list[str], *, layer: str | None, target: 
     missing = [gene for gene, column in zip(genes, columns, strict=True) if column < 0 or not known[column]]
     if missing:
         raise ValueError(f"front() needs all genes measured; adata lacks {len(missing)}: {missing[:10]}.")
-    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    counts = checked_counts(matrix, columns, target=target, where=where)
+    counts = checked_counts(matrix, columns, target=target, where=counts_name(layer))
     return to_target(counts, total_counts(query, matrix), target)
 
 

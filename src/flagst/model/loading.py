@@ -56,7 +56,6 @@ class Loading:
             model, adata = super().load(dir_path, False, **kwargs), table_of(adata)
             require_same_genes(model.get_var_names(), adata.var_names, where=dir_path)
             sections = model._sections(adata, measured=True)
-            require_same_sections(model.sections_, [section.name for section in sections], where=dir_path)
             require_same_spots(model.spots_, spot_digests(adata, model.setup_["section_key"]), where=dir_path)
             model._check_features(adata, sections[0].image.shape[1])
             return super().load(dir_path, adata, **kwargs)
@@ -73,18 +72,14 @@ def require_same_genes(expected: Iterable[str], found: Iterable[str], *, where: 
         )
 
 
-def require_same_sections(expected: list[str], found: list[str], *, where: str) -> None:
-    """Raise a ``ValueError`` unless both name the same sections."""
+def require_same_spots(expected: dict[str, str], found: dict[str, str], *, where: str) -> None:
+    """Raise a ``ValueError`` unless both, as from :func:`spot_digests`, have the same sections of the same spots."""
     missing, extra = [s for s in expected if s not in found], [s for s in found if s not in expected]
     if missing or extra:
         raise ValueError(
-            f"The model in {where} was trained on sections {expected}; adata has {found}: missing {missing}, "
-            f"not expected {extra}. {HINT}"
+            f"The model in {where} was trained on sections {list(expected)}; adata has {list(found)}: "
+            f"missing {missing}, not expected {extra}. {HINT}"
         )
-
-
-def require_same_spots(expected: dict[str, str], found: dict[str, str], *, where: str) -> None:
-    """Raise a ``ValueError`` unless :func:`spot_digests` of both are the same."""
     other = [section for section, digest in expected.items() if found[section] != digest]
     if other:
         raise ValueError(f"The model in {where} was trained on other spots of sections {other}. {HINT}")

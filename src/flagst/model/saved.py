@@ -22,12 +22,11 @@ _PARTS = {
     "pandas.core.frame": {"DataFrame"},
     "pandas.core.indexes.base": {"Index", "_new_Index"},
     "pandas.core.indexes.range": {"RangeIndex"},
-    "pandas.core.internals.managers": {"BlockManager", "SingleBlockManager"},
-    # as pandas 3 calls and stores them
-    "pandas": {"DataFrame", "Index", "RangeIndex", "Series", "StringDtype"},
+    "pandas.core.internals.managers": {"BlockManager"},
+    # as pandas 3 calls and stores them, with pyarrow or without
+    "pandas": {"DataFrame", "Index", "RangeIndex", "StringDtype"},
     "pandas.arrays": {"ArrowStringArray", "StringArray"},
-    "pyarrow.lib": {"_restore_array", "chunked_array", "py_buffer", "type_for_alias"},
-    "pandas.core.arrays.string_": {"StringArray", "StringDtype"},
+    "pyarrow.lib": {"_restore_array", "py_buffer", "type_for_alias"},
 }
 for _numpy in ("numpy.core", "numpy._core"):
     _PARTS |= {f"{_numpy}.multiarray": {"_reconstruct", "scalar"}, f"{_numpy}.numeric": {"_frombuffer"}}

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst._checks import require_finite, require_key
-from flagst._keys import LIBRARY, OBSM, PARAM, SLOT, UNS, image_element
+from flagst._checks import require_finite, require_key, require_scales
+from flagst._keys import LIBRARY, OBSM, PARAM, SCALES, SLOT, UNS, image_element
 from flagst.data.measured import section_rows
 from flagst.data.patches import Level, image_levels
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 logger = logging.getLogger("flagst")
-
-_UM_PER_PX = f'adata.uns["{UNS.flagst}"]["{SLOT.params}"]["{PARAM.um_per_px}"]'
 
 
 @dataclass(frozen=True)
@@ -47,16 +45,16 @@ class SectionImage:
 
 def um_per_px(adata: "AnnData", sections) -> dict[str, float]:
     """Micrometres per full-resolution pixel of every section."""
-    hint = f"Set {_UM_PER_PX} = {{section: micrometres per full-resolution pixel}}."
+    hint = f"Set {SCALES} = {{section: micrometres per full-resolution pixel}}."
     params = adata.uns.get(UNS.flagst, {}).get(SLOT.params, {})
     where = f'adata.uns["{UNS.flagst}"]["{SLOT.params}"]'
     require_key(params, PARAM.um_per_px, where=where, hint=hint)
     known = {str(name): value for name, value in params[PARAM.um_per_px].items()}
     for section in sections:
-        require_key(known, section, where=_UM_PER_PX, hint=hint)
-        if not (np.isfinite(known[section]) and known[section] > 0):
-            raise ValueError(f"{_UM_PER_PX}[{section!r}] is {known[section]}; it must be a positive number.")
-    return {section: float(known[section]) for section in sections}
+        require_key(known, section, where=SCALES, hint=hint)
+    scales = {section: float(known[section]) for section in sections}
+    require_scales(scales, where=SCALES)
+    return scales
 
 
 def from_spatialdata(sdata: "SpatialData", adata: "AnnData", section_key: str) -> list[SectionImage]:
