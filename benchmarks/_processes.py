@@ -25,6 +25,7 @@ WORKERS = {
     "features": ("_features_only", "run"),
     "simulated": ("simulated", "run"),
     "evaluations": ("network_evaluations", "run"),
+    "every_score": ("every_score", "run"),
     "curse_prepare": ("gene_dimension_curse", "prepare"),
     "alignment_prepare": ("alignment", "prepare"),
     "alignment": ("alignment", "run"),

@@ -153,6 +153,7 @@ EMBEDDINGS = SimpleNamespace(
     n_components="n_components",
     n_genes="n_genes",
     n_found="n_found",
+    missing="missing",  # [str], genes asked for that have no vector
     mode="mode",  # "contextual" | "cell"; static vectors do not say
     hidden_layer="hidden_layer",
     pooling="pooling",

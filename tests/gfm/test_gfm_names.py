@@ -1,11 +1,14 @@
 """Genes found by name: versions, case, aliases, and a clear error for a mix-up."""
 
+import json
+import pickle
+
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
 
-from flagst.gfm import match_genes
+from flagst.gfm import Table, match_genes, read_names
 from flagst.gfm.names import aliases_of, require_overlap
 
 KNOWN = ["TP53", "ENSG00000141736.4", "Actb", "dup", "DUP", "TP53"]
@@ -50,3 +53,34 @@ def test_too_little_in_common_shows_both_styles():
         require_overlap(match_genes(genes, known), genes, known, where="The file")
     known += ["GENE4"]
     require_overlap(match_genes(genes, known), genes, known, where="The file")
+
+
+def write_names(path, names):
+    if path.suffix == ".json":
+        path.write_text(json.dumps(names))
+    else:
+        path.write_bytes(pickle.dumps(names))
+    return path
+
+
+@pytest.mark.parametrize("name", ["names.json", "names.pkl"])
+def test_a_file_of_names_goes_both_ways(tmp_path, name):
+    pairs = {"TP53": "ENSG00000141510", "P53": "ENSG00000141510", "ERBB2": "ENSG00000141736"}
+    names = read_names(write_names(tmp_path / name, pairs))
+    np.savez(tmp_path / "v.npz", genes=np.array(["TP53", "ERBB2"]), vectors=np.eye(2))
+    np.savez(tmp_path / "e.npz", genes=np.array(list(pairs.values())[1:]), vectors=np.eye(2))
+    by_id = anndata.AnnData(np.ones((2, 2)), var=pd.DataFrame(index=["ENSG00000141736.12", "ENSG00000141510"]))
+    by_symbol = anndata.AnnData(np.ones((2, 2)), var=pd.DataFrame(index=["ERBB2", "P53"]))
+    for adata, file in ((by_id, "v.npz"), (by_symbol, "e.npz")):
+        vectors, known = Table(tmp_path / file, names=names).encode(adata, list(adata.var_names))
+        np.testing.assert_array_equal(vectors, [[0, 1], [1, 0]])
+        assert known.all()
+
+
+def test_what_is_no_file_of_names_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="n.json is no dict of symbol"):
+        read_names(write_names(tmp_path / "n.json", {"TP53": 3}))
+    with pytest.raises(FileNotFoundError, match="gone.json"):
+        read_names(tmp_path / "gone.json")
+    with pytest.raises(ValueError, match="code.pkl.*not plain data"):
+        read_names(write_names(tmp_path / "code.pkl", {"TP53": print}))

@@ -56,6 +56,50 @@ def test_every_kind_trains_logs_its_controls_and_saves(make, table, query, tmp_p
     np.testing.assert_array_equal(back.predict(query.copy()).layers["flagst"], expected)
 
 
+def test_without_held_out_windows_controls_are_of_the_training(make, table):
+    model = make.model(table, gfm="X_gene", cross_fit=False)
+    model.train(**make.QUICK)
+    logged = {name for name in model.history_ if name.startswith("align_loss")}
+    assert logged == {"align_loss_train", "align_loss_shuffled_genes_train", "align_loss_shuffled_spots_train"}
+
+
+def test_controls_in_training_change_no_weight(make, table, query, monkeypatch):
+    from flagst.module import FlagModule
+
+    def trained():
+        model = make.model(table, gfm="X_gene", cross_fit=False)
+        model.train(**make.QUICK)
+        return model.predict(query.copy(), structure=1).layers["flagst"]
+
+    expected, attach = trained(), FlagModule.attach_alignment
+    monkeypatch.setattr(
+        FlagModule,
+        "attach_alignment",
+        lambda self, *args, **kwargs: attach(self, *args, **kwargs | {"controls": False}),
+    )
+    np.testing.assert_array_equal(trained(), expected)
+
+
+def test_many_vectors_of_a_window_are_read_in_parts(monkeypatch):
+    from flagst.model import aligning
+
+    held = np.random.default_rng(0).normal(size=(9, 5, 2))
+    sizes = []
+
+    class Lazy:
+        shape, ndim = held.shape, 3
+
+        def __getitem__(self, rows):
+            sizes.append(len(rows))
+            return held[rows]
+
+    monkeypatch.setattr(aligning, "VALUES_AT_A_TIME", 40)  # four spots
+    rows, columns = np.array([7, 1, 1, 3, 8, 0]), np.array([4, 0])
+    found = aligning._read(Lazy(), rows, columns)
+    assert sizes == [4, 2]
+    np.testing.assert_array_equal(found, held[rows][:, columns])
+
+
 def _windows(make, table, monkeypatch, **choices):
     """Rows and vectors of the windows that a training asks for."""
     from flagst.model.aligning import Alignment

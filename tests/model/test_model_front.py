@@ -20,7 +20,7 @@ def competitors(make):
 
 def test_scores_are_those_of_predict_and_evaluate(trained, query, state):
     before = state.of(query)
-    frame = trained.front(query, structures=(0, 0.5, 1), seed=3)
+    frame = trained.front(query, structures=(0, 0.5, 1), seed=3, yardsticks=False)
     state.assert_unchanged(query, before)
     assert list(frame.columns) == ["method", "structure", "section", *SCORES]
     assert len(frame) == 6 and set(frame["method"]) == {"FLAG"}
@@ -32,7 +32,7 @@ def test_scores_are_those_of_predict_and_evaluate(trained, query, state):
 
 
 def test_draws_are_averaged(trained, query):
-    frame = trained.front(query, structures=(1,), n_draws=3, seed=2).set_index("section")
+    frame = trained.front(query, structures=(1,), n_draws=3, seed=2, yardsticks=False).set_index("section")
     drawn = trained.sample(query, 3, seed=2)
     scores = []
     for values in drawn:
@@ -54,8 +54,39 @@ def test_baselines_stand_beside_it(trained, query, competitors):
 
 
 def test_the_training_data_by_default(trained):
-    frame = trained.front(structures=(0,))
+    frame = trained.front(structures=(0,), yardsticks=False)
     assert list(frame["section"]) == ["A", "B", "C"] and "flagst" not in trained.adata.layers
+
+
+def test_yardsticks_are_other_sections_and_the_own_counts(trained, query):
+    frame = trained.front(query, structures=(0,)).set_index(["method", "section"])
+    replicate, ceiling = frame.loc["replicate"], frame.loc["noise ceiling"]
+    assert list(frame.loc["FLAG"].index) == list(replicate.index) == list(ceiling.index) == ["X", "Y"]
+    assert replicate[["structure", "pcc", "mse"]].isna().all(axis=None) and ceiling["pcc"].isna().all()
+    by_counts = tl.structure_ceiling(query.copy(), target="lognorm")
+    train, upper = trained.adata, np.triu_indices(query.n_vars, 1)
+
+    def correlations(table, section):
+        counts = table[table.obs["section"] == section].X.toarray().astype(float)
+        totals = table.obs.loc[table.obs["section"] == section, "total_counts"].to_numpy()
+        return np.corrcoef(np.log1p(1e4 * counts / totals[:, None]).T)[upper]
+
+    for section in ("X", "Y"):
+        others = [np.corrcoef(correlations(train, s), correlations(query, section))[0, 1] for s in ("A", "B", "C")]
+        np.testing.assert_allclose(replicate.loc[section, "gsc"], np.mean(others), atol=1e-5)
+        for score in ("gsc", "ssc"):
+            np.testing.assert_allclose(ceiling.loc[section, score], by_counts.loc[section, f"{score}_ceiling"])
+
+
+def test_sections_of_another_layout_are_no_replicates(query):
+    from flagst.model.yardsticks import replicate
+
+    assert all(np.isnan(value) for value in replicate([], "X", "hex", query.X.toarray(), None).values())
+
+
+def test_a_section_is_no_replicate_of_itself(trained):
+    own = trained.front(structures=(0,)).set_index(["method", "section"]).loc["replicate"]
+    assert list(own.index) == ["A", "B", "C"] and (own["gsc"] < 0.99).all() and own["ssc"].notna().all()
 
 
 def test_genes_without_a_count_are_left_out_and_order_does_not_matter(trained, query):
@@ -63,7 +94,8 @@ def test_genes_without_a_count_are_left_out_and_order_does_not_matter(trained, q
     dense[:, 2] = 0
     query.X = dense
     frame = trained.front(query, structures=(0.5,))
-    assert np.isfinite(frame[SCORES].to_numpy()).all()
+    assert np.isfinite(frame.loc[frame["method"] == "FLAG", SCORES].to_numpy()).all()
+    assert np.isfinite(frame[["gsc", "ssc"]].to_numpy()).all()
     pd.testing.assert_frame_equal(trained.front(query[:, ::-1].copy(), structures=(0.5,)), frame)
 
 

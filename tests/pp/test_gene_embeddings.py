@@ -40,7 +40,7 @@ def test_what_is_written(adata, tmp_path):
     np.testing.assert_array_equal(adata.varm["X_gene"], [[1, 2], [0, 0], [0, 0], [5, 6]])
     assert adata.var["flagst_has_vector"].tolist() == [True, False, False, True]
     record = adata.uns["flagst"]["gene_embeddings"]["X_gene"]
-    assert record == {"encoder": "fixed", "licence": "none", "n_genes": 3, "n_found": 2}
+    assert record == {"encoder": "fixed", "licence": "none", "n_genes": 3, "n_found": 2, "missing": ["b"]}
     for name in ("t.h5ad", "t.zarr"):
         write, read = (
             (adata.write_h5ad, anndata.read_h5ad) if name.endswith("h5ad") else (adata.write_zarr, anndata.read_zarr)
@@ -48,7 +48,8 @@ def test_what_is_written(adata, tmp_path):
         write(tmp_path / name)
         back = read(tmp_path / name)
         np.testing.assert_array_equal(back.varm["X_gene"], adata.varm["X_gene"])
-        assert dict(back.uns["flagst"]["gene_embeddings"]["X_gene"]) == record
+        found = dict(back.uns["flagst"]["gene_embeddings"]["X_gene"])
+        assert found | {"missing": list(found["missing"])} == record
 
 
 def test_genes_may_be_named_and_without_a_panel_all_are_meant(adata):

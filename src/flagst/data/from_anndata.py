@@ -17,7 +17,7 @@ from flagst._checks import (
 )
 from flagst._keys import OBS, OBSM, PARAM, SCALES, VAR
 from flagst.data.graph import knn
-from flagst.data.measured import counts_name, recorded_params, section_layout, section_rows
+from flagst.data.measured import counts_name, measured_genes, recorded_params, section_layout, section_rows
 from flagst.data.section import N_NEIGHBOURS, Section
 from flagst.data.stored import read_rows, row_sums
 from flagst.data.targets import to_target
@@ -88,7 +88,7 @@ MIN_SPOTS = 50
 
 
 def panel_genes(adata: AnnData, genes: str | list[str] | None) -> list[str]:
-    """The genes given, else those of ``var["flagst_panel"]``, else all; every one must be present.
+    """The genes given, else those of ``var["flagst_panel"]``, else all that were measured; every one must be present.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def panel_genes(adata: AnnData, genes: str | list[str] | None) -> list[str]:
     require_unique(adata.var_names, where="Gene names (adata.var_names)", hint="Run adata.var_names_make_unique().")
     if genes is None:
         # of tables that were joined, a gene that one of them lacks may have no value
-        panel = adata.var[VAR.panel].isin([True]).to_numpy() if VAR.panel in adata.var else slice(None)
+        panel = adata.var[VAR.panel].isin([True]).to_numpy() if VAR.panel in adata.var else measured_genes(adata)
         genes = adata.var_names[panel]
     genes = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     missing = [gene for gene in genes if gene not in adata.var_names]

@@ -3,7 +3,7 @@
 from flagst.gfm._base import GeneEncoder, SpotEncoder, open_gene_model
 from flagst.gfm.coexpression import CoExpression, coexpression
 from flagst.gfm.geneformer import Geneformer
-from flagst.gfm.names import match_genes
+from flagst.gfm.names import match_genes, read_names
 from flagst.gfm.scgpt import ScGPT
 from flagst.gfm.table import Table
 from flagst.gfm.tokens import RankTokeniser
@@ -19,4 +19,5 @@ __all__ = [
     "coexpression",
     "match_genes",
     "open_gene_model",
+    "read_names",
 ]

@@ -53,6 +53,8 @@ class Geneformer:
         Layer of contextual and cell vectors, counted as Python does: -1 the last, -2 the one before, 0 the input.
     pooling
         Vector of a spot: ``"cls"`` or ``"mean"``; ``None`` for what the model has, see above.
+    licence
+        Kept with the vectors: that of the published weights, unless these are others.
 
     Raises
     ------
@@ -83,8 +85,9 @@ class Geneformer:
         names: str | Mapping[str, str] | None = None,
         hidden_layer: int = -2,
         pooling: str | None = None,
+        licence: str | None = "Apache-2.0",
     ):
-        self.path, self.names, self.hidden_layer = Path(path), names, hidden_layer
+        self.path, self.names, self.hidden_layer, self.licence = Path(path), names, hidden_layer, licence
         self.config = load_json(self.path / "config.json")
         if not isinstance(self.config, dict) or self.config.get("model_type") != "bert":
             raise ValueError(f"config.json of {self.path.name} is not that of a BERT model, as Geneformer's are.")
@@ -163,7 +166,7 @@ class Geneformer:
 
     def provenance(self, mode: str = "static") -> dict[str, Any]:
         """Folder, hash of the weights, licence; beyond static vectors, the settings that shape them."""
-        record = file_record(self.name, self.path / self.weights) | {EMBEDDINGS.licence: "Apache-2.0"}
+        record = file_record(self.name, self.path / self.weights) | {EMBEDDINGS.licence: self.licence}
         if mode == "static":
             return record | {EMBEDDINGS.kind: "input embedding"}
         record |= {

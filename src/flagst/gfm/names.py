@@ -2,8 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+
+from flagst._files import load_json
+from flagst.gfm._files import load_pickle
 
 _ENSEMBL = re.compile(r"^(ENS[A-Z]*G\d+)(\.\d+)?$")
 #: Fewer genes than this share in common is a mix-up of names, not a small panel.
@@ -13,9 +17,9 @@ LEAST_SHARE = 0.1
 def match_genes(genes: Sequence[str], known: Sequence[str], *, aliases: Mapping[str, str] | None = None) -> np.ndarray:
     """Which of the known genes each gene is.
 
-    In this order, the first that is found counts: the name itself; its alias; either without the version of an
-    Ensembl identifier (``ENSG00000141510.17``); either in another case, as mouse symbols have it (``Actb``, ``ACTB``),
-    where no two known genes differ by case only.
+    In this order, the first that is found counts: the name itself; its alias, also that of an Ensembl identifier
+    without its version; either without the version (``ENSG00000141510.17``); either in another case, as mouse symbols
+    have it (``Actb``, ``ACTB``), where no two known genes differ by case only.
 
     Parameters
     ----------
@@ -45,13 +49,48 @@ def match_genes(genes: Sequence[str], known: Sequence[str], *, aliases: Mapping[
         folded[same] = -1 if same in folded else position
     index = np.full(len(genes), -1, dtype=np.int64)
     for i, gene in enumerate(genes):
-        names = [gene, aliases[gene]] if gene in aliases else [gene]
+        names = [gene, *[aliases[name] for name in (gene, _bare(gene)) if name in aliases][:1]]
         for table, form in ((exact, str), (bare, _bare), (folded, lambda name: _bare(name).casefold())):
             found = next((table[form(name)] for name in names if form(name) in table), -1)
             if found >= 0:
                 index[i] = found
                 break
     return index
+
+
+def read_names(path: str | Path) -> dict[str, str]:
+    """Symbols to Ensembl identifiers and back, from a file; for ``names=`` of gene models and tables.
+
+    A table by identifiers finds vectors by symbols, and the other way round. Of several symbols of an identifier the
+    first in the file counts.
+
+    Parameters
+    ----------
+    path
+        Dict of symbol to identifier as ``.json`` or ``.pkl``, such as Geneformer's ``gene_name_id_dict``; a pickle is
+        read without running anything it holds.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        The file is broken, or no dict of names; it is named.
+
+    Examples
+    --------
+    >>> import flagst
+    >>> names = flagst.gfm.read_names("gene_name_id_dict.pkl")  # doctest: +SKIP
+    >>> flagst.gfm.ScGPT("scGPT_human", names=names)  # doctest: +SKIP
+    """
+    path = Path(path)
+    held = load_json(path) if path.suffix == ".json" else load_pickle(path)
+    if not isinstance(held, dict) or not all(isinstance(name, str) for pair in held.items() for name in pair):
+        raise ValueError(f"{path.name} is no dict of symbol to Ensembl identifier.")
+    back: dict[str, str] = {}
+    for symbol, identifier in held.items():
+        back.setdefault(_bare(identifier), symbol)
+    return back | held
 
 
 def require_overlap(index: np.ndarray, genes: Sequence[str], known: Sequence[str], *, where: str) -> None:

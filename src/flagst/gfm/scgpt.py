@@ -49,6 +49,8 @@ class ScGPT:
         Dict from gene to symbol, or a column of ``adata.var`` that holds symbols.
     max_length
         Most tokens of a spot, ``<cls>`` included; by default ``max_seq_len`` of ``args.json``.
+    licence
+        Kept with the vectors: that of the published weights, unless these are others.
 
     Raises
     ------
@@ -73,11 +75,16 @@ class ScGPT:
     weights = "best_model.pt"
 
     def __init__(
-        self, path: str | Path, *, names: str | Mapping[str, str] | None = None, max_length: int | None = None
+        self,
+        path: str | Path,
+        *,
+        names: str | Mapping[str, str] | None = None,
+        max_length: int | None = None,
+        licence: str | None = "MIT",
     ):
         if max_length is not None and max_length < 2:
             raise ValueError(f"max_length must be 2 or more; got {max_length}.")
-        self.path, self.names, self.max_length = Path(path), names, max_length
+        self.path, self.names, self.max_length, self.licence = Path(path), names, max_length, licence
         vocabulary = load_json(self.path / "vocab.json")
         if not isinstance(vocabulary, dict) or not vocabulary:
             raise ValueError("vocab.json is no dict of symbol to token.")
@@ -146,7 +153,7 @@ class ScGPT:
 
     def provenance(self, mode: str = "static") -> dict[str, Any]:
         """Folder, hash of the weights, licence; beyond static vectors, the settings that shape them."""
-        record = file_record(self.name, self.path / self.weights) | {EMBEDDINGS.licence: "MIT"}
+        record = file_record(self.name, self.path / self.weights) | {EMBEDDINGS.licence: self.licence}
         if mode == "static":
             return record | {EMBEDDINGS.kind: "input embedding"}
         from flagst.gfm._scgpt_network import read_arguments

@@ -47,9 +47,13 @@ class Alignment:
     held: Any = None
     columns: np.ndarray | None = None
 
-    def attach(self, module: FlagModule, settings: Settings, *, n_steps: int) -> None:
-        """Add heads and tied gene identities to the networks of a module, for ``n_steps`` of training."""
-        module.attach_alignment(self.make_head, warmup_steps=round(settings.align_warmup * n_steps))
+    def attach(self, module: FlagModule, settings: Settings, *, n_steps: int, controls: bool) -> None:
+        """Add heads and tied gene identities to the networks of a module, for ``n_steps`` of training.
+
+        ``controls``: losses with shuffled vectors in training, too, and not in validation alone.
+        """
+        warmup_steps = round(settings.align_warmup * n_steps)
+        module.attach_alignment(self.make_head, warmup_steps=warmup_steps, controls=controls)
         if settings.gene_identity != "free":
             module.follow_genes(self.vectors, self.mask, tied=settings.gene_identity == "tied")
 
@@ -159,8 +163,12 @@ def _require_array(held, key: str):
 def _read(held, rows: np.ndarray | Tensor, columns: np.ndarray | None) -> Tensor:
     """Vectors of some spots, and of some genes where there are genes."""
     rows = np.asarray(rows)
-    part = held[rows] if columns is None else held[rows][:, columns]
-    return torch.as_tensor(np.asarray(part))
+    if columns is None:
+        return torch.as_tensor(np.asarray(held[rows]))
+    # all genes of a spot are read for a few: not of all spots at once
+    step = max(VALUES_AT_A_TIME // int(np.prod(held.shape[1:])), 1)
+    parts = [np.asarray(held[rows[start : start + step]][:, columns]) for start in range(0, len(rows), step)]
+    return torch.as_tensor(np.concatenate(parts))
 
 
 def _columns(adata: AnnData, key: str, genes: list[str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The front between accuracy and structure, of a model and of baselines, on measured sections."""
+"""The front between accuracy and structure, of a model and of baselines, on measured sections, with its yardsticks."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from flagst.data.graph import moran_graph
 from flagst.data.measured import counts_name, measured_genes
 from flagst.data.record import table_of
 from flagst.data.targets import to_target
+from flagst.model.yardsticks import CEILING, REPLICATE, noise_ceiling, replicate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 STRUCTURES = (0.0, 0.2, 0.35, 0.5, 0.7, 1.0)
+COLUMNS = ["method", "structure", "section", "pcc", "mse", "gsc", "ssc", "moran_pred", "moran_true"]
 
 
 def front(
@@ -31,6 +33,7 @@ def front(
     baselines: Sequence = (),
     seed: int = 0,
     n_draws: int = 1,
+    yardsticks: bool = True,
     table_key: str = TABLE,
 ) -> "pd.DataFrame":
     """Accuracy against structure, all along the dial, on sections with measured expression.
@@ -51,6 +54,10 @@ def front(
         Of the first draw, the one behind :meth:`predict`.
     n_draws
         Draws whose scores are averaged. Baselines use the seeds ``seed``, ``seed + 1``, ...
+    yardsticks
+        Also say what measurements reach: ``"replicate"``, the other measured sections of the training data (of the
+        same layout) against this one, averaged; ``"noise ceiling"``, the most that the noise of this section's counts
+        leaves reachable, see :func:`flagst.metrics.structure_ceiling` (not for ``target="identity"``).
     table_key
         Table of a SpatialData.
 
@@ -58,9 +65,8 @@ def front(
     -------
     One row per method, structure and section: ``method``, ``structure``, ``section``, ``pcc``, ``mse``,
     ``gsc``, ``ssc``, ``moran_pred`` and ``moran_true`` (means over genes), as in
-    :func:`flagst.tl.evaluate`. ``structure`` is NaN for methods that have no dial. More rows can be appended
-    with ``pandas.concat``: for yardsticks that have no accuracy, such as a replicate or a noise ceiling, name
-    them in ``method`` and leave ``pcc`` NaN.
+    :func:`flagst.tl.evaluate`. ``structure`` is NaN for methods that have no dial; yardsticks have GSC and SSC only,
+    as they predict no spot. More rows can be appended with ``pandas.concat``.
 
     Raises
     ------
@@ -81,7 +87,9 @@ def front(
     for baseline in baselines:
         _check_baseline(baseline, self.genes_, self.settings_.target)
     query = self._registered() if adata is None else table_of(adata, table_key)
-    measured = _measured(query, self.genes_, layer=self.setup_["layer"], target=self.settings_.target)
+    target = self.settings_.target
+    counts, totals = _counts(query, self.genes_, layer=self.setup_["layer"], target=target)
+    measured = to_target(counts, totals, target)
     rows, graphs = [], {}
     predictors = self._predictors(query, windows=False)
     for spots, predictor in predictors:
@@ -97,7 +105,17 @@ def front(
                 score = _scores(drawn[:, spots], measured[spots], graphs[name])
                 row = {"method": type(baseline).__name__, "structure": structure, "section": name}
                 rows.append(row | score)
-    return pd.DataFrame(rows)
+    if yardsticks:
+        training = self._sections(self.adata, measured=True)
+        for spots, predictor in predictors:
+            name, layout = predictor.section.name, predictor.section.layout
+            graph = graphs[name]
+            found = {
+                REPLICATE: replicate(training, name, layout, measured[spots], graph),
+                CEILING: noise_ceiling(counts[spots], totals[spots], graph, target=target),
+            }
+            rows += [{"method": method, "section": name} | score for method, score in found.items()]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _check_baseline(baseline, genes: list[str], target: str) -> None:
@@ -111,8 +129,8 @@ def _check_baseline(baseline, genes: list[str], target: str) -> None:
         raise ValueError(f"{name} has target {baseline.target!r}; the model has {target!r}.")
 
 
-def _measured(query: "AnnData", genes: list[str], *, layer: str | None, target: str) -> np.ndarray:
-    """Measured expression ``(n_spots, n_genes)``; genes without any count are allowed, unlike in training."""
+def _counts(query: "AnnData", genes: list[str], *, layer: str | None, target: str) -> tuple[np.ndarray, np.ndarray]:
+    """Counts ``(n_spots, n_genes)`` and totals ``(n_spots,)``; genes without any are allowed, unlike in training."""
     if layer is not None:
         require_key(query.layers, layer, where="adata.layers", hint="The model reads raw counts from it.")
     matrix = query.X if layer is None else query.layers[layer]
@@ -122,8 +140,7 @@ def _measured(query: "AnnData", genes: list[str], *, layer: str | None, target: 
     missing = [gene for gene, column in zip(genes, columns, strict=True) if column < 0 or not known[column]]
     if missing:
         raise ValueError(f"front() needs all genes measured; adata lacks {len(missing)}: {missing[:10]}.")
-    counts = checked_counts(matrix, columns, target=target, where=counts_name(layer))
-    return to_target(counts, total_counts(query, matrix), target)
+    return checked_counts(matrix, columns, target=target, where=counts_name(layer)), total_counts(query, matrix)
 
 
 def _baseline_draws(

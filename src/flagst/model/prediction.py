@@ -246,7 +246,8 @@ class Prediction:
             raise ValueError(
                 f"The model was not trained on {unknown[:5]} ({len(unknown)} genes), and has no vectors for them; it "
                 f"knows vectors of {len(known)} genes beside its panel. Train with gfm= a key of adata.varm that holds "
-                "vectors of these genes too: flagst.pp.gene_embeddings(adata, source, genes=...)."
+                "vectors of these genes too: flagst.pp.gene_embeddings(adata, source, genes=...), after "
+                "flagst.pp.add_genes(adata, genes) where the table lacks them."
             )
         if quantiles:
             raise ValueError("Quantiles are calibrated for the panel as a whole. Leave out quantiles= or genes=.")

@@ -58,7 +58,9 @@ class FlagModule(BaseModuleClass):
         """Where the networks are: all of them are in one place, and asking every weight takes longer than a layer."""
         return next(self.parameters()).device
 
-    def attach_alignment(self, make_head: Callable[[int], nn.Module], *, warmup_steps: int = 0) -> None:
+    def attach_alignment(
+        self, make_head: Callable[[int], nn.Module], *, warmup_steps: int = 0, controls: bool = False
+    ) -> None:
         """Add an alignment head to every network for a training run.
 
         Parameters
@@ -67,9 +69,11 @@ class FlagModule(BaseModuleClass):
             Makes a head of :mod:`flagst.nn.alignment_heads` for a hidden state of some width.
         warmup_steps
             Training steps over which the weight of the alignment loss rises from 0.
+        controls
+            Also score shuffled vectors in training; in validation they are scored in any case.
         """
         self.alignment = nn.ModuleList(make_head(network.width) for network in self.networks)
-        self._warmup_steps, self._align_steps = warmup_steps, 0
+        self._warmup_steps, self._align_steps, self._controls = warmup_steps, 0, controls
 
     def follow_genes(self, vectors: Tensor, mask: Tensor, *, tied: bool) -> None:
         """Make identity vectors of genes follow a gene model: gene tokens, and queries of attached heads.
@@ -151,7 +155,8 @@ class FlagModule(BaseModuleClass):
         loss, extra = denoising, {"denoising_loss": denoising}
         if self.alignment is not None:
             expression = tensors[TENSOR.expression].to(self.device)
-            generator = None if self.training else torch.Generator().manual_seed(VALIDATION_SEED)
+            scored = self._controls or not self.training
+            generator = torch.Generator().manual_seed(VALIDATION_SEED) if scored else None
             head = self.alignment[_number(tensors)]
             of_spots = [_on(self.device, tensors.get(key)) for key in (TENSOR.embedding, TENSOR.read_genes)]
             aligned = head(generative_outputs["hidden"], expression, *of_spots, controls=generator)

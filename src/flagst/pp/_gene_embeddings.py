@@ -81,8 +81,9 @@ def gene_embeddings(
         reading that one loads them: to keep them apart, ``del adata.obsm[key_added]`` before, and repeat the call
         after. Cell: (n_spots, d) float32, zero for a spot without known genes.
     ``uns["flagst"]["gene_embeddings"][key_added]``
-        Encoder, file and its SHA-256 or sections, licence if known, number of genes asked for and found; for spots also
-        mode, layer of the model, genes in order, shape, folder and file.
+        Encoder, file and its SHA-256 or sections, licence if known, number of genes asked for and found, names of
+        those without a vector (static, where there are some); for spots also mode, layer of the model, genes in order,
+        shape, folder and file.
 
     Raises
     ------
@@ -151,7 +152,12 @@ def _wanted(adata: "AnnData", genes: Sequence[str] | None) -> list[str]:
     if not genes:
         raise ValueError("There are no genes to give vectors to.")
     for gene in genes:
-        require_key(adata.var.index, gene, where="adata.var_names", hint="Leave it out of genes=.")
+        require_key(
+            adata.var.index,
+            gene,
+            where="adata.var_names",
+            hint="flagst.pp.add_genes gives a table genes it has no counts of.",
+        )
     return genes
 
 
@@ -169,7 +175,9 @@ def _add_static(adata: "AnnData", source: GeneEncoder, genes: list[str], key: st
     written[rows], has_vector[rows] = np.where(known[:, None], vectors, 0), known
     adata.varm[key], adata.var[VAR.has_vector] = written, has_vector
     logger.info("%d of %d genes have a vector of %s in varm[%r].", known.sum(), len(genes), source.name, key)
-    return source.provenance() | {EMBEDDINGS.n_genes: len(genes), EMBEDDINGS.n_found: int(known.sum())}
+    missing = [gene for gene, found in zip(genes, known, strict=True) if not found]
+    counts = {EMBEDDINGS.n_genes: len(genes), EMBEDDINGS.n_found: int(known.sum())}
+    return source.provenance() | counts | ({EMBEDDINGS.missing: missing} if missing else {})
 
 
 def _add_cell(adata: "AnnData", source: SpotEncoder, key: str, how: dict, progress: bool) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""What the measurement itself reaches in gene and spatial structure: other sections, and the section's own counts."""
+
+import numpy as np
+
+from flagst import metrics
+from flagst.data.graph import moran_graph
+from flagst.data.section import Section
+from flagst.data.targets import to_target
+
+#: Methods of the rows that :func:`flagst.FLAG.front` adds for them.
+REPLICATE, CEILING = "replicate", "noise ceiling"
+#: Splits of a section's counts.
+N_SPLITS = 10
+
+
+def replicate(training: list[Section], name: str, layout: str, measured: np.ndarray, graph) -> dict[str, float]:
+    """GSC and SSC of the measured training sections against a section, averaged; NaN where there is none to compare.
+
+    Parameters
+    ----------
+    training
+        Training sections with targets. One called ``name`` is the section itself, and Moran's I of another layout is
+        of other neighbours: both are left out.
+    name, layout
+        Of the section.
+    measured
+        ``(n_spots, n_genes)``, in the unit of the target.
+    graph
+        ``(n_spots, n_spots)`` weights, see :func:`flagst.data.graph.moran_graph`.
+    """
+    others = [section for section in training if section.name != name and section.layout == layout]
+    if not others:
+        return {"gsc": float("nan"), "ssc": float("nan")}
+    gsc = [metrics.replicate_gsc(other.target, measured) for other in others]
+    ssc = [
+        metrics.replicate_ssc(other.target, measured, moran_graph(other.coords, other.layout), graph)
+        for other in others
+    ]
+    return {"gsc": float(np.mean(gsc)), "ssc": float(np.mean(ssc))}
+
+
+def noise_ceiling(counts: np.ndarray, totals: np.ndarray, graph, *, target: str) -> dict[str, float]:
+    """Highest GSC and SSC that the noise of the counts leaves reachable; NaN for a target that is no count.
+
+    Parameters
+    ----------
+    counts, totals
+        ``(n_spots, n_genes)`` and ``(n_spots,)`` over all genes.
+    graph
+        As in :func:`replicate`.
+    target
+        Of the model. See :func:`flagst.metrics.structure_ceiling`.
+    """
+    if target == "identity":
+        return {"gsc": float("nan"), "ssc": float("nan")}
+    found = metrics.structure_ceiling(
+        counts,
+        graph,
+        # a spot whose half is empty has no counts to scale
+        lambda half, total: to_target(half, np.maximum(total, 1), target),
+        total_counts=totals if target == "lognorm" else None,
+        n_splits=N_SPLITS,
+    )
+    return {score: found[score].ceiling for score in ("gsc", "ssc")}
