@@ -81,7 +81,8 @@ def jackknife(
     """Standard error and interval of a score, by leaving out one compact block of the tissue at a time.
 
     Neighbouring spots are alike, so spots left out one by one would make every score look too certain; blocks
-    much wider than the reach of that likeness do not, and narrower ones do so a little. The interval is
+    much wider than the reach of that likeness do not, and narrower ones do, the more the further it reaches: with
+    blocks of a few spots read the error as a lower bound. The interval is
     ``estimate +- t * standard_error`` with ``n_blocks - 1`` degrees of freedom, and may reach past 1. It
     tells how much the score would vary over other tissue like this section, not over sections, patients or
     seeds.
