@@ -60,6 +60,27 @@ def test_agreement_is_the_mean_over_seeds(tissue):
     pd.testing.assert_frame_equal(again, table)
 
 
+def test_agreement_by_counting_pairs_and_bits():
+    """Adjusted Rand index from pairs of spots, mutual information from the table of both labels, no library's score."""
+    rng = np.random.default_rng(3)
+    true = rng.integers(0, 4, size=(3, 40))
+    guess = np.where(rng.random((3, 40)) < 0.6, true, rng.integers(0, 3, size=(3, 40)))
+    ari, nmi = [], []
+    for a, b in zip(guess, true, strict=True):
+        pairs = [(a[i] == a[j], b[i] == b[j]) for i in range(40) for j in range(i)]
+        both, left, right = (sum(found) for found in zip(*[(x and y, x, y) for x, y in pairs], strict=True))
+        chance = left * right / len(pairs)
+        ari.append((both - chance) / ((left + right) / 2 - chance))
+        joint = np.array([[np.mean((a == i) & (b == j)) for j in range(4)] for i in range(4)])
+        rows, columns = joint.sum(1), joint.sum(0)
+        shared = sum(p * np.log(p / (rows[i] * columns[j])) for (i, j), p in np.ndenumerate(joint) if p > 0)
+        entropies = [-sum(p * np.log(p) for p in side if p > 0) for side in (rows, columns)]
+        nmi.append(shared / np.mean(entropies))
+    found = domains._agreement(guess, true, None)
+    assert found["ari"] == pytest.approx(np.mean(ari)) and found["ari_sd"] == pytest.approx(np.std(ari))
+    assert found["nmi"] == pytest.approx(np.mean(nmi)) and found["nmi_sd"] == pytest.approx(np.std(nmi))
+
+
 def test_components_keep_distances():
     """All components of standardised genes: distances between spots stay what they were."""
     values = np.random.default_rng(2).normal(size=(12, 5)) * [1, 10, 100, 1, 0] + 7
