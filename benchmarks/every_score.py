@@ -195,6 +195,15 @@ def score_table(records: list[dict], columns: dict[str, str]) -> str:
     return _table.aligned(lines)
 
 
+def worst_p(records: list[dict]) -> dict[str, dict[str, float]]:
+    """Largest p values of every method."""
+    methods = dict.fromkeys(record["method"] for record in records)
+    return {
+        method: {p: max(r[p] for r in records if r["method"] == method) for p in ("p_gsc", "p_ssc")}
+        for method in methods
+    }
+
+
 def beside_lines(records: list[dict]) -> list[str]:
     """What does not fit in a table: bands, nulls, ceiling, automatic structure, coverage over genes."""
     from flagst.metrics import binomial_band
@@ -209,8 +218,10 @@ def beside_lines(records: list[dict]) -> list[str]:
         f"Clusters of the measurement with one seed against the next: ARI {mean('ari_self'):.3f}, NMI "
         f"{mean('nmi_self'):.3f}; sd of a prediction's ARI over seeds of clustering {mean('ari_sd'):.3f}",
         f"Chance of the overlap of markers: top 20 {mean('chance20'):.3f}, top 50 {mean('chance50'):.3f}",
-        f"Largest p value over methods, sections and seeds, {N_PERMUTATIONS} permutations: GSC "
-        f"{max(r['p_gsc'] for r in records):.3f}, SSC {max(r['p_ssc'] for r in records):.3f}",
+        f"Largest p value over structures, sections and seeds, {N_PERMUTATIONS} permutations, GSC and SSC: "
+        + ", ".join(
+            f"{method} {worst['p_gsc']:.3f} {worst['p_ssc']:.3f}" for method, worst in worst_p(records).items()
+        ),
     ]
     if not flag:
         return lines

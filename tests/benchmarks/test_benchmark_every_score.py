@@ -40,7 +40,7 @@ def test_genes_are_counted_inside_their_band():
     text = "\n".join(every_score.beside_lines(records))
     assert "62% of genes in their band" in text or "63% of genes in their band" in text  # (2 of 4 + 3 of 4) / 2
     assert 'structure="auto" takes 0.80 to 0.90, mean 0.85' in text
-    assert "GSC 0.005, SSC 0.400" in text and f"{low:.3f} to {high:.3f}" in text
+    assert "GSC and SSC: FLAG 0.005 0.400" in text and f"{low:.3f} to {high:.3f}" in text
     assert "Noise ceiling: GSC 0.900, SSC 0.950" in text
 
 
