@@ -84,6 +84,15 @@ def test_sections_of_another_layout_are_no_replicates(query):
     assert all(np.isnan(value) for value in replicate([], "X", "hex", query.X.toarray(), None).values())
 
 
+def test_a_model_without_its_training_data_has_no_replicate(trained, query, tmp_path):
+    trained.save(tmp_path / "model", save_anndata=False)
+    frame = type(trained).load(tmp_path / "model").front(query, structures=(0,)).set_index("method")
+    pd.testing.assert_frame_equal(
+        frame.drop("replicate"), trained.front(query, structures=(0,)).set_index("method").drop("replicate")
+    )
+    assert frame.loc["replicate", ["gsc", "ssc"]].isna().all(axis=None)
+
+
 def test_a_section_is_no_replicate_of_itself(trained):
     own = trained.front(structures=(0,)).set_index(["method", "section"]).loc["replicate"]
     assert list(own.index) == ["A", "B", "C"] and (own["gsc"] < 0.99).all() and own["ssc"].notna().all()

@@ -56,8 +56,9 @@ def front(
         Draws whose scores are averaged. Baselines use the seeds ``seed``, ``seed + 1``, ...
     yardsticks
         Also say what measurements reach: ``"replicate"``, the other measured sections of the training data (of the
-        same layout) against this one, averaged; ``"noise ceiling"``, the most that the noise of this section's counts
-        leaves reachable, see :func:`flagst.metrics.structure_ceiling` (not for ``target="identity"``).
+        same layout) against this one, averaged, NaN for a model that was loaded without its training data;
+        ``"noise ceiling"``, the most that the noise of this section's counts leaves reachable, see
+        :func:`flagst.metrics.structure_ceiling`, NaN for ``target="identity"``.
     table_key
         Table of a SpatialData.
 
@@ -106,7 +107,7 @@ def front(
                 row = {"method": type(baseline).__name__, "structure": structure, "section": name}
                 rows.append(row | score)
     if yardsticks:
-        training = self._sections(self.adata, measured=True)
+        training = [] if self.adata is None else self._sections(self.adata, measured=True)
         for spots, predictor in predictors:
             name, layout = predictor.section.name, predictor.section.layout
             graph = graphs[name]
