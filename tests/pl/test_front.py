@@ -65,6 +65,12 @@ def test_yardsticks_are_horizontal(frame):
     assert labels == ["FLAG", "IndependentNoise", "Ridge", "replicate", "ceiling"]
 
 
+def test_a_yardstick_without_a_score_is_left_out(frame):
+    nothing = {"method": "replicate", "structure": np.nan, "section": "A", "pcc": np.nan, "gsc": np.nan, "ssc": np.nan}
+    axes = pl.front(pd.concat([frame, pd.DataFrame([nothing])]), show=False)
+    assert all(set(lines_of(ax)) == set(METHODS) for ax in axes)
+
+
 def test_it_is_saved(frame, tmp_path):
     pl.front(frame, save=tmp_path / "front.png")
     assert (tmp_path / "front.png").stat().st_size > 10_000

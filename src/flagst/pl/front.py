@@ -67,7 +67,8 @@ def front(
         for number, (name, rows) in enumerate(lines.items()):
             _draw_method(ax, rows, column, name=name, number=number)
         for (name, rows), dash in zip(yardsticks.items(), DASHES * len(yardsticks), strict=False):
-            ax.axhline(rows[column].mean(), color="0.35", lw=1.2, ls=dash, label=name, zorder=1)
+            if rows[column].notna().any():
+                ax.axhline(rows[column].mean(), color="0.35", lw=1.2, ls=dash, label=name, zorder=1)
         ax.set(xlabel="PCC", ylabel=title)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
