@@ -78,5 +78,6 @@ def add_genes(adata: "AnnData", genes: Sequence[str]) -> "AnnData":
         obsm={key: value.copy() for key, value in adata.obsm.items()},
         obsp={key: value.copy() for key, value in adata.obsp.items()},
         varm={key: np.pad(np.asarray(value), ((0, n_new), (0, 0))) for key, value in adata.varm.items()},
-        layers={key: wider(value) for key, value in adata.layers.items()},
+        # newer anndata has X among the layers, as None
+        layers={key: wider(value) for key, value in adata.layers.items() if key is not None},
     )
