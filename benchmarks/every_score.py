@@ -17,14 +17,16 @@ import tempfile
 import time
 from pathlib import Path
 
+import _methods
 import _table
 import numpy as np
 from her2st import ROTATION, collect, prepare, splits_of
 
 STRUCTURES = (0.0, 0.5, 1.0)
 BASELINES = ("Ridge", "DepthOracle", "IndependentNoise", "BalancedGaussian")
-N_DRAWS, N_PERMUTATIONS, N_CLUSTERS = 50, 199, 6
-INTERVAL = (0.05, 0.95)
+N_PERMUTATIONS, N_CLUSTERS, N_COMPONENTS = 199, 6, 20
+#: Column of the clusters whose markers are compared.
+CLUSTER = "measured_cluster"
 #: Tables, each column -> score of a record.
 STRUCTURE_COLUMNS = {
     "PCC": "pcc",
@@ -51,72 +53,49 @@ def run(job: dict) -> list[dict]:
     import anndata
 
     from flagst._keys import OBS
+    from flagst.data.measured import measured_expression
+    from flagst.tl import domains
 
     records = []
     for split in job["splits"]:
         adata = anndata.read_h5ad(split["file"])
         train = adata[adata.obs[OBS.section].isin(split["train"]).to_numpy()].copy()
         test = adata[(adata.obs[OBS.section] == split["test"]).to_numpy()].copy()
-        test.obs["measured_cluster"] = measured_clusters(test, job["target"])
+        measured = measured_expression(test, target=job["target"])
+        clusters = domains._clusters(measured, n_clusters=N_CLUSTERS, n_components=N_COMPONENTS, n_seeds=1)[0]
+        test.obs[CLUSTER] = clusters.astype(str)
         for seed in job["seeds"]:
-            model, structures = fitted(train, job, seed)
+            model, structures = _methods._fit(train, job, seed)
+            beside = of_flag(model, test, seed) if job["method"] == "FLAG" else {}
             for structure in structures:
                 scores = scores_of(model, test, job["target"], structure, seed)
-                records.append({"structure": structure, "seed": seed, "test": split["test"]} | scores)
-            if job["method"] == "FLAG":
-                beside = of_flag(model, test, seed)
-                records = [r | beside if (r["test"], r["seed"]) == (split["test"], seed) else r for r in records]
-                if job["figures"]:
-                    draw_figures(model, train, test, Path(job["figures"]), job["target"])
+                records.append({"structure": structure, "seed": seed, "test": split["test"]} | scores | beside)
+            if job["figures"]:
+                draw_figures(model, train, test, Path(job["figures"]), job["target"])
     return records
-
-
-def fitted(train, job: dict, seed: int):
-    """A trained model, and the structures it can be asked for."""
-    from flagst import FLAG, baselines
-
-    if job["method"] == "FLAG":
-        FLAG.setup_anndata(train, section_key="section")
-        model = FLAG(train, target=job["target"], seed=seed, **job["settings"])
-        model.train(accelerator="cpu")
-        return model, STRUCTURES
-    model = getattr(baselines, job["method"])(train, target=job["target"])
-    model.train()
-    return model, STRUCTURES if job["method"] in _table.NOISE_BASELINES else [None]
-
-
-def measured_clusters(test, target: str) -> np.ndarray:
-    """k-means clusters of the measured expression, on 20 principal components of standardised genes."""
-    from sklearn.cluster import KMeans
-    from sklearn.decomposition import PCA
-    from sklearn.preprocessing import StandardScaler
-
-    from flagst.data.measured import measured_expression
-
-    unit = StandardScaler().fit_transform(measured_expression(test, target=target))
-    scores = PCA(20, random_state=0).fit_transform(unit)
-    return KMeans(N_CLUSTERS, n_init=10, random_state=0).fit_predict(scores).astype(str)
 
 
 def scores_of(model, test, target: str, structure: float | None, seed: int) -> dict[str, float]:
     """Every score of one prediction; those of draws where it is one, or where there is no other."""
     from flagst import metrics, tl
-    from flagst._keys import SLOT, UNS
+    from flagst._keys import LAYERS, OBS, RECORD, SLOT, UNS
+    from flagst.data.measured import measured_expression
 
     dial = {} if structure is None else {"structure": structure}
     prediction = model.predict(test, seed=seed, **dial)
     row = tl.evaluate(prediction, permutations=N_PERMUTATIONS).iloc[0]
-    (nulls,) = prediction.uns[UNS.flagst][SLOT.metrics]["flagst"]["nulls"].values()
+    (nulls,) = prediction.uns[UNS.flagst][SLOT.metrics][LAYERS.draw][RECORD.nulls].values()
     domains = tl.domain_agreement(prediction, n_clusters=N_CLUSTERS).loc["mean"]
-    markers = tl.marker_overlap(prediction, groupby="measured_cluster").mean(numeric_only=True)
+    markers = tl.marker_overlap(prediction, groupby=CLUSTER).mean(numeric_only=True)
     found = {name: float(row[name]) for name in COLUMNS.values() if name in row}
     found |= {name: float(domains[name]) for name in ("ari", "nmi", "ari_sd", "ari_self", "nmi_self")}
     found |= {name: float(markers[name]) for name in ("overlap20", "overlap50", "chance20", "chance50")}
     found |= {f"p_{score}": float(nulls[score]["p_value"]) for score in ("gsc", "ssc")}
     found["pcc_depth_only"] = float(row["pcc_depth_only"])
     if structure in (1.0, None):
-        measured, graph = measured_and_graph(prediction, target)
-        draws = drawn(model, test, seed) if structure else np.asarray(prediction.layers["flagst"])[None]
+        measured = measured_expression(prediction, target=target)
+        graph = _methods._graph(prediction, prediction.obs[OBS.section].iloc[0])
+        draws = drawn(model, test, seed) if structure else np.asarray(prediction.layers[LAYERS.draw])[None]
         found["crps"] = metrics.crps(draws, measured)
         found["energy"] = metrics.energy_score(draws, measured)
         found["variogram"] = metrics.spatial_variogram_score(draws, measured, graph)
@@ -125,40 +104,36 @@ def scores_of(model, test, target: str, structure: float | None, seed: int) -> d
 
 def drawn(model, test, seed: int) -> np.ndarray:
     """``(50, n_spots, n_genes)`` full draws, genes as in the table."""
+    from flagst._keys import LAYERS
+
     if hasattr(model, "sample"):
-        return model.sample(test, N_DRAWS, seed=seed)[:, :, np.argsort(test.var_names.get_indexer(model.genes_))]
-    first = seed * N_DRAWS
-    return np.stack([model.predict(test, structure=1.0, seed=first + i).layers["flagst"] for i in range(N_DRAWS)])
-
-
-def measured_and_graph(prediction, target: str):
-    """Measured expression and the graph of Moran's I of a table with one section."""
-    from flagst.data.graph import moran_graph
-    from flagst.data.measured import measured_expression, section_layout
-
-    layout = section_layout(prediction, prediction.obs["section"].iloc[0])
-    return measured_expression(prediction, target=target), moran_graph(prediction.obsm["spatial"], layout)
+        return model.sample(test, _methods.N_SAMPLES, seed=seed)[
+            :, :, np.argsort(test.var_names.get_indexer(model.genes_))
+        ]
+    first = seed * _methods.N_SAMPLES
+    return np.stack(
+        [model.predict(test, structure=1.0, seed=first + i).layers[LAYERS.draw] for i in range(_methods.N_SAMPLES)]
+    )
 
 
 def of_flag(model, test, seed: int) -> dict:
     """What the model says of itself: automatic structure, coverage gene by gene, the ceiling of the section."""
     from flagst import metrics, tl
-    from flagst._keys import SLOT, UNS
+    from flagst._keys import PARAM, SLOT, UNS
     from flagst.data.measured import measured_expression
     from flagst.model.intervals import LEVELS, share_below
 
-    auto = model.predict(test, structure="auto", seed=seed).uns[UNS.flagst][SLOT.params]["structure"]
-    inside = model.predict(test, quantiles=INTERVAL, n_samples=N_DRAWS, seed=seed)
-    low, high = inside.layers["flagst_q05"], inside.layers["flagst_q95"]
-    measured = measured_expression(inside, target=model.settings_.target)
-    curves = model.intervals_.move(model.sample(test, N_DRAWS, seed=seed), tuple(LEVELS))
-    of_model = measured[:, inside.var_names.get_indexer(model.genes_)]
-    below = [share_below(curves[:, :, [g]], LEVELS, of_model[:, [g]])[1] for g in range(len(model.genes_))]
+    auto = model.predict(test, structure="auto", seed=seed).uns[UNS.flagst][SLOT.params][PARAM.structure]
+    measured = measured_expression(test[:, model.genes_], target=model.settings_.target)
+    draws = model.sample(test, _methods.N_SAMPLES, seed=seed)
+    low, high = model.intervals_.move(draws, _methods.INTERVAL)
+    curves = model.intervals_.move(draws, tuple(LEVELS))
+    below = [share_below(curves[:, :, [g]], LEVELS, measured[:, [g]])[1] for g in range(measured.shape[1])]
     ceiling = tl.structure_ceiling(test.copy(), target=model.settings_.target).loc["mean"]
     return {
         "auto": float(auto),
         "coverage": metrics.per_gene_coverage(low, high, measured).tolist(),
-        "coverage_by_lot": [float(np.ptp(np.interp(INTERVAL, LEVELS, share))) for share in below],
+        "coverage_by_lot": [float(np.ptp(np.interp(_methods.INTERVAL, LEVELS, share))) for share in below],
         "n_spots": test.n_obs,
         "ceiling": {score: float(ceiling[f"{score}_ceiling"]) for score in ("gsc", "ssc")},
     }
@@ -173,8 +148,8 @@ def draw_figures(model, train, test, folder: Path, target: str) -> None:
     for other in others:
         other.train()
     pl.front(model.front(test, baselines=others), save=folder / "front.png")
-    inside = model.predict(test, quantiles=INTERVAL, n_samples=N_DRAWS)
-    samples = model.sample(test, N_DRAWS)
+    inside = model.predict(test, quantiles=_methods.INTERVAL, n_samples=_methods.N_SAMPLES)
+    samples = model.sample(test, _methods.N_SAMPLES)
     layers = {0.9: ("flagst_q05", "flagst_q95")}
     pl.calibration(inside, samples, genes=model.genes_, intervals=layers, save=folder / "calibration.png")
 
@@ -208,13 +183,12 @@ def beside_lines(records: list[dict]) -> list[str]:
     """What does not fit in a table: bands, nulls, ceiling, automatic structure, coverage over genes."""
     from flagst.metrics import binomial_band
 
-    def mean(score: str, group: list[dict] = records) -> float:
-        return float(np.mean([record[score] for record in group]))
+    def mean(score: str) -> float:
+        return float(np.mean([record[score] for record in records]))
 
     flag = [record for record in records if record["method"] == "FLAG" and record["structure"] == 1]
-    oracle = mean("pcc_depth_only", records)
     lines = [
-        f"Depth alone, as an oracle that reads the test section: PCC {oracle:.3f}",
+        f"Depth alone, as an oracle that reads the test section: PCC {mean('pcc_depth_only'):.3f}",
         f"Clusters of the measurement with one seed against the next: ARI {mean('ari_self'):.3f}, NMI "
         f"{mean('nmi_self'):.3f}; sd of a prediction's ARI over seeds of clustering {mean('ari_sd'):.3f}",
         f"Chance of the overlap of markers: top 20 {mean('chance20'):.3f}, top 50 {mean('chance50'):.3f}",
@@ -273,6 +247,8 @@ def main(arguments: list[str] | None = None) -> None:
         splits = [split | {"file": files[split["test"]]} for split in options.splits]
         common = {
             "kind": "every_score",
+            "preset": "default",
+            "structures": STRUCTURES,
             "target": options.target,
             "settings": {} if options.max_steps is None else {"max_steps": options.max_steps},
             "figures": None,

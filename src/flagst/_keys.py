@@ -168,6 +168,9 @@ EMBEDDINGS = SimpleNamespace(
     array="array",  # file in the folder
 )
 
+#: What keys of ``adata.uns`` start with that scvi-tools knows a table by.
+SCVI_PREFIX = "_scvi"
+
 #: Keys inside ``adata.uns["flagst_truth"]``, the truth of simulated sections.
 TRUTH = SimpleNamespace(
     program_names="program_names",

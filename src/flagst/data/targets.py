@@ -55,6 +55,11 @@ def to_target(counts, total_counts, target: str) -> np.ndarray:
     return np.log1p(dense, out=dense)
 
 
+def half_to_target(counts, total_counts, target: str) -> np.ndarray:
+    """:func:`to_target` of a part of the counts: a spot of which nothing is in it has no counts to scale, and zeros."""
+    return to_target(counts, None if total_counts is None else np.maximum(total_counts, 1), target)
+
+
 def _check_totals(counts: np.ndarray, total_counts) -> np.ndarray:
     """Total counts as float64 ``(n_spots,)``; raises when they cannot be those of ``counts``."""
     if total_counts is None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 STRUCTURES = (0.0, 0.2, 0.35, 0.5, 0.7, 1.0)
-COLUMNS = ["method", "structure", "section", "pcc", "mse", "gsc", "ssc", "moran_pred", "moran_true"]
 
 
 def front(
@@ -116,7 +115,7 @@ def front(
                 CEILING: noise_ceiling(counts[spots], totals[spots], graph, target=target),
             }
             rows += [{"method": method, "section": name} | score for method, score in found.items()]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows)
 
 
 def _check_baseline(baseline, genes: list[str], target: str) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 from flagst import metrics
 from flagst.data.graph import moran_graph
 from flagst.data.section import Section
-from flagst.data.targets import to_target
+from flagst.data.targets import half_to_target
 
 #: Methods of the rows that :func:`flagst.FLAG.front` adds for them.
 REPLICATE, CEILING = "replicate", "noise ceiling"
@@ -56,8 +56,7 @@ def noise_ceiling(counts: np.ndarray, totals: np.ndarray, graph, *, target: str)
     found = metrics.structure_ceiling(
         counts,
         graph,
-        # a spot whose half is empty has no counts to scale
-        lambda half, total: to_target(half, np.maximum(total, 1), target),
+        lambda half, total: half_to_target(half, total, target),
         total_counts=totals if target == "lognorm" else None,
         n_splits=N_SPLITS,
     )

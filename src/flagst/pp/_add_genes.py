@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flagst._checks import require_anndata, require_unique
-from flagst._keys import VAR
+from flagst._keys import SCVI_PREFIX, VAR
 from flagst.data.measured import measured_genes
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def add_genes(adata: "AnnData", genes: Sequence[str]) -> "AnnData":
         return np.pad(np.asarray(values), ((0, 0), (0, n_new)))
 
     var = adata.var.reindex([*adata.var_names, *new])
-    for name, column in adata.var.items():  # flags stay flags, and counts numbers, where they can
+    for name, column in adata.var.items():  # flags stay flags
         if column.dtype == bool:
             var[name] = var[name].isin([True])
     var[VAR.measured] = np.append(measured_genes(adata), np.zeros(n_new, dtype=bool))
@@ -74,7 +74,7 @@ def add_genes(adata: "AnnData", genes: Sequence[str]) -> "AnnData":
         obs=adata.obs.copy(),
         var=var,
         # but what scvi-tools knows the other table by
-        uns={key: deepcopy(value) for key, value in adata.uns.items() if not key.startswith("_scvi")},
+        uns={key: deepcopy(value) for key, value in adata.uns.items() if not key.startswith(SCVI_PREFIX)},
         obsm={key: value.copy() for key, value in adata.obsm.items()},
         obsp={key: value.copy() for key, value in adata.obsp.items()},
         varm={key: np.pad(np.asarray(value), ((0, n_new), (0, 0))) for key, value in adata.varm.items()},

@@ -11,7 +11,7 @@ from flagst._keys import OBS, OBSM, PARAM, SLOT, UNS
 from flagst.data.graph import moran_graph
 from flagst.data.measured import has_counts, measured_genes, raw_counts, recorded_params, section_layout, section_rows
 from flagst.data.stored import in_memory
-from flagst.data.targets import to_target
+from flagst.data.targets import half_to_target
 from flagst.tl._record import section_records, section_table
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ def structure_ceiling(
             scores = metrics.structure_ceiling(
                 counts[rows][:, known],
                 graph,
-                # a spot whose half is empty has no counts to scale
-                lambda half, total: to_target(half, np.maximum(total, 1), target),
+                lambda half, total: half_to_target(half, total, target),
                 total_counts=None if totals is None else totals[rows],
                 n_splits=n_splits,
                 seed=seed,
