@@ -212,6 +212,7 @@ def test_a_draw_is_its_state_decoded(predictor):
             predictor.section.nearest(4),
             predictor.order,
             trust=predictor.trust,
+            abundance=scaler.mean,
         )
         np.testing.assert_allclose(found, scaler.restore(predictor.mean + matched), atol=1e-5)
     noises = [np.hstack(one[1:]).ravel() for one in drawn]

@@ -6,7 +6,7 @@ import torch
 from slides import assert_close, layers_of, shaken
 
 from flagst.model import predicting, slide
-from flagst.regression import neighbour_moran
+from flagst.regression import draw_order, neighbour_moran
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,24 @@ def test_windows_give_what_the_whole_gives(model, slides, small_parts, structure
     assert_close(layers_of(cut), layers_of(whole))
     assert cut.uns["flagst"]["params"] == whole.uns["flagst"]["params"]
     np.testing.assert_array_equal(cut.obs["flagst_ood"], whole.obs["flagst_ood"])
+
+
+def test_on_unlike_tissue_abundance_has_a_part_in_windows_too(model, slides, small_parts, monkeypatch):
+    slides = slides.copy()
+    slides.obsm["X_image"] = slides.obsm["X_image"] + 100
+    plain = model.predict(slides.copy(), structure=1, window_spots=100)
+    seen = []
+
+    def expected(order, abundance):
+        seen.append(abundance)
+        return abundance / np.ptp(abundance)
+
+    monkeypatch.setattr(draw_order, "order_by_abundance", expected)
+    whole, cut = (model.predict(slides.copy(), structure=1, window_spots=size) for size in (10**6, 100))
+    assert_close(layers_of(cut), layers_of(whole))
+    assert not np.allclose(cut.layers["flagst"], plain.layers["flagst"], atol=1e-2)
+    for abundance in seen:
+        np.testing.assert_array_equal(abundance, model.fitted_.stage.scaler.mean)
 
 
 def test_which_spots_are_looked_at_does_not_depend_on_their_order(model, slides, small_parts, monkeypatch):

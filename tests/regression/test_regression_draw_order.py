@@ -6,6 +6,7 @@ import pytest
 from flagst.data.graph import knn
 from flagst.regression import draw_order, match_draw_order, neighbour_moran
 from flagst.regression.draw_order import BOUNDS, MATCHED_AT
+from flagst.regression.spatial_order import order_by_abundance
 
 N_SIDE, G = 20, 12
 
@@ -102,6 +103,43 @@ def test_a_draw_that_has_the_order_already_stays_nearly_as_it_is(parts):
 def test_without_trust_the_order_of_the_training_sections_has_no_part(parts):
     first, second = (factors(parts, order, trust=0.0) for order in (np.zeros(G), np.linspace(0, 1, G)))
     np.testing.assert_array_equal(first, second)
+
+
+def test_without_trust_abundant_genes_are_aimed_at_with_more_order(parts, monkeypatch):
+    """By half of what a line through order and abundance says, around the draw's own mean order."""
+    monkeypatch.setattr(draw_order, "order_by_abundance", lambda order, abundance: 0.1 + 0.03 * abundance)
+    abundance = np.random.default_rng(3).permutation(np.linspace(0, 8, G))
+    own = own_order(parts)
+    free = factors(parts, np.zeros(G), trust=0.0) != 1
+    expected = 0.03 * (abundance - abundance[free].mean()) + own[free].mean()
+    usual = (order_on_the_way(parts, np.ones(G)) - own)[free].mean()
+    for trust in (0.0, 0.4):
+        aim = own + 0.75 * trust * (0.6 - own) + 0.5 * (1 - trust) * (expected - own)
+        factor = factors(parts, np.full(G, 0.6), trust=trust, abundance=abundance)
+        inside = (factor > BOUNDS[0] + 0.01) & (factor < BOUNDS[1] - 0.01) & free
+        assert inside.sum() >= 6
+        np.testing.assert_allclose((order_on_the_way(parts, factor) - aim)[inside], usual, atol=0.012)
+
+
+def test_with_full_trust_abundance_has_no_part(parts):
+    order, abundance = np.linspace(0.2, 0.9, G), np.linspace(8, 0, G)
+    np.testing.assert_array_equal(factors(parts, order, abundance=abundance), factors(parts, order))
+
+
+def test_order_by_abundance_is_the_least_squares_line():
+    rng = np.random.default_rng(0)
+    abundance = rng.gamma(2, size=50)
+    order = 0.1 + 0.05 * abundance + rng.normal(0, 0.05, 50)
+    unknown = rng.permutation(50)[:9]
+    order[unknown] = np.nan
+    known = np.isfinite(order)
+    slope, intercept = np.polyfit(abundance[known], order[known], 1)
+    np.testing.assert_allclose(order_by_abundance(order, abundance), intercept + slope * abundance, rtol=1e-9)
+    # no line: too few genes, a fall, genes alike
+    assert order_by_abundance(order[:15], abundance[:15]) is None
+    assert order_by_abundance(-order, abundance) is None
+    assert order_by_abundance(order, np.full(50, 1e6)) is None
+    assert order_by_abundance(np.full(50, np.nan), abundance) is None
 
 
 def test_the_ranks_of_the_genes_become_those_of_the_order(parts):

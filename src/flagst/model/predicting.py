@@ -85,9 +85,10 @@ class SectionPredictor(SpotPredictor):
         if self.order is None:
             return residual
         neighbours = self.section.nearest(MORAN_NEIGHBOURS[self.section.layout])
-        restore = self.fitted.stage.scaler.restore
+        scaler = self.fitted.stage.scaler
+        tissue = {"trust": self.trust, "abundance": scaler.mean}
         rows = self.section.sampled(ORDER_SPOTS) if len(self.section) > ORDER_SPOTS else None
-        return match_draw_order(self.mean, residual, restore, neighbours, self.order, trust=self.trust, rows=rows)
+        return match_draw_order(self.mean, residual, scaler.restore, neighbours, self.order, rows=rows, **tissue)
 
     def diffused(self, n_draws: int, seed: int | str) -> np.ndarray:
         """States of several draws as the solver gives them."""

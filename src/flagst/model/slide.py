@@ -177,8 +177,9 @@ class SlidePredictor:
         if self.order is None:
             return None
         if seed not in self._scales:
-            curve = order_curve(self._ordered(seed), self.fitted.stage.scaler.restore)
-            self._scales[seed] = order_factors(curve, self.order, trust=self.trust)
+            scaler = self.fitted.stage.scaler
+            curve = order_curve(self._ordered(seed), scaler.restore)
+            self._scales[seed] = order_factors(curve, self.order, trust=self.trust, abundance=scaler.mean)
         return self._scales[seed]
 
     def spread(self, n_draws: int, seed: int | str) -> np.ndarray:

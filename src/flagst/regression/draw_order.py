@@ -3,17 +3,20 @@
 How ordered a gene is in space differs little between sections of one tissue, and much between genes. Draws
 know it only roughly: a few hundred spots of one draw leave Moran's I to chance, and between mean and draw all
 genes are smoother than measured, each by another amount. So each gene's residual is scaled, once per draw, whatever
-order other genes are to have.
+order other genes are to have. What carries over to tissue of another kind is less which genes are ordered than which
+are measured well: the abundant ones.
 """
 
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from flagst.regression.spatial_order import MoranSums, neighbour_moran
+from flagst.regression.spatial_order import MoranSums, neighbour_moran, order_by_abundance
 
-#: Share of the training sections in the order that is aimed at; the rest is the draw's own.
+#: Share of the training sections in the order that is aimed at where they are trusted; the rest is the draw's own.
 TRUST = 0.75
+#: Share of the order that genes' abundance lets one expect, where training sections are not trusted.
+BY_ABUNDANCE = 0.5
 #: Structure at which genes have the order, all with the same excess over it.
 MATCHED_AT = 0.85
 #: Parts of the residual at which Moran's I is looked at.
@@ -32,6 +35,7 @@ def match_draw_order(
     order: np.ndarray,
     *,
     trust: float = 1.0,
+    abundance: np.ndarray | None = None,
     rows: np.ndarray | None = None,
 ) -> np.ndarray:
     """Scale every gene of one drawn residual.
@@ -52,8 +56,12 @@ def match_draw_order(
     order
         ``(n_genes,)`` Moran's I in the training sections; NaN where it is not known.
     trust
-        How far ``order`` holds for this tissue, in [0, 1]: ``aim = min(w order + (1 - w) I(draw), I(mean))`` with
-        ``w = 0.75 trust``, and 0 where ``order`` is not known.
+        How far ``order`` holds for this tissue, in [0, 1]: ``aim = min(w order + v expected + (1 - w - v) I(draw),
+        I(mean))`` with ``w = 0.75 trust``, 0 where ``order`` is not known, and ``v = 0.5 (1 - trust)``.
+    abundance
+        ``(n_genes,)`` mean target in the training sections. ``expected`` is the order that it lets one expect,
+        :func:`flagst.regression.spatial_order.order_by_abundance`, moved to the mean over genes of ``I(draw)``: which
+        genes have more order, not how much there is. ``None`` for ``v = 0``.
     rows
         The spots that Moran's I is taken over, ascending; ``None`` for all.
 
@@ -62,25 +70,31 @@ def match_draw_order(
     ``(n_spots, n_genes)``: the residual, each gene times its factor. Genes whose Moran's I the residual does not
     lower keep factor 1.
     """
-    return residual * order_factors(_curve(mean, residual, restore, neighbours, rows), order, trust=trust)
+    curve = _curve(mean, residual, restore, neighbours, rows)
+    return residual * order_factors(curve, order, trust=trust, abundance=abundance)
 
 
-def order_factors(curve: np.ndarray, order: np.ndarray, *, trust: float = 1.0) -> np.ndarray:
+def order_factors(
+    curve: np.ndarray, order: np.ndarray, *, trust: float = 1.0, abundance: np.ndarray | None = None
+) -> np.ndarray:
     """Factors ``(n_genes,)`` of the residual, from Moran's I of the mean plus every part of it.
 
     Parameters
     ----------
     curve
         ``(len(STEPS), n_genes)``.
-    order, trust
+    order, trust, abundance
         As in :func:`match_draw_order`.
     """
     free = curve[-1] < curve[0]
     if not free.any():
         return np.ones(curve.shape[1])
     draw = curve[STEPS == 1][0]
-    weight = np.where(np.isfinite(order), TRUST * trust, 0.0)
-    aim = np.minimum(weight * np.nan_to_num(order) + (1 - weight) * draw, curve[0])
+    aim = draw + np.where(np.isfinite(order), TRUST * trust * (np.nan_to_num(order) - draw), 0.0)
+    expected = None if abundance is None else order_by_abundance(order, abundance)
+    if expected is not None:
+        aim += BY_ABUNDANCE * (1 - trust) * (expected - expected[free].mean() - draw + draw[free].mean())
+    aim = np.minimum(aim, curve[0])
     excess = (_at(curve, MATCHED_AT) - draw)[free].mean()
     # noise takes order away; where chance has it otherwise, the first step that is low enough counts
     falling = np.minimum.accumulate(curve, axis=0)

@@ -4,6 +4,8 @@ import numpy as np
 
 #: Variance below this share of the mean square is rounding.
 CONSTANT = 1e-10
+#: Of fewer genes no line is fitted.
+MIN_GENES = 20
 
 
 def neighbour_moran(values: np.ndarray, neighbours: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
@@ -67,6 +69,33 @@ class MoranSums:
         variance = own_squared - 2 * mean * own + self.n_rows * mean**2
         shared = product - mean * (own + around) + self.n_rows * mean**2
         return np.where(constant, 0.0, shared / np.where(variance > 0, variance, np.inf))
+
+
+def order_by_abundance(order: np.ndarray, abundance: np.ndarray) -> np.ndarray | None:
+    """The spatial order that a gene's abundance lets one expect: a line fitted to all genes.
+
+    Counts of abundant genes have less noise in them, so that these look more ordered in whatever tissue.
+
+    Parameters
+    ----------
+    order
+        ``(n_genes,)`` Moran's I in the training sections; NaN where it is not known.
+    abundance
+        ``(n_genes,)`` mean of what was measured there.
+
+    Returns
+    -------
+    ``(n_genes,)``; ``None`` when the order of fewer than 20 genes is known, or it does not rise with abundance.
+    """
+    known = np.isfinite(order)
+    if known.sum() < MIN_GENES:
+        return None
+    centre = abundance[known].mean()
+    centred = abundance - centre
+    covariance, variance = centred[known] @ order[known], centred[known] @ centred[known]
+    if not (covariance > 0 and variance > CONSTANT * known.sum() * max(centre**2, CONSTANT)):
+        return None
+    return order[known].mean() + covariance / variance * centred
 
 
 def _neighbour_mean(values: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
