@@ -106,7 +106,7 @@ def test_without_trust_the_order_of_the_training_sections_has_no_part(parts):
 
 
 def test_without_trust_abundant_genes_are_aimed_at_with_more_order(parts, monkeypatch):
-    """By half of what a line through order and abundance says, around the draw's own mean order."""
+    """By a quarter of what a line through order and abundance says, around the draw's own mean order."""
     monkeypatch.setattr(draw_order, "order_by_abundance", lambda order, abundance: 0.1 + 0.03 * abundance)
     abundance = np.random.default_rng(3).permutation(np.linspace(0, 8, G))
     own = own_order(parts)
@@ -114,7 +114,7 @@ def test_without_trust_abundant_genes_are_aimed_at_with_more_order(parts, monkey
     expected = 0.03 * (abundance - abundance[free].mean()) + own[free].mean()
     usual = (order_on_the_way(parts, np.ones(G)) - own)[free].mean()
     for trust in (0.0, 0.4):
-        aim = own + 0.75 * trust * (0.6 - own) + 0.5 * (1 - trust) * (expected - own)
+        aim = own + 0.75 * trust * (0.6 - own) + 0.25 * (1 - trust) * (expected - own)
         factor = factors(parts, np.full(G, 0.6), trust=trust, abundance=abundance)
         inside = (factor > BOUNDS[0] + 0.01) & (factor < BOUNDS[1] - 0.01) & free
         assert inside.sum() >= 6

@@ -60,7 +60,8 @@ class Prediction:
             0 gives the fitted mean, most accurate spot by spot; 1 a full draw, which varies over the tissue
             as measured expression does; values between trade one for the other. Each gene of a draw is
             scaled so that genes are ordered in space as in the training sections, as far as the tissue looks
-            like theirs: see :func:`flagst.regression.draw_order.match_draw_order`.
+            like theirs, and elsewhere a little as their abundance lets one expect: see
+            :func:`flagst.regression.draw_order.match_draw_order`.
             ``"auto"`` takes the smallest value at which the prediction is no smoother over the tissue, and
             its genes no more alike, than in the training sections; one value for the whole query, from the
             prediction alone: see :meth:`flagst.model.order.TrainingOrder.choose`.

@@ -51,7 +51,8 @@ class Settings:
         Identity vectors of genes (gene tokens; queries of the read-out): ``"free"``, ``"init"`` (start from the
         vectors of the gene model) or ``"tied"`` (a linear map of them); the last two need vectors per gene.
     match_order
-        Scale each gene of a draw so that genes have the spatial order of the training sections, see
+        Scale each gene of a draw so that genes have the spatial order of the training sections, on unlike tissue that
+        of their abundance, see
         :func:`flagst.regression.draw_order.match_draw_order`.
     balance_noise
         Components of a draw and the noise beside them have as few correlations by chance as a section's size allows,

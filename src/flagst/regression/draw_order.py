@@ -16,7 +16,7 @@ from flagst.regression.spatial_order import MoranSums, neighbour_moran, order_by
 #: Share of the training sections in the order that is aimed at where they are trusted; the rest is the draw's own.
 TRUST = 0.75
 #: Share of the order that genes' abundance lets one expect, where training sections are not trusted.
-BY_ABUNDANCE = 0.5
+BY_ABUNDANCE = 0.25
 #: Structure at which genes have the order, all with the same excess over it.
 MATCHED_AT = 0.85
 #: Parts of the residual at which Moran's I is looked at.
@@ -57,7 +57,7 @@ def match_draw_order(
         ``(n_genes,)`` Moran's I in the training sections; NaN where it is not known.
     trust
         How far ``order`` holds for this tissue, in [0, 1]: ``aim = min(w order + v expected + (1 - w - v) I(draw),
-        I(mean))`` with ``w = 0.75 trust``, 0 where ``order`` is not known, and ``v = 0.5 (1 - trust)``.
+        I(mean))`` with ``w = 0.75 trust``, 0 where ``order`` is not known, and ``v = 0.25 (1 - trust)``.
     abundance
         ``(n_genes,)`` mean target in the training sections. ``expected`` is the order that it lets one expect,
         :func:`flagst.regression.spatial_order.order_by_abundance`, moved to the mean over genes of ``I(draw)``: which
