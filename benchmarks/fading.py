@@ -168,14 +168,16 @@ def without_kind(train, query, genes: list[str], target: str) -> dict[str, np.nd
     return out
 
 
-def draw_scores(model: FLAG, query, section) -> np.ndarray:
-    """PCC, GSC and SSC of draws, ``(n_structures, 3)``."""
-    graph, scores = moran_graph(section.coords, section.layout), []
-    for structure in STRUCTURES:
-        values = model.predict(query, structure=structure, seed=0)[:, model.genes_].layers[LAYERS.draw]
-        pcc, gsc = metrics.pcc(values, section.target), metrics.gsc(values, section.target)
-        scores.append((pcc, gsc, metrics.ssc(values, section.target, graph)))
-    return np.array(scores)
+def three_scores(values: np.ndarray, section) -> tuple[float, float, float]:
+    """PCC, GSC and SSC of a prediction ``(n_spots, n_genes)``."""
+    ssc = metrics.ssc(values, section.target, moran_graph(section.coords, section.layout))
+    return metrics.pcc(values, section.target), metrics.gsc(values, section.target), ssc
+
+
+def draw_scores(model, query, section) -> np.ndarray:
+    """:func:`three_scores` of FLAG or a baseline at every structure, ``(n_structures, 3)``."""
+    drawn = (model.predict(query, structure=structure, seed=0) for structure in STRUCTURES)
+    return np.array([three_scores(p[:, model.genes_].layers[LAYERS.draw], section) for p in drawn])
 
 
 def run(table, changed: dict[str, dict], split: dict, target: str, options) -> dict[str, dict]:

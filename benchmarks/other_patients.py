@@ -24,19 +24,19 @@ from collections.abc import Iterator
 import _table
 import anndata as ad
 import numpy as np
-from fading import SHARE, part_of, test_section
+from fading import SHARE, STRUCTURES, draw_scores, part_of, test_section, three_scores
 from her2st import ROTATION
 from unmeasured_genes import SECTIONS
 
 from flagst import FLAG, baselines, datasets, metrics, pp
-from flagst._keys import LAYERS, OBS, OBSM, TABLE, VAR
+from flagst._keys import OBS, OBSM, TABLE, VAR
 from flagst.data.from_anndata import sections_from_anndata
-from flagst.data.graph import knn, moran_graph
+from flagst.data.graph import knn
+from flagst.model.fitting import section_order
 from flagst.regression import RegressionStage, draw_order
 from flagst.regression.axes import principal_axes
 from flagst.regression.spatial_order import order_by_abundance
 
-STRUCTURES = (0.0, 0.2, 0.35, 0.5, 0.7, 1.0)
 NOISE = ("ResidualBootstrap", "BalancedGaussian")
 #: Way a draw gets its spatial order -> trust in the training sections, share of abundance without it.
 ORDERS = {
@@ -64,12 +64,6 @@ def counts_of(train: list[str], data_dir: str | None) -> ad.AnnData:
     return table[:, np.all(everywhere, axis=0)].copy()
 
 
-def order_of(section) -> np.ndarray:
-    """Moran's I of every gene, ``(n_genes,)``, NaN for genes that do not vary."""
-    moran = metrics.morans_i(section.target, moran_graph(section.coords, section.layout))
-    return np.where(np.ptp(section.target, axis=0) > 0, moran, np.nan)
-
-
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Pearson, over what is known of both; NaN where that is nothing."""
     known = np.isfinite(first) & np.isfinite(second)
@@ -88,12 +82,12 @@ def correlations_of(section) -> np.ndarray:
 def carried_over(training: list, others: dict) -> dict[str, list[float]]:
     """Scores of the training sections' statistics against every other one: GSC, then SSC of order and of the line."""
     pairs = np.mean([correlations_of(s) for s in training], axis=0)
-    order = np.mean([order_of(s) for s in training], axis=0)
+    order = np.mean([section_order(s) for s in training], axis=0)
     line = order_by_abundance(order, np.concatenate([s.target for s in training]).mean(axis=0))
     line = np.full(len(order), np.nan) if line is None else line
     found = {}
     for name, section in others.items():
-        measured = order_of(section)
+        measured = section_order(section)
         ssc = [correlation(expected, measured) for expected in (order, (order + line) / 2, line)]
         found[name] = [correlation(pairs, correlations_of(section)), *ssc]
     return found
@@ -125,12 +119,6 @@ def stand_ins(
     return out
 
 
-def scores(values: np.ndarray, section) -> tuple[float, float, float]:
-    """PCC, GSC and SSC."""
-    ssc = metrics.ssc(values, section.target, moran_graph(section.coords, section.layout))
-    return metrics.pcc(values, section.target), metrics.gsc(values, section.target), ssc
-
-
 def fronts_of(model: FLAG, samplers: list, query: ad.AnnData, section) -> Iterator[tuple[str, np.ndarray]]:
     """Name and ``(n_structures, 3)`` scores of every sampler on a section; one draw each."""
     [(_, predictor)] = model._predictors(query, windows=False)
@@ -139,12 +127,11 @@ def fronts_of(model: FLAG, samplers: list, query: ad.AnnData, section) -> Iterat
     try:
         for name, (predictor.trust, draw_order.BY_ABUNDANCE) in ORDERS.items():
             drawn = predictor.along(STRUCTURES, 1, 0)
-            yield f"FLAG, {name}", np.array([scores(values[0], section) for _, values in drawn])
+            yield f"FLAG, {name}", np.array([three_scores(values[0], section) for _, values in drawn])
     finally:
         draw_order.BY_ABUNDANCE = share
     for sampler in samplers:
-        drawn = [sampler.predict(query, structure=s, seed=0)[:, model.genes_].layers[LAYERS.draw] for s in STRUCTURES]
-        yield type(sampler).__name__, np.array([scores(values, section) for values in drawn])
+        yield type(sampler).__name__, draw_scores(sampler, query, section)
 
 
 def draw_table(

@@ -86,9 +86,16 @@ class SectionPredictor(SpotPredictor):
             return residual
         neighbours = self.section.nearest(MORAN_NEIGHBOURS[self.section.layout])
         scaler = self.fitted.stage.scaler
-        tissue = {"trust": self.trust, "abundance": scaler.mean}
-        rows = self.section.sampled(ORDER_SPOTS) if len(self.section) > ORDER_SPOTS else None
-        return match_draw_order(self.mean, residual, scaler.restore, neighbours, self.order, rows=rows, **tissue)
+        return match_draw_order(
+            self.mean,
+            residual,
+            scaler.restore,
+            neighbours,
+            self.order,
+            trust=self.trust,
+            abundance=scaler.mean,
+            rows=self.section.sampled(ORDER_SPOTS) if len(self.section) > ORDER_SPOTS else None,
+        )
 
     def diffused(self, n_draws: int, seed: int | str) -> np.ndarray:
         """States of several draws as the solver gives them."""
