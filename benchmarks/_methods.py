@@ -42,15 +42,15 @@ def run(job: dict) -> list[dict]:
         # FLAG's weights depend on the seed; a baseline is fitted once and drawn from with every seed
         for seeds in [[s] for s in job["seeds"]] if is_flag else [job["seeds"]]:
             start = time.perf_counter()
-            model, structures = _fit(train, job, seeds[0])
+            model, structures = fit(train, job, seeds[0])
             fit_seconds = time.perf_counter() - start
-            scored = _score(model, test, job, split["test"], seeds, structures, fit_seconds)
+            scored = score(model, test, job, split["test"], seeds, structures, fit_seconds)
             beside = _coverage(model, test, seeds[0]) | _residual_order(model, test, seeds[0]) if is_flag else {}
             records += [record | beside for record in scored]
     return records
 
 
-def _fit(train, job: dict, seed: int) -> tuple[Any, list]:
+def fit(train, job: dict, seed: int) -> tuple[Any, list]:
     """A trained model and the structures it can be asked for; ``[None]`` where there is no dial."""
     if job["method"] == "FLAG":
         from flagst import FLAG
@@ -102,7 +102,7 @@ def _residual_order(model, test, seed: int) -> dict[str, float]:
     if model.fitted_.residual is None:
         return {}
     drawn = model.predict(test, structure=1, seed=seed)[:, model.genes_]
-    mean, graph = drawn.layers[prediction_layers(LAYERS.draw)["mean"]], _graph(drawn, drawn.obs[OBS.section].iloc[0])
+    mean, graph = drawn.layers[prediction_layers(LAYERS.draw)["mean"]], graph_of(drawn, drawn.obs[OBS.section].iloc[0])
     added = {
         "residual_drawn": drawn.layers[LAYERS.draw] - mean,
         "residual_test": measured_expression(drawn, target=model.settings_.target) - mean,
@@ -117,11 +117,13 @@ def _residual_order(model, test, seed: int) -> dict[str, float]:
     return found | {"residual_crossfit": float(np.mean(left))}
 
 
-def _graph(prediction, section: str):
+def graph_of(prediction, section: str):
+    """Graph on which Moran's I of a predicted section is taken."""
     return moran_graph(prediction.obsm[OBSM.spatial], section_layout(prediction, section))
 
 
-def _score(model, test, job: dict, name: str, seeds: list[int], structures: list, fit_seconds: float) -> list[dict]:
+def score(model, test, job: dict, name: str, seeds: list[int], structures: list, fit_seconds: float) -> list[dict]:
+    """Records of a trained model on one test section, one per seed and structure."""
     from flagst.tl import evaluate
 
     records = []
@@ -152,7 +154,7 @@ def _score(model, test, job: dict, name: str, seeds: list[int], structures: list
 def _left_out(prediction, section: str) -> dict[str, list[float]]:
     """Scores of the test section without each of its compact blocks in turn, for the error of a difference."""
     blocks = spatial_blocks(prediction.obsm[OBSM.spatial], N_BLOCKS)
-    graph = _graph(prediction, section)
+    graph = graph_of(prediction, section)
     predicted, measured, _ = prediction_and_truth(prediction, LAYERS.draw, None, target=None)
     kept = [np.flatnonzero(blocks != block) for block in range(N_BLOCKS)]
     return {

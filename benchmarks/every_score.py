@@ -65,7 +65,7 @@ def run(job: dict) -> list[dict]:
         clusters = domains._clusters(measured, n_clusters=N_CLUSTERS, n_components=N_COMPONENTS, n_seeds=1)[0]
         test.obs[CLUSTER] = clusters.astype(str)
         for seed in job["seeds"]:
-            model, structures = _methods._fit(train, job, seed)
+            model, structures = _methods.fit(train, job, seed)
             beside = of_flag(model, test, seed) if job["method"] == "FLAG" else {}
             for structure in structures:
                 scores = scores_of(model, test, job["target"], structure, seed)
@@ -94,7 +94,7 @@ def scores_of(model, test, target: str, structure: float | None, seed: int) -> d
     found["pcc_depth_only"] = float(row["pcc_depth_only"])
     if structure in (1.0, None):
         measured = measured_expression(prediction, target=target)
-        graph = _methods._graph(prediction, prediction.obs[OBS.section].iloc[0])
+        graph = _methods.graph_of(prediction, prediction.obs[OBS.section].iloc[0])
         draws = drawn(model, test, seed) if structure else np.asarray(prediction.layers[LAYERS.draw])[None]
         found["crps"] = metrics.crps(draws, measured)
         found["energy"] = metrics.energy_score(draws, measured)

@@ -33,7 +33,7 @@ def run(job: dict) -> list[dict]:
     adata = anndata.read_h5ad(split["file"])
     train = adata[adata.obs[OBS.section].isin(split["train"]).to_numpy()].copy()
     test = adata[(adata.obs[OBS.section] == split["test"]).to_numpy()].copy()
-    model, structures = _methods._fit(train, job, seed)
+    model, structures = _methods.fit(train, job, seed)
     model.sample(test, 1, seed=seed)  # what only a first draw costs
     records = []
     for n_steps in job["evaluations"]:
@@ -41,7 +41,7 @@ def run(job: dict) -> list[dict]:
         start = time.perf_counter()
         model.sample(test, 1, seed=seed)
         seconds = time.perf_counter() - start
-        scored = _methods._score(model, test, job, split["test"], [seed], structures, 0.0)
+        scored = _methods.score(model, test, job, split["test"], [seed], structures, 0.0)
         records += [record | {"evaluations": n_steps, "seconds": seconds} for record in scored]
     return records
 
