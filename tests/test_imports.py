@@ -42,7 +42,7 @@ ARROWS = {
     "encoders": ({"data"}, {"torch", "sklearn", "spatialdata"}),
     "gfm": ({"data"}, {"torch", "sklearn", "anndata", "scanpy"}),
     "pp": ({"data", "encoders", "gfm"}, {"anndata", "scanpy", "squidpy", "spatialdata", "sklearn"}),
-    "model": (CORE | {"module", "train", "data", "pp", "gfm", "encoders"}, HEAVY - {"matplotlib"}),
+    "model": (CORE | {"module", "train", "data", "pp", "gfm", "encoders", "baselines"}, HEAVY - {"matplotlib"}),
     "baselines": ({"regression", "data", "metrics"}, {"anndata", "scanpy", "sklearn"}),
     "tl": (PUBLIC - {"pl"}, HEAVY - {"matplotlib"}),
     "pl": (PUBLIC - {"model"}, {"matplotlib", "anndata", "scanpy", "squidpy"}),

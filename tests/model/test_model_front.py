@@ -1,10 +1,15 @@
 """The front: scores against those of predict and evaluate, baselines beside it, nothing written."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+import flagst
 from flagst import baselines, tl
+from flagst.data.graph import moran_graph
+from flagst.model.yardsticks import replicate
 
 SCORES = ["pcc", "mse", "gsc", "ssc", "moran_pred", "moran_true"]
 
@@ -20,7 +25,7 @@ def competitors(make):
 
 def test_scores_are_those_of_predict_and_evaluate(trained, query, state):
     before = state.of(query)
-    frame = trained.front(query, structures=(0, 0.5, 1), seed=3, yardsticks=False)
+    frame = trained.front(query, structures=(0, 0.5, 1), seed=3, baselines=(), yardsticks=False)
     state.assert_unchanged(query, before)
     assert list(frame.columns) == ["method", "structure", "section", *SCORES]
     assert len(frame) == 6 and set(frame["method"]) == {"FLAG"}
@@ -32,7 +37,9 @@ def test_scores_are_those_of_predict_and_evaluate(trained, query, state):
 
 
 def test_draws_are_averaged(trained, query):
-    frame = trained.front(query, structures=(1,), n_draws=3, seed=2, yardsticks=False).set_index("section")
+    frame = trained.front(query, structures=(1,), n_draws=3, seed=2, baselines=(), yardsticks=False).set_index(
+        "section"
+    )
     drawn = trained.sample(query, 3, seed=2)
     scores = []
     for values in drawn:
@@ -53,8 +60,57 @@ def test_baselines_stand_beside_it(trained, query, competitors):
     np.testing.assert_allclose(found, table.loc[["X", "Y"], SCORES], atol=1e-6)
 
 
+def test_without_baselines_given_those_that_see_the_image_are_trained(trained, query, make):
+    frame = trained.front(query, structures=(0, 0.5), seed=1, yardsticks=False)
+    dials = {"IndependentNoise", "ResidualBootstrap", "CorrelatedGaussian", "BalancedGaussian"}
+    assert set(frame["method"]) == {"FLAG", "KNN", "Ridge"} | dials
+    given = [getattr(baselines, name)(make.table()) for name in ("KNN", "Ridge", "ResidualBootstrap")]
+    for baseline in given:
+        baseline.train()
+    by_hand = trained.front(query, structures=(0, 0.5), seed=1, baselines=given, yardsticks=False)
+    kept = frame[frame["method"].isin(set(by_hand["method"]))].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, by_hand)
+
+
+def test_default_baselines_read_what_the_model_reads(make):
+    """The counts are in a layer, spots and features under other names; what was registered for baselines stays."""
+    plain, table = make.table(), make.table()
+    table.layers["raw"], table.obs["slide"] = table.X.copy(), table.obs["section"].astype(str)
+    table.obsm["xy"], table.obsm["h"] = table.obsm["spatial"], table.obsm["X_image"]
+    table.X = np.zeros_like(table.X.toarray())
+    del table.obs["section"], table.obsm["spatial"], table.obsm["X_image"]
+    keys = {"layer": "raw", "section_key": "slide", "spatial_key": "xy", "image_key": "h"}
+    baselines.Ridge.setup_anndata(table, genes=list(table.var_names[:4]), **keys)
+    fronts = []
+    for adata, setup in ((plain, {}), (table, keys)):
+        flagst.FLAG.setup_anndata(adata, **setup)
+        model = flagst.FLAG(adata, diffusion=False, cross_fit=False)
+        model.train()
+        fronts.append(model.front(structures=(0.5,)))
+    pd.testing.assert_frame_equal(*fronts)
+    assert baselines.Ridge(table).genes_ == list(table.var_names[:4])
+
+
+def test_two_baselines_of_one_kind_are_two_methods(trained, query, make):
+    near, far = (baselines.KNN(make.table(), n_nearest=n) for n in (1, 30))
+    for baseline in (near, far):
+        baseline.train()
+    asked = {"structures": (0,), "yardsticks": False}
+    numbered = trained.front(query, baselines=[near, far], **asked)
+    named = trained.front(query, baselines={"nearest": near, "30 nearest": far}, **asked)
+    assert list(numbered["method"].unique()) == ["FLAG", "KNN", "KNN 2"]
+    assert list(named["method"].unique()) == ["FLAG", "nearest", "30 nearest"]
+    pd.testing.assert_frame_equal(numbered.drop(columns="method"), named.drop(columns="method"))
+    assert numbered.groupby("method")["pcc"].mean().nunique() == 3
+
+
+def test_a_method_without_a_dial_has_none_at_the_mean_either(trained, query, competitors):
+    frame = trained.front(query, structures=(0,), baselines=competitors).set_index("method")["structure"]
+    assert frame["Ridge"].isna().all() and (frame["CorrelatedGaussian"] == 0).all()
+
+
 def test_the_training_data_by_default(trained):
-    frame = trained.front(structures=(0,), yardsticks=False)
+    frame = trained.front(structures=(0,), baselines=(), yardsticks=False)
     assert list(frame["section"]) == ["A", "B", "C"] and "flagst" not in trained.adata.layers
 
 
@@ -78,17 +134,44 @@ def test_yardsticks_are_other_sections_and_the_own_counts(trained, query):
             np.testing.assert_allclose(ceiling.loc[section, score], by_counts.loc[section, f"{score}_ceiling"])
 
 
-def test_sections_of_another_layout_are_no_replicates(query):
-    from flagst.model.yardsticks import replicate
+def test_sections_of_another_layout_are_no_replicates(trained, query):
+    sections = trained._sections(trained.adata, measured=True)
+    (_, predictor), *_ = trained._predictors(query, windows=False)
+    section, rows = predictor.section, (query.obs["section"] == predictor.section.name).to_numpy()
+    measured = np.log1p(1e4 * query.X.toarray() / query.obs[["total_counts"]].to_numpy())[rows]
+    graph = moran_graph(section.coords, section.layout)
+    alone = replicate(sections[:1], section, measured, graph)
+    mixed = replicate([sections[0], replace(sections[1], layout="irregular")], section, measured, graph)
+    assert alone == mixed and all(np.isfinite(value) for value in alone.values())
+    other = replicate([replace(sections[0], layout="irregular")], section, measured, graph)
+    assert all(np.isnan(value) for value in other.values())
 
-    assert all(np.isnan(value) for value in replicate([], "X", "hex", query.X.toarray(), None).values())
+
+def test_a_replicate_is_told_from_the_section_itself_by_its_spots(trained):
+    """Its own spots under another name, or half of them, are no replicate; another section of its name is one."""
+    first, second, _ = trained._sections(trained.adata, measured=True)
+    graph = moran_graph(first.coords, first.layout)
+
+    def found(known, section=first, rows=slice(None)):
+        part = graph if rows == slice(None) else moran_graph(section.coords, section.layout)
+        return replicate([known], section, first.target[rows], part)["gsc"]
+
+    half = slice(None, len(first) // 2)
+    part = replace(first, coords=first.coords[half], spot_names=first.spot_names[half])
+    assert np.isnan(found(first)) and np.isnan(found(replace(first, name="another")))
+    assert np.isnan(found(first, part, half))
+    changed = replace(first, target=first.target + np.float32(0.01))
+    assert np.isnan(found(changed)) and found(replace(changed, name="another")) > 0.99
+    moved = replace(second, name=first.name, coords=second.coords + 1e6)
+    assert found(moved) == found(second) < 0.99
 
 
 def test_a_model_without_its_training_data_has_no_replicate(trained, query, tmp_path):
     trained.save(tmp_path / "model", save_anndata=False)
     frame = type(trained).load(tmp_path / "model").front(query, structures=(0,)).set_index("method")
     pd.testing.assert_frame_equal(
-        frame.drop("replicate"), trained.front(query, structures=(0,)).set_index("method").drop("replicate")
+        frame.drop("replicate"),
+        trained.front(query, structures=(0,), baselines=()).set_index("method").drop("replicate"),
     )
     assert frame.loc["replicate", ["gsc", "ssc"]].isna().all(axis=None)
 

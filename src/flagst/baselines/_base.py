@@ -2,6 +2,8 @@
 
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -56,6 +58,9 @@ class Baseline(ABC):
     KeyError, ValueError
         As :meth:`setup_anndata`; an unknown target.
     """
+
+    #: Whether ``structure`` changes what is predicted.
+    has_dial = False
 
     def __init__(self, adata: "AnnData | SpatialData", *, target: str = "lognorm"):
         require_one_of(target, TARGETS, name="target")
@@ -194,6 +199,19 @@ class Baseline(ABC):
     @abstractmethod
     def _predict_section(self, section: Section, *, structure: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Prediction and mean of a section, each ``(n_spots, n_genes)`` in the unit of the target."""
+
+
+@contextmanager
+def registered(adata: "AnnData", **setup) -> Iterator[None]:
+    """Baselines made in here read a table as ``setup`` says, the arguments of :meth:`Baseline.setup_anndata`."""
+    before = _REGISTERED.get(id(adata))
+    _REGISTERED[id(adata)] = Registration(**setup)
+    try:
+        yield
+    finally:
+        _REGISTERED.pop(id(adata))
+        if before is not None:
+            _REGISTERED[id(adata)] = before
 
 
 def _register(

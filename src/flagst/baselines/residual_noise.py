@@ -22,6 +22,8 @@ JITTER = 1e-4
 class ResidualNoise(Ridge):
     """Ridge plus ``structure`` times a drawn residual; structure 0 is Ridge exactly."""
 
+    has_dial = True
+
     def _fit(self, sections: list[Section]) -> None:
         self._fit_noise(self._fit_mean(sections))
 

@@ -1,13 +1,13 @@
 """The front between accuracy and structure, of a model and of baselines, on measured sections, with its yardsticks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flagst import metrics
 from flagst._checks import require_key
-from flagst._keys import LAYERS, TABLE, prediction_layers
+from flagst._keys import LAYERS, TABLE
 from flagst.data import query as queries
 from flagst.data.from_anndata import checked_counts, total_counts
 from flagst.data.graph import moran_graph
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from flagst.baselines._base import Baseline
+
 STRUCTURES = (0.0, 0.2, 0.35, 0.5, 0.7, 1.0)
+#: What a model is compared with unless something else is asked for: all that see the image.
+BASELINES = ("KNN", "Ridge", "IndependentNoise", "ResidualBootstrap", "CorrelatedGaussian", "BalancedGaussian")
 
 
 def front(
@@ -29,7 +33,7 @@ def front(
     adata: "AnnData | SpatialData | None" = None,
     *,
     structures: Sequence[float] = STRUCTURES,
-    baselines: Sequence = (),
+    baselines: Sequence | Mapping | None = None,
     seed: int = 0,
     n_draws: int = 1,
     yardsticks: bool = True,
@@ -48,7 +52,9 @@ def front(
     structures
         Values of the dial, each in [0, 1].
     baselines
-        Trained :mod:`flagst.baselines` with the same genes and target.
+        Trained :mod:`flagst.baselines` with the same genes and target; a mapping gives them names, in a sequence they
+        are called by their class, with a number from the second one of it on. ``None``: those that see the image,
+        trained here on the model's training data; none for a model that was loaded without it. ``()``: none.
     seed
         Of the first draw, the one behind :meth:`predict`.
     n_draws
@@ -56,8 +62,9 @@ def front(
     yardsticks
         Also say what measurements reach: ``"replicate"``, the other measured sections of the training data (of the
         same layout) against this one, averaged, NaN for a model that was loaded without its training data;
-        ``"noise ceiling"``, the most that the noise of this section's counts leaves reachable, see
-        :func:`flagst.metrics.structure_ceiling`, NaN for ``target="identity"``.
+        ``"noise ceiling"``, the most that the noise of this section's counts leaves reachable (its square for draws
+        with count noise of their own), see :func:`flagst.metrics.structure_ceiling`, NaN for ``target="identity"``.
+        A training section is not compared with itself, known by its spots.
     table_key
         Table of a SpatialData.
 
@@ -66,7 +73,8 @@ def front(
     One row per method, structure and section: ``method``, ``structure``, ``section``, ``pcc``, ``mse``,
     ``gsc``, ``ssc``, ``moran_pred`` and ``moran_true`` (means over genes), as in
     :func:`flagst.tl.evaluate`. ``structure`` is NaN for methods that have no dial; yardsticks have GSC and SSC only,
-    as they predict no spot. More rows can be appended with ``pandas.concat``.
+    as they predict no spot. Rows of another model, with another name in ``method``, can be appended with
+    ``pandas.concat``.
 
     Raises
     ------
@@ -84,7 +92,8 @@ def front(
         raise ValueError(f"structures must be numbers between 0 and 1; got {structures}.")
     if n_draws < 1:
         raise ValueError(f"n_draws must be at least 1; got {n_draws}.")
-    for baseline in baselines:
+    named = _named(self, baselines)
+    for baseline in named.values():
         _check_baseline(baseline, self.genes_, self.settings_.target)
     query = self._registered() if adata is None else table_of(adata, table_key)
     target = self.settings_.target
@@ -98,24 +107,53 @@ def front(
         for structure, drawn in predictor.along(structures, n_draws, seed):
             score = _scores(drawn, measured[spots], graphs[section.name])
             rows.append({"method": "FLAG", "structure": structure, "section": section.name} | score)
-    for baseline in baselines:
+    for method, baseline in named.items():
         for structure, drawn in _baseline_draws(baseline, query, self.genes_, structures, n_draws, seed):
             for spots, predictor in predictors:
                 name = predictor.section.name
                 score = _scores(drawn[:, spots], measured[spots], graphs[name])
-                row = {"method": type(baseline).__name__, "structure": structure, "section": name}
+                row = {"method": method, "structure": structure, "section": name}
                 rows.append(row | score)
     if yardsticks:
         training = [] if self.adata is None else self._sections(self.adata, measured=True)
         for spots, predictor in predictors:
-            name, layout = predictor.section.name, predictor.section.layout
-            graph = graphs[name]
+            name, graph = predictor.section.name, graphs[predictor.section.name]
             found = {
-                REPLICATE: replicate(training, name, layout, measured[spots], graph),
+                REPLICATE: replicate(training, predictor.section, measured[spots], graph),
                 CEILING: noise_ceiling(counts[spots], totals[spots], graph, target=target),
             }
             rows += [{"method": method, "section": name} | score for method, score in found.items()]
     return pd.DataFrame(rows)
+
+
+def _named(model, baselines: Sequence | Mapping | None) -> dict[str, "Baseline"]:
+    """Name of a method -> trained baseline."""
+    if isinstance(baselines, Mapping):
+        return {str(name): baseline for name, baseline in baselines.items()}
+    if baselines is None:
+        baselines = [] if model.adata is None else _trained(model)
+    named: dict[str, Baseline] = {}
+    for baseline in baselines:
+        name = kind = type(baseline).__name__
+        number = 1
+        while name in named:
+            number += 1
+            name = f"{kind} {number}"
+        named[name] = baseline
+    return named
+
+
+def _trained(model) -> list["Baseline"]:
+    """:data:`BASELINES`, trained on the model's data as it reads them."""
+    from flagst import baselines
+    from flagst.baselines._base import registered
+
+    keys = ("section_key", "layer", "spatial_key", "image_key")
+    with registered(model.adata, genes=model.genes_, **{key: model.setup_[key] for key in keys}):
+        made = [getattr(baselines, name)(model.adata, target=model.settings_.target) for name in BASELINES]
+    for baseline in made:
+        baseline.train()
+    return made
 
 
 def _check_baseline(baseline, genes: list[str], target: str) -> None:
@@ -151,11 +189,8 @@ def _baseline_draws(
     def predict(structure: float, number: int) -> "AnnData":
         return baseline.predict(queries.empty_query(query, genes), structure=structure, seed=seed + number)
 
-    first = predict(max(structures), 0)
-    names = {"draw": LAYERS.draw} | prediction_layers(LAYERS.draw)
-    drawn, mean = (first[:, genes].layers[names[part]] for part in ("draw", "mean"))
-    if max(structures) > 0 and np.array_equal(drawn, mean):
-        yield np.nan, mean[None]
+    if not baseline.has_dial:
+        yield np.nan, predict(0.0, 0)[:, genes].layers[LAYERS.draw][None]
         return
     for structure in structures:
         n_used = n_draws if structure > 0 else 1

@@ -13,22 +13,22 @@ REPLICATE, CEILING = "replicate", "noise ceiling"
 N_SPLITS = 10
 
 
-def replicate(training: list[Section], name: str, layout: str, measured: np.ndarray, graph) -> dict[str, float]:
+def replicate(training: list[Section], section: Section, measured: np.ndarray, graph) -> dict[str, float]:
     """GSC and SSC of the measured training sections against a section, averaged; NaN where there is none to compare.
 
     Parameters
     ----------
     training
-        Training sections with targets. One called ``name`` is the section itself, and Moran's I of another layout is
-        of other neighbours: both are left out.
-    name, layout
-        Of the section.
+        Training sections with targets. The section itself is left out, or a part of it, and so are sections of
+        another layout: their Moran's I is of other neighbours.
+    section
+        The section, without a target.
     measured
-        ``(n_spots, n_genes)``, in the unit of the target.
+        Its expression, ``(n_spots, n_genes)``, in the unit of the target.
     graph
         ``(n_spots, n_spots)`` weights, see :func:`flagst.data.graph.moran_graph`.
     """
-    others = [section for section in training if section.name != name and section.layout == layout]
+    others = [s for s in training if s.layout == section.layout and not _same_tissue(s, section, measured)]
     if not others:
         return {"gsc": float("nan"), "ssc": float("nan")}
     gsc = [metrics.replicate_gsc(other.target, measured) for other in others]
@@ -37,6 +37,16 @@ def replicate(training: list[Section], name: str, layout: str, measured: np.ndar
         for other in others
     ]
     return {"gsc": float(np.mean(gsc)), "ssc": float(np.mean(ssc))}
+
+
+def _same_tissue(known: Section, section: Section, measured: np.ndarray) -> bool:
+    """Whether most spots that two sections share by name are one spot: equal counts, or one place in one section."""
+    _, theirs, own = np.intersect1d(known.spot_names, section.spot_names, return_indices=True)
+    if not len(own):
+        return False
+    equal = np.isclose(known.target[theirs], measured[own], rtol=1e-4).all(axis=1).mean()
+    placed = np.isclose(known.coords[theirs], section.coords[own]).all(axis=1).mean()
+    return bool(equal > 0.5 or (known.name == section.name and placed > 0.5))
 
 
 def noise_ceiling(counts: np.ndarray, totals: np.ndarray, graph, *, target: str) -> dict[str, float]:
