@@ -49,9 +49,10 @@ def test_what_is_kept_of_the_training_sections():
     sections = [Predictor(seed).section for seed in range(3)]
     found = np.array([by_hand(s.target, s.coords) for s in sections])
     order = TrainingOrder.fit(sections)
-    np.testing.assert_allclose([order.moran, order.correlation], found.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose([order.moran["square"], order.correlation], found.mean(axis=0), atol=1e-6)
     expected = np.maximum(found.std(axis=0, ddof=1), 0.02)
-    np.testing.assert_allclose([order.moran_tolerance, order.correlation_tolerance], expected, atol=1e-6)
+    tolerances = [order.moran_tolerance["square"], order.correlation_tolerance]
+    np.testing.assert_allclose(tolerances, expected, atol=1e-6)
 
 
 def test_the_smallest_structure_that_is_as_ordered():
@@ -62,12 +63,29 @@ def test_the_smallest_structure_that_is_as_ordered():
     assert chosen in STRUCTURES and 0.4 <= chosen <= 0.7
     for structure, values in query.along(STRUCTURES, 1, 0):
         moran, strength = by_hand(values[0], query.section.coords)
-        fits = moran <= order.moran + order.moran_tolerance
+        fits = moran <= order.moran["square"] + order.moran_tolerance["square"]
         fits &= strength <= order.correlation + order.correlation_tolerance
         if structure == chosen:
             assert fits
             break
         assert not fits
+
+
+def test_moran_is_compared_with_sections_of_the_same_layout(caplog):
+    """Rough training sections of another layout change nothing; alone, they leave the correlation to compare."""
+    square = [Predictor(seed).section for seed in range(3)]
+    rough = [Predictor(seed, noise=4.0).section for seed in range(3, 6)]
+    for section in rough:
+        section.layout = "hex"
+    alone, both, other = (TrainingOrder.fit(sections) for sections in (square, square + rough, rough))
+    assert both.moran["square"] == alone.moran["square"] != both.moran["hex"]
+    assert both.moran_tolerance["square"] == alone.moran_tolerance["square"]
+    query = Predictor(seed=9)
+    for limit in (both, other):  # of Moran's I alone
+        object.__setattr__(limit, "correlation", 1.0)
+    assert both.choose([query], 0) == alone.choose([query], 0) and not caplog.records
+    assert other.choose([query], 0) == 0.0
+    assert "training sections of the same layout; there are none of ['square']" in caplog.text
 
 
 def test_draws_that_stay_too_ordered_are_taken_whole():
@@ -97,14 +115,14 @@ def test_predict_records_one_value_and_writes_that_prediction(model, make):
     query = make.table(names=("X", "Y"), n_genes=12, seed=7)
     model.predict(query, structure="auto", seed=4)
     chosen = query.uns["flagst"]["params"]["structure"]
-    assert type(chosen) is float and 0 < chosen <= 1
+    assert type(chosen) is float and 0 <= chosen <= 1
     again = model.predict(query.copy(), structure=chosen, seed=4)
     np.testing.assert_array_equal(again.layers["flagst"], query.layers["flagst"])
     rows = [(query.obs["section"] == name).to_numpy() for name in ("X", "Y")]
     found = [by_hand(query.layers["flagst"][r], 0.5 * query.obsm["spatial"][r]) for r in rows]
     moran, strength = np.mean(found, axis=0)
     order = model.order_
-    as_ordered = moran <= order.moran + order.moran_tolerance
+    as_ordered = moran <= order.moran["square"] + order.moran_tolerance["square"]
     assert chosen == 1 or (as_ordered and strength <= order.correlation + order.correlation_tolerance)
 
 

@@ -78,6 +78,29 @@ def test_a_shifted_slide_is_unlike_as_a_whole(known):
     assert (familiar.score(new.image + 1.0) > 1).all()
 
 
+def test_features_that_always_went_together_are_missed_when_they_do_not(known):
+    """Ten features in nine dimensions, and one that was always zero: no training spot is off that plane."""
+    (*training, new), _ = known
+
+    def features(section):
+        return np.column_stack([section.image[:, :9], section.image[:, 0], np.zeros(len(section))])
+
+    familiar = FamiliarTissue.fit([replace(section, image=features(section)) for section in training])
+    usual = features(new)
+    assert (familiar.score(usual) < 1).mean() > 0.85
+    apart, extra = usual.copy(), usual.copy()
+    apart[:, 9] += 0.5 * apart[:, 9].std()
+    extra[:, 10] = 5
+    assert (familiar.score(apart) > 1).all() and (familiar.score(extra) > 1).all()
+
+
+def test_few_spots_do_not_make_all_others_unlike(known):
+    """Twelve spots span eleven dimensions of fifty: whatever else there is may be usual."""
+    (*training, new), _ = known
+    small = [replace(section, image=section.image[:12], coords=section.coords[:12]) for section in training[:2]]
+    assert np.median(FamiliarTissue.fit(small).score(new.image)) < 2
+
+
 def test_the_unit_is_the_95th_percentile_of_left_out_spots(known):
     """By hand: full principal components of 3 features, nothing left off the plane."""
     training = [replace(s, image=s.image[:, :3]) for s in known[0][:3]]

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 #: Value of ``structure`` that asks for the choice.
 AUTO = "auto"
 #: Structures tried, smallest first.
-STRUCTURES = tuple(float(s) for s in np.arange(1, 21) / 20)
+STRUCTURES = tuple(float(s) for s in np.arange(21) / 20)
 #: Three sections say little about how much sections differ.
 MIN_TOLERANCE = 0.02
 #: Genes, evenly spaced over the panel, that are looked at; all pairs of more would take too long.
@@ -32,35 +32,44 @@ class TrainingOrder:
 
     Attributes
     ----------
-    moran, correlation
-        Mean over genes of Moran's I, and mean over pairs of genes of the absolute Pearson correlation; both
-        averaged over sections.
-    moran_tolerance, correlation_tolerance
-        Standard deviation over sections, at least 0.02.
+    moran, moran_tolerance
+        Mean over genes of Moran's I, by spot layout (that of one layout says nothing about another): average over
+        the sections of a layout, and standard deviation over them, at least 0.02.
+    correlation, correlation_tolerance
+        The same of the mean over pairs of genes of the absolute Pearson correlation, over all sections.
     """
 
-    moran: float
+    moran: dict[str, float]
     correlation: float
-    moran_tolerance: float
+    moran_tolerance: dict[str, float]
     correlation_tolerance: float
 
     @classmethod
     def fit(cls, sections: list[Section]) -> "TrainingOrder | None":
         """From training sections with targets; ``None`` when all are too small."""
-        found = np.array([_order(s.target, s) for s in sections if len(s) >= MIN_SPOTS])
-        if not len(found):
+        by_layout: dict[str, list[float]] = {}
+        strengths = []
+        for section in sections:
+            if len(section) >= MIN_SPOTS:
+                moran, strength = _order(section.target, section)
+                by_layout.setdefault(section.layout, []).append(moran)
+                strengths.append(strength)
+        if not strengths:
             return None
-        spread = found.std(axis=0, ddof=1) if len(found) > 1 else np.zeros(2)
-        return cls(*map(float, found.mean(axis=0)), *map(float, np.maximum(spread, MIN_TOLERANCE)))
+        moran = {layout: _with_tolerance(values) for layout, values in by_layout.items()}
+        means, tolerances = ({layout: pair[part] for layout, pair in moran.items()} for part in (0, 1))
+        correlation, tolerance = _with_tolerance(strengths)
+        return cls(means, correlation, tolerances, tolerance)
 
     def choose(self, predictors: list[SectionPredictor | SlidePredictor], seed: int) -> float:
         """Smallest structure at which the prediction is no more ordered than training sections are.
 
         A mean is smoother than tissue and its genes are more alike; both come down as the structure grows.
-        The choice is the first of 0.05, 0.1, ..., 1 at which the prediction's mean Moran's I and mean absolute
-        correlation, averaged over the query's sections, have come down to those of the training sections plus
-        the tolerance; 1 when they never do. It looks at the draw that is going to be written and at nothing
-        that was measured in the query; of a section that is predicted in windows, at 5,000 of its spots.
+        The choice is the first of 0, 0.05, 0.1, ..., 1 at which the prediction's mean Moran's I and mean absolute
+        correlation, averaged over the query's sections, have come down to those of the training sections (Moran's
+        I: of the same layout) plus the tolerance; 1 when they never do. It looks at the draw that is going to be
+        written and at nothing that was measured in the query; of a section that is predicted in windows, at 5,000 of
+        its spots.
 
         Parameters
         ----------
@@ -77,20 +86,33 @@ class TrainingOrder:
         predictors = [p for p in predictors if len(p.section) >= MIN_SPOTS]
         if not predictors:
             raise ValueError(f"structure={AUTO!r} needs a section of at least {MIN_SPOTS} spots. Pass a number.")
+        layouts = [p.section.layout for p in predictors]
+        compared = [layout in self.moran for layout in layouts]
+        if not all(compared):
+            logger.warning(
+                "structure=%r compares Moran's I with that of training sections of the same layout; there are none of "
+                "%s.", AUTO, sorted({layout for layout in layouts if layout not in self.moran})
+            )  # fmt: skip
+        usual = np.array([self.moran.get(layout, np.nan) for layout in layouts])[compared]
+        most = usual + np.array([self.moran_tolerance.get(layout, np.nan) for layout in layouts])[compared]
         for structure, *found in zip(STRUCTURES, *(_orders(p, seed) for p in predictors), strict=True):  # noqa: B007
-            moran, correlation = np.mean(found, axis=0)
-            if moran <= self.moran + self.moran_tolerance and correlation <= self.most_correlated:
+            moran, correlation = np.array(found).T
+            moran, correlation = moran[compared], correlation.mean()
+            too_smooth = any(compared) and moran.mean() > most.mean()
+            if not too_smooth and correlation <= self.correlation + self.correlation_tolerance:
                 break
+        order = f"Moran's I {moran.mean():.3f} (training {usual.mean():.3f}), " if any(compared) else ""
         logger.info(
-            "structure=%.2f: Moran's I %.3f (training %.3f), absolute correlation %.3f (training %.3f).",
-            structure, moran, self.moran, correlation, self.correlation,
+            "structure=%.2f: %sabsolute correlation %.3f (training %.3f).",
+            structure, order, correlation, self.correlation,
         )  # fmt: skip
         return structure
 
-    @property
-    def most_correlated(self) -> float:
-        """Highest mean absolute correlation that still counts as that of the training sections."""
-        return self.correlation + self.correlation_tolerance
+
+def _with_tolerance(values: list[float]) -> tuple[float, float]:
+    """Mean, and standard deviation over sections, at least :data:`MIN_TOLERANCE`."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return float(np.mean(values)), max(spread, MIN_TOLERANCE)
 
 
 def _orders(predictor: SectionPredictor | SlidePredictor, seed: int) -> Iterator[tuple[float, float]]:

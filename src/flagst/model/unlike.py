@@ -17,6 +17,8 @@ N_COMPONENTS = 30
 USUAL = 0.95
 #: Spots whose features are scaled at a time.
 SPOTS_AT_ONCE = 8192
+#: Squared distance from a plane that holds the training spots in full, per feature, that counts as a usual one.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class FamiliarTissue:
     axes, sd
         ``(n_components, d_image)`` orthonormal, and ``(n_components,)``.
     remainder
-        Mean squared distance of the training spots from the plane; 0 when nothing is left.
+        Mean squared distance of the training spots from the plane, at least 1e-6 per feature: where features depend
+        on each other, spots in which they do not are far off. Infinite where the plane is of as many dimensions as
+        there are features, or as so few spots can have: nothing is known of what is off it.
     usual
         Distance that is the unit of :meth:`score`.
 
@@ -76,9 +80,9 @@ class FamiliarTissue:
         centre = image.mean(axis=0)
         unit = (image - centre) / scale
         axes, sd = principal_axes(unit, N_COMPONENTS)
-        remainder = float((unit**2).sum(axis=1).mean() - (sd**2).sum())
-        # what rounding leaves of features that the plane holds in full is no second part
-        return cls(centre, scale, axes, sd, remainder if remainder > 1e-6 * len(scale) else 0.0, usual)
+        remainder = max(float((unit**2).sum(axis=1).mean() - (sd**2).sum()), ROUNDING * len(scale))
+        nothing_off = len(sd) >= min(len(scale), len(image) - 1)
+        return cls(centre, scale, axes, sd, np.inf if nothing_off else remainder, usual)
 
     def score(self, image: np.ndarray) -> np.ndarray:
         """``(n_spots,)`` float64, 0 or more, from features ``(n_spots, d_image)``."""
@@ -89,7 +93,7 @@ class FamiliarTissue:
         unit = (image - self.centre) / self.scale
         along = unit @ self.axes.T
         squared = ((along / self.sd) ** 2).sum(axis=1) / max(len(self.sd), 1)
-        if self.remainder > 0:
+        if np.isfinite(self.remainder):
             off = (unit**2).sum(axis=1) - (along**2).sum(axis=1)
             squared = (squared + np.clip(off, 0, None) / self.remainder) / 2
         return np.sqrt(squared) / max(self.usual, 1e-12)
