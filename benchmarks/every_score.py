@@ -126,16 +126,18 @@ def of_flag(model, test, seed: int) -> dict:
     auto = model.predict(test, structure="auto", seed=seed).uns[UNS.flagst][SLOT.params][PARAM.structure]
     measured = measured_expression(test[:, model.genes_], target=model.settings_.target)
     draws = model.sample(test, _methods.N_SAMPLES, seed=seed)
-    low, high = model.intervals_.move(draws, _methods.INTERVAL)
+    inside = metrics.per_gene_coverage(*model.intervals_.move(draws, _methods.INTERVAL), measured)
     curves = model.intervals_.move(draws, tuple(LEVELS))
     below = [share_below(curves[:, :, [g]], LEVELS, measured[:, [g]])[1] for g in range(measured.shape[1])]
+    by_lot = np.array([np.ptp(np.interp(_methods.INTERVAL, LEVELS, share)) for share in below])
     ceiling = tl.structure_ceiling(test.copy(), target=model.settings_.target).loc["mean"]
     return {
         "auto": float(auto),
-        "coverage": metrics.per_gene_coverage(low, high, measured).tolist(),
-        "coverage_by_lot": [float(np.ptp(np.interp(_methods.INTERVAL, LEVELS, share))) for share in below],
+        "coverage": inside.tolist(),
+        "coverage_by_lot": np.where(np.isnan(inside), np.nan, by_lot).tolist(),
         "n_spots": test.n_obs,
         "ceiling": {score: float(ceiling[f"{score}_ceiling"]) for score in ("gsc", "ssc")},
+        "reliability": {score: float(ceiling[f"{score}_reliability"]) for score in ("gsc", "ssc")},
     }
 
 
@@ -199,10 +201,14 @@ def beside_lines(records: list[dict]) -> list[str]:
     ]
     if not flag:
         return lines
-    ceiling = {score: float(np.mean([r["ceiling"][score] for r in flag])) for score in ("gsc", "ssc")}
+    ceiling, reliability = (
+        {score: float(np.mean([r[name][score] for r in flag])) for score in ("gsc", "ssc")}
+        for name in ("ceiling", "reliability")
+    )
     auto = [record["auto"] for record in flag]
     lines += [
-        f"Noise ceiling: GSC {ceiling['gsc']:.3f}, SSC {ceiling['ssc']:.3f}",
+        f"Noise ceiling: GSC {ceiling['gsc']:.3f}, SSC {ceiling['ssc']:.3f}; a second measurement, with count noise "
+        f"of its own: GSC {reliability['gsc']:.3f}, SSC {reliability['ssc']:.3f}",
         f'structure="auto" takes {min(auto):.2f} to {max(auto):.2f}, mean {np.mean(auto):.2f}',
     ]
     band = binomial_band(0.9, flag[0]["n_spots"])
@@ -213,7 +219,8 @@ def beside_lines(records: list[dict]) -> list[str]:
     for name, how in named.items():
         genes = [np.array(record[name]) for record in flag]
         bands = [binomial_band(0.9, record["n_spots"]) for record in flag]
-        within = [np.mean((c >= low) & (c <= high)) for c, (low, high) in zip(genes, bands, strict=True)]
+        varying = [c[~np.isnan(c)] for c in genes]
+        within = [np.mean((c >= low) & (c <= high)) for c, (low, high) in zip(varying, bands, strict=True)]
         quantiles = np.mean([np.nanquantile(c, [0.05, 0.25, 0.5, 0.75, 0.95]) for c in genes], axis=0)
         lines.append(
             f"Coverage of 90 % intervals, {how}, quantiles 0.05, 0.25, 0.5, 0.75, 0.95 over genes: "

@@ -20,6 +20,7 @@ def record(method, structure, seed, test, **scores):
 
 def flag(seed, test, coverage, **scores):
     beside = {"auto": 0.8 + 0.1 * seed, "ceiling": {"gsc": 0.9, "ssc": 0.95}, "n_spots": 100}
+    beside["reliability"] = {"gsc": 0.81, "ssc": 0.9}
     coverages = {"coverage": coverage, "coverage_by_lot": [c - 0.05 for c in coverage]}
     return record("FLAG", 1.0, seed, test, **beside, **coverages, **scores)
 
@@ -36,12 +37,12 @@ def test_spread_is_that_of_the_seeds_and_only_where_there_is_one():
 
 def test_genes_are_counted_inside_their_band():
     low, high = binomial_band(0.9, 100)
-    records = [flag(0, "A", [low, high, 0.5, 1.0], p_ssc=0.4), flag(1, "B", [0.9, 0.9, 0.9, 0.1])]
+    records = [flag(0, "A", [low, high, 0.5, 1.0, np.nan], p_ssc=0.4), flag(1, "B", [0.9, 0.9, 0.9, 0.1])]
     text = "\n".join(every_score.beside_lines(records))
     assert "62% of genes in their band" in text or "63% of genes in their band" in text  # (2 of 4 + 3 of 4) / 2
     assert 'structure="auto" takes 0.80 to 0.90, mean 0.85' in text
     assert "GSC and SSC: FLAG 0.005 0.400" in text and f"{low:.3f} to {high:.3f}" in text
-    assert "Noise ceiling: GSC 0.900, SSC 0.950" in text
+    assert "Noise ceiling: GSC 0.900, SSC 0.950; a second measurement" in text and "GSC 0.810, SSC 0.900" in text
 
 
 def test_without_flag_there_is_no_coverage():

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flagst")
 
 DEFINITIONS = {
-    "ari": "adjusted Rand index of predicted against measured clusters, mean over seeds",
+    "ari": "adjusted Rand index of predicted clusters against measured ones of the next seed, mean over seeds",
     "nmi": "normalised mutual information of the same, mean over seeds",
-    "self": "measured clusters of one seed against those of the next: what clustering alone loses",
+    "self": "the same of the measurement in place of the prediction: what clustering alone loses",
     "label": "predicted clusters against the given label",
     "label_measured": "measured clusters against the given label",
     "_sd": "standard deviation over seeds",
@@ -45,9 +45,10 @@ def domain_agreement(
 
     Every gene that varies in the measurement is brought to mean 0 and variance 1 over the spots of a section,
     principal components are taken, and spots are clustered by k-means (10 starts), the same way for both.
-    Positions take no part. Clusters of the same data differ from seed to seed: ``ari_self`` is that loss, and
-    what a perfect prediction would get. Under target log2 clusters follow the library size, and a prediction
-    from depth alone agrees well with the measurement: choose ``"lognorm"`` where domains matter.
+    Positions take no part. Clusters of the same data differ from seed to seed, and predicted clusters are compared
+    with measured ones of another seed: a prediction that equals the measurement has ``ari_self``. Under target
+    log2 clusters follow the library size, and a prediction from depth alone agrees well with the measurement:
+    choose ``"lognorm"`` where domains matter.
 
     Parameters
     ----------
@@ -158,12 +159,16 @@ def _components(values: np.ndarray, n_components: int) -> np.ndarray:
 
 
 def _agreement(guess: np.ndarray, true: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
-    """ARI and NMI over seeds; ``guess`` and ``true`` (n_seeds, n_spots), ``labels`` (n_spots,) or None."""
+    """ARI and NMI over seeds; ``guess`` and ``true`` (n_seeds, n_spots), ``labels`` (n_spots,) or None.
+
+    Clusterings of one seed start alike, so that those that are compared are of different ones.
+    """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     result = {}
     for name, score in (("ari", adjusted_rand_score), ("nmi", normalized_mutual_info_score)):
-        pairs = {"": zip(true, guess, strict=True), "_self": zip(true[1:], true[:-1], strict=True)}
+        pairs = {"": zip(np.roll(true, -1, axis=0), guess, strict=True)}
+        pairs["_self"] = zip(np.roll(true, -1, axis=0), true, strict=True)
         if labels is not None:
             kept = labels != ""
             pairs["_label"] = ((labels[kept], part[kept]) for part in guess)
