@@ -73,8 +73,8 @@ def _coverage(model, test, seed: int) -> dict[str, float]:
     ``coverage_by_lot``: after calibration, a zero measured at a lower bound of zero inside with its probability only.
     """
     from flagst.data.measured import measured_expression
-    from flagst.metrics import coverage
-    from flagst.model.intervals import LEVELS, draw_quantiles, share_below
+    from flagst.metrics import coverage, share_below
+    from flagst.model.intervals import LEVELS, draw_quantiles
 
     if model.intervals_ is None:
         return {}

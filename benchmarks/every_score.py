@@ -121,14 +121,14 @@ def of_flag(model, test, seed: int) -> dict:
     from flagst import metrics, tl
     from flagst._keys import PARAM, SLOT, UNS
     from flagst.data.measured import measured_expression
-    from flagst.model.intervals import LEVELS, share_below
+    from flagst.model.intervals import LEVELS
 
     auto = model.predict(test, structure="auto", seed=seed).uns[UNS.flagst][SLOT.params][PARAM.structure]
     measured = measured_expression(test[:, model.genes_], target=model.settings_.target)
     draws = model.sample(test, _methods.N_SAMPLES, seed=seed)
     inside = metrics.per_gene_coverage(*model.intervals_.move(draws, _methods.INTERVAL), measured)
     curves = model.intervals_.move(draws, tuple(LEVELS))
-    below = [share_below(curves[:, :, [g]], LEVELS, measured[:, [g]])[1] for g in range(measured.shape[1])]
+    below = [metrics.share_below(curves[:, :, [g]], LEVELS, measured[:, [g]])[1] for g in range(measured.shape[1])]
     by_lot = np.array([np.ptp(np.interp(_methods.INTERVAL, LEVELS, share)) for share in below])
     ceiling = tl.structure_ceiling(test.copy(), target=model.settings_.target).loc["mean"]
     return {

@@ -141,7 +141,9 @@ def test_predict_and_evaluate_h5ad(files, capsys):
     table = pd.read_csv(scores, index_col=0)
     assert list(table.index) == ["S1", "S2", "S3", "mean"]
     pd.testing.assert_frame_equal(table, flagst.tl.evaluate(expected), check_names=False, atol=1e-5)
-    assert f"{table.loc['mean', 'pcc']:.3f}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{table.loc['mean', 'pcc']:.3f}" in printed
+    assert "PCC of depth" in printed and f"{table.loc['mean', 'pcc_depth_only']:.3f}" in printed
 
 
 def test_predict_with_a_spread_and_the_structure_of_the_training_sections(files):

@@ -1,6 +1,7 @@
 """Panels round a core, and the diffusions that the curse is shown with."""
 
 import json
+from types import SimpleNamespace
 
 import _graph_diffusion
 import gene_dimension_curse as curse
@@ -72,6 +73,26 @@ def test_the_consistency_loss_sees_correlations_that_do_not_fit():
 def _record(method, size, genes, value, seed=0):
     scores = {"pcc": value, "gsc": value + 0.1, "ssc": value + 0.2}
     return {"method": method, "size": size, "genes": genes, "seed": seed, "seconds": 3.0} | scores
+
+
+def test_panels_grow_around_the_core(monkeypatch):
+    """Whatever a larger panel leaves out stays, and smaller panels come first."""
+    import pandas as pd
+
+    names = [f"g{i}" for i in range(300)]
+    ranked = {50: names[100:150], 60: names[95:155], 200: names[0:200]}
+    ranked[60][3] = "g299"  # a gene of the core is not in the panel of 60
+    table = SimpleNamespace(var=pd.DataFrame(index=names), var_names=pd.Index(names))
+
+    def select_genes(table, size, *, train_sections):
+        assert train_sections == ["A"]
+        table.var["flagst_panel"] = np.isin(names, ranked[size])
+
+    monkeypatch.setattr("flagst.pp.select_genes", select_genes)
+    order = curse.nested_order(table, ["A"], [200, 60])
+    assert len(order) == len(set(order)) == 200
+    assert set(order[:50]) == set(ranked[50]) and set(order[:60]) <= set(ranked[50]) | set(ranked[60])
+    assert order[:60] == curse.nested_order(table, ["A"], [60])
 
 
 def test_the_table_and_the_change_of_the_core(tmp_path):

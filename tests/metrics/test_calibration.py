@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, kstest
 
-from flagst.metrics import binomial_band, coverage, per_gene_coverage, pit
+from flagst.metrics import binomial_band, coverage, per_gene_coverage, pit, share_below
 
 
 def test_pit_lies_between_the_ranks_of_its_neighbours():
@@ -63,3 +63,40 @@ def test_binomial_band_errors():
     for wrong in ((1.2, 5, 0.9), (0.5, 0, 0.9), (0.5, 5, 1.0)):
         with pytest.raises(ValueError, match="Need level"):
             binomial_band(wrong[0], wrong[1], confidence=wrong[2])
+
+
+def test_the_share_below_is_that_of_the_randomised_pit():
+    rng = np.random.default_rng(0)
+    draws = np.clip(rng.normal(size=(4000, 40, 5)), 0, None)
+    measured = np.clip(0.3 + rng.normal(size=(40, 5)), 0, None)
+    levels = np.linspace(0.02, 0.98, 49)
+    found = share_below(np.quantile(draws, levels, axis=0, method="weibull"), levels, measured)
+    below, at_or_below = (draws < measured).mean(axis=0), (draws <= measured).mean(axis=0)
+    lots = [below + rng.random(below.shape) * (at_or_below - below) for _ in range(400)]
+    for level in (0.1, 0.3, 0.5, 0.8):
+        expected = np.mean([(pit <= level).mean() for pit in lots])
+        assert np.interp(level, levels, found[1]) == pytest.approx(expected, abs=0.02)
+    np.testing.assert_allclose(found[0][24], (measured < np.median(draws, axis=0)).mean(), atol=0.01)
+    np.testing.assert_allclose(found[2][24], (measured <= np.median(draws, axis=0)).mean(), atol=0.01)
+
+
+def test_a_perfect_forecast_covers_its_level_by_lot_and_more_with_bounds_inside():
+    """Half of the measurements and half of the draws are zero."""
+    rng = np.random.default_rng(1)
+    levels = np.array([0.05, 0.25, 0.495, 0.6, 0.75, 0.95])  # the mass on zero is read as 0.495
+    quantiles = np.clip(np.quantile(rng.normal(size=100_000), levels), 0, None)[:, None, None]
+    quantiles = np.broadcast_to(quantiles, (6, 4000, 5))
+    measured = np.clip(rng.normal(size=(4000, 5)), 0, None)
+    found = share_below(quantiles, levels, measured)
+    np.testing.assert_allclose(found[1], levels, atol=0.015)
+    assert coverage(quantiles[0], quantiles[5], measured) == pytest.approx(found[2][5] - found[0][0]) > 0.94
+
+
+def test_shares_below_need_a_quantile_for_every_level():
+    measured = np.ones((4, 2))
+    with pytest.raises(ValueError, match=r"quantiles must be .* = \(3, 4, 2\); got \(2, 4, 2\)"):
+        share_below(np.ones((2, 4, 2)), (0.1, 0.5, 0.9), measured)
+    with pytest.raises(ValueError, match="levels must be numbers between 0 and 1"):
+        share_below(np.ones((2, 4, 2)), (5, 95), measured)
+    with pytest.raises(ValueError, match="quantiles"):
+        share_below(np.full((1, 4, 2), np.nan), (0.5,), measured)

@@ -9,8 +9,9 @@ import pytest
 
 from flagst import FLAG
 from flagst._keys import prediction_layers, quantile_part
+from flagst.metrics import share_below
 from flagst.model import intervals
-from flagst.model.intervals import calibrate_intervals, draw_quantiles, share_below
+from flagst.model.intervals import calibrate_intervals, draw_quantiles
 
 N_SIDE, N_GENES = 14, 6
 N_SPOTS = N_SIDE**2
@@ -115,21 +116,6 @@ def test_zeros_stay_zeros_where_the_draws_are_right():
     below, by_lot, at_or_below = found.before[:, row]
     # half of the measurements are tied with a median of zero
     assert below < 0.3 and at_or_below > 0.6 and by_lot == pytest.approx(0.5, abs=0.03)
-
-
-def test_the_share_below_is_that_of_the_randomised_pit():
-    rng = np.random.default_rng(0)
-    draws = np.clip(rng.normal(size=(4000, 40, 5)), 0, None)
-    measured = np.clip(0.3 + rng.normal(size=(40, 5)), 0, None)
-    levels = np.linspace(0.02, 0.98, 49)
-    found = share_below(draw_quantiles(draws, levels), levels, measured)
-    below, at_or_below = (draws < measured).mean(axis=0), (draws <= measured).mean(axis=0)
-    lots = [below + rng.random(below.shape) * (at_or_below - below) for _ in range(400)]
-    for level in (0.1, 0.3, 0.5, 0.8):
-        expected = np.mean([(pit <= level).mean() for pit in lots])
-        assert np.interp(level, levels, found[1]) == pytest.approx(expected, abs=0.02)
-    np.testing.assert_allclose(found[0][24], (measured < np.median(draws, axis=0)).mean(), atol=0.01)
-    np.testing.assert_allclose(found[2][24], (measured <= np.median(draws, axis=0)).mean(), atol=0.01)
 
 
 def test_quantiles_never_cross_and_keep_their_order():

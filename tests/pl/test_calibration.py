@@ -34,6 +34,20 @@ def test_curve_and_bars_are_ranks_of_the_measurement(predicted, drawn):
     assert spread[:, 1].min() < min(inside) and spread[:, 1].max() > max(inside)
 
 
+def test_dashed_lines_are_what_chance_allows_a_calibrated_gene(predicted, drawn):
+    """240 spots: 95 % of a binomial, for every level and for every bar."""
+    samples, genes, _ = drawn
+    left, right = calibration(predicted, samples, genes=genes, levels=(0.5, 0.9), n_bins=4)
+    trials = np.random.default_rng(0)
+    low, high = (line.get_ydata() for line in right.lines if line.get_linestyle() == "--")
+    for level, below, above in zip((0.5, 0.9), low, high, strict=True):
+        by_chance = np.quantile(trials.binomial(240, level, 100_000) / 240, [0.025, 0.975])
+        np.testing.assert_allclose([below, above], by_chance, atol=1.5 / 240)
+    heights = sorted(line.get_ydata()[0] for line in left.lines if line.get_linestyle() == "--")
+    by_chance = np.quantile(trials.binomial(240, 1 / 4, 100_000) / 240, [0.025, 0.975])
+    np.testing.assert_allclose(heights, 4 * by_chance, atol=4 * 1.5 / 240)
+
+
 def test_layers_with_bounds_are_points(predicted, drawn):
     samples, genes, _ = drawn
     measured = to_target(predicted.X, None, "log2")
@@ -43,6 +57,11 @@ def test_layers_with_bounds_are_points(predicted, drawn):
     (point,) = [line for line in right.lines if "low to high" in str(line.get_label())]
     assert point.get_xdata()[0] == 0.8 and point.get_ydata()[0] == pytest.approx(0.75)
     assert point.get_label() == "low to high: 75.0%"
+    predicted.layers["high"][:, :3] = measured[:, :3] - 0.5  # three of thirty genes, outside everywhere
+    _, right = calibration(predicted, samples, genes=genes, intervals={0.8: ("low", "high")})
+    (bar,) = [part for part in right.collections if hasattr(part, "get_segments")]
+    (ends,) = bar.get_segments()
+    np.testing.assert_allclose(ends, [[0.8, 0.0], [0.8, 0.75]], atol=1e-9)
 
 
 def test_every_layer_is_compared_in_its_own_unit(predicted, drawn):

@@ -258,17 +258,28 @@ def test_moran_and_depth_scores(predicted):
     assert "pcc_depth_only" in evaluate(predicted, target="lognorm")
 
 
-@pytest.mark.parametrize("broken", [False, True])
-def test_without_usable_total_counts_there_are_no_depth_scores(predicted, broken, caplog):
-    expected = evaluate(predicted)
-    if broken:
+@pytest.mark.parametrize("case", ["broken", "truth", "identity"])
+def test_without_usable_total_counts_there_are_no_depth_scores(predicted, case, caplog):
+    options = {"broken": {}, "truth": {"truth": to_target(predicted.X, None, "log2")}, "identity": {"target": case}}[
+        case
+    ]
+    expected = evaluate(predicted, **options)
+    if case == "broken":
         predicted.obs.iloc[3, predicted.obs.columns.get_loc("total_counts")] = np.nan
     else:
         del predicted.obs["total_counts"]
-    table = evaluate(predicted)
+    table = evaluate(predicted, **options)
     assert list(expected.columns.difference(table.columns)) == ["gsc_depth_residual", "pcc_depth_only"]
     pd.testing.assert_frame_equal(table, expected[table.columns])
-    assert ("no depth scores" in caplog.text) == broken
+    assert ("no depth scores" in caplog.text) == (case == "broken")
+
+
+def test_without_total_counts_depth_is_the_sum_of_the_counts_that_are_there(predicted):
+    predicted.obs["total_counts"] = np.asarray(predicted.X.sum(axis=1)).ravel()
+    expected = evaluate(predicted)
+    del predicted.obs["total_counts"]
+    pd.testing.assert_frame_equal(evaluate(predicted), expected)
+    assert "pcc_depth_only" in expected
 
 
 @pytest.mark.parametrize("container", ["h5ad", "zarr"])

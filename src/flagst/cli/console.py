@@ -21,6 +21,7 @@ SCORES = {
     "ssc": "SSC",
     "moran_pred": "Moran's I",
     "moran_true": "measured",
+    "pcc_depth_only": "PCC of depth",
 }
 
 
@@ -103,5 +104,5 @@ def scores_table(rows: "pd.DataFrame") -> str:
     rows
         Columns of :func:`flagst.tl.evaluate`, one row per line, indexed by name.
     """
-    table = rows[list(SCORES)].rename(columns=SCORES).rename_axis(None)
+    table = rows[[score for score in SCORES if score in rows]].rename(columns=SCORES).rename_axis(None)
     return table.to_string(float_format=lambda value: f"{value:.3f}")

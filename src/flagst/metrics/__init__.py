@@ -6,7 +6,7 @@ third. Those of draws take ``(samples, measured)`` with samples of shape ``(n_dr
 """
 
 from flagst.metrics.accuracy import ccc, mae, mse, pcc, per_gene_pcc
-from flagst.metrics.calibration import binomial_band, coverage, per_gene_coverage, pit
+from flagst.metrics.calibration import binomial_band, coverage, per_gene_coverage, pit, share_below
 from flagst.metrics.ceiling import Ceiling, split_counts, structure_ceiling
 from flagst.metrics.depth import depth_pcc, gsc_depth_residual
 from flagst.metrics.inference import (
@@ -56,6 +56,7 @@ __all__ = [
     "pit",
     "replicate_gsc",
     "replicate_ssc",
+    "share_below",
     "spatial_blocks",
     "spatial_variogram_score",
     "split_counts",

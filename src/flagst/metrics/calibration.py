@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from flagst._checks import require_finite
 from flagst.metrics._draws import check_draws
-from flagst.metrics._inputs import scored_pair
+from flagst.metrics._inputs import as_matrix, scored_pair
 
 
 def pit(samples, measured, *, seed: int = 0) -> np.ndarray:
@@ -90,6 +91,58 @@ def coverage(lower, upper, measured) -> float:
         As :func:`per_gene_coverage`.
     """
     return float(np.nanmean(per_gene_coverage(lower, upper, measured)))
+
+
+def share_below(quantiles, levels, measured) -> np.ndarray:
+    """Share of measurements below each predicted quantile, pooled over spots and genes.
+
+    A zero measured where the quantile is zero lies anywhere in the mass that the prediction puts on zero. The
+    randomised transform draws lots for it; here it counts with its probability, the level over that mass, so that
+    nothing is left to chance. The coverage of an interval is the difference of two shares: with ties by lot, it is
+    nominal for a perfect forecast, unlike :func:`coverage`.
+
+    Parameters
+    ----------
+    quantiles
+        (n_levels, n_spots, n_genes) predicted quantiles, ascending with the level, not negative. The mass on zero is
+        the highest level whose quantile is zero: pass many levels, as
+        ``model.predict(adata, quantiles=levels)`` writes them.
+    levels
+        (n_levels,) in (0, 1).
+    measured
+        (n_spots, n_genes), in the same unit.
+
+    Returns
+    -------
+    (3, n_levels): strictly below, below with ties at zero by lot, and at or below.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, levels outside (0, 1), NaN or infinite values.
+
+    Source
+    ------
+    Ties: Smith, J. Forecast. 1985, 4:283; Czado, Gneiting & Held, Biometrics 2009, 65:1254.
+    """
+    quantiles, levels = np.asarray(quantiles), np.asarray(levels, dtype=np.float64)
+    measured = as_matrix(measured, name="measured")
+    if quantiles.shape != (levels.size, *measured.shape):
+        raise ValueError(
+            f"quantiles must be (n_levels, n_spots, n_genes) = {(levels.size, *measured.shape)}; got {quantiles.shape}."
+        )
+    require_finite(quantiles, where="quantiles", hint="Leave those spots out.")
+    if levels.ndim != 1 or not ((levels > 0) & (levels < 1)).all():
+        raise ValueError(f"levels must be numbers between 0 and 1, one per quantile; got {levels}.")
+    mass = np.zeros(measured.shape)
+    for level, quantile in zip(levels, quantiles, strict=True):
+        mass = np.where(quantile <= 0, np.maximum(mass, level), mass)
+    shares = []
+    for level, quantile in zip(levels, quantiles, strict=True):
+        below = measured < quantile
+        by_lot = np.where((quantile <= 0) & (measured <= 0), level / np.maximum(mass, level), below)
+        shares.append([below.mean(), by_lot.mean(), (measured <= quantile).mean()])
+    return np.array(shares).T
 
 
 def binomial_band(level: float, n: int, *, confidence: float = 0.95) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flagst.metrics import share_below
 from flagst.regression import cross_fitting_folds
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class IntervalCalibration:
     shift
         ``(n_levels, n_genes)`` float32, in units of the spread.
     before, after
-        ``(3, n_levels)`` shares of held-out values below the quantile, see :func:`share_below`: of the draws, and
+        ``(3, n_levels)`` shares of held-out values below the quantile, see
+        :func:`flagst.metrics.share_below`: of the draws, and
         moved by a correction fitted on the *other* sections (with one or two, the other three quarters).
     n_sections, n_blocks, n_spots
         Held-out sections, the blocks they were held out in (with three sections or more, whole ones), and spots.
@@ -198,37 +200,6 @@ def pooled_spread(parts: Iterable[np.ndarray]) -> np.ndarray:
         total = total + draws.var(axis=0, ddof=1, dtype=np.float64).sum(axis=0)
         n_spots += draws.shape[1]
     return np.sqrt(total / n_spots).astype(np.float32)
-
-
-def share_below(curve: np.ndarray, levels: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Shares of measured values below each predicted quantile, pooled over spots and genes.
-
-    A zero measured where the quantile is zero lies anywhere in the mass that the prediction puts on zero. The
-    randomised PIT (Smith 1985; Czado, Gneiting and Held 2009) draws lots for it; here it counts with its
-    probability, the level over that mass, so that nothing is left to chance.
-
-    Parameters
-    ----------
-    curve
-        ``(n_levels, n_spots, n_genes)`` predicted quantiles, not negative.
-    levels
-        ``(n_levels,)``.
-    measured
-        ``(n_spots, n_genes)``.
-
-    Returns
-    -------
-    ``(3, n_levels)``: strictly below, below with ties at zero by lot, and at or below.
-    """
-    mass = np.zeros(measured.shape)
-    for level, quantile in zip(levels, curve, strict=True):
-        mass = np.where(quantile <= 0, np.maximum(mass, level), mass)
-    shares = []
-    for level, quantile in zip(levels, curve, strict=True):
-        tied = (quantile <= 0) & (measured <= 0)
-        below, by_lot = measured < quantile, np.where(tied, level / np.maximum(mass, level), measured < quantile)
-        shares.append([below.mean(), by_lot.mean(), (measured <= quantile).mean()])
-    return np.array(shares).T
 
 
 def _held_out(

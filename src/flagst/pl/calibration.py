@@ -58,7 +58,8 @@ def calibration(
         Names of the genes of ``samples``: ``model.genes_``.
     intervals
         Nominal level -> layers with lower and upper bound, such as ``{0.9: ("flagst_q05", "flagst_q95")}``:
-        drawn as points, pooled over spots and genes, each in the unit that is recorded of its layers.
+        drawn as points, pooled over spots and genes, with a bar for the middle 90 % of genes, each in the unit that is
+        recorded of its layers. Bounds count as inside, so that genes with many zeros cover more.
     layer
         The prediction of the model that ``samples`` are of, whose unit they have.
     truth, target
@@ -112,9 +113,11 @@ def calibration(
             require_key(adata.layers, layer, where="adata.layers", hint="Name the layers of the two bounds.")
         low, high = (adata.layers[layer][:, columns[kept]] for layer in bounds)
         theirs = measured_expression(adata, truth, target=target, layer=bounds[0])[:, columns[kept]]
-        share = metrics.coverage(low, high, theirs)
-        label = f"{' to '.join(bounds)}: {share:.1%}"
-        axes[1].plot(level, share, "o", color="tab:orange", ms=6, label=label, zorder=4)
+        per_gene = metrics.per_gene_coverage(low, high, theirs)
+        label = f"{' to '.join(bounds)}: {np.nanmean(per_gene):.1%}"
+        spread = _quantiles(per_gene[~np.isnan(per_gene), None])
+        axes[1].vlines(level, *spread, color="tab:orange", lw=2.5, alpha=0.5, zorder=4)
+        axes[1].plot(level, np.nanmean(per_gene), "o", color="tab:orange", ms=6, label=label, zorder=5)
     axes[1].legend(frameon=False, fontsize=8, loc="upper left")
     return finish(figure, axes, show=show, save=save, return_fig=return_fig)
 

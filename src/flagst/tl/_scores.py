@@ -8,6 +8,8 @@ import numpy as np
 
 from flagst import metrics
 from flagst._keys import OBS, VAR
+from flagst.data.measured import raw_counts
+from flagst.data.stored import row_sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,10 +36,17 @@ DEFINITIONS = {
 }
 
 
-def spot_depth(adata: "AnnData") -> np.ndarray | None:
-    """Measured total counts of every spot, (n_obs,); None where they are not recorded or not usable."""
+def spot_depth(adata: "AnnData", *, from_counts: bool) -> np.ndarray | None:
+    """Measured total counts of every spot, (n_obs,); None where they are not known or not usable.
+
+    Where they are not recorded and ``from_counts``, the sums of the raw counts that are there.
+    """
     if OBS.total_counts not in adata.obs:
-        return None
+        if not from_counts:
+            return None
+        text = "adata.obs has no %r; depth scores use the sum over the %d genes present."
+        logger.info(text, OBS.total_counts, adata.n_vars)
+        return row_sums(raw_counts(adata)[0]).astype(np.float64)
     depth = adata.obs[OBS.total_counts].to_numpy(dtype=np.float64)
     if not np.isfinite(depth).all() or depth.min() < 0:
         logger.warning("adata.obs[%r] has missing or negative values: no depth scores.", OBS.total_counts)

@@ -84,7 +84,8 @@ def evaluate(
     One row per section and a last row ``"mean"``; one column per metric, then ``n_spots``, ``n_genes``
     (scored) and ``n_genes_constant`` (left out), averaged like the others in the last row; also
     ``n_genes_unmeasured`` where there are such genes. ``gsc_depth_residual`` and ``pcc_depth_only``, which
-    tell how much is library size, only where ``obs["total_counts"]`` is there.
+    tell how much is library size, from ``obs["total_counts"]``; where that is missing, from the sums of the raw
+    counts that are there, and with a ``truth`` or ``target="identity"`` not at all.
 
     Writes
     ------
@@ -110,7 +111,9 @@ def evaluate(
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
     _check_numbers(n_top, permutations)
     predicted, measured, known = prediction_and_truth(adata, layer, truth, target=target)
-    depth, n_unmeasured = spot_depth(adata), int((~known).sum())
+    used = target or recorded_params(adata, layer).get(PARAM.target)
+    depth = spot_depth(adata, from_counts=truth is None and used != "identity")
+    n_unmeasured = int((~known).sum())
     coords = np.asarray(adata.obsm[spatial_key])[:, :2]
     train_pcc = adata.var[VAR.train_pcc].to_numpy(float)[known] if VAR.train_pcc in adata.var else None
     scores, genes, graphs, certainty = {}, {}, {}, {}
