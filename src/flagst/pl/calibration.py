@@ -118,7 +118,7 @@ def calibration(
         spread = _quantiles(per_gene[~np.isnan(per_gene), None])
         axes[1].vlines(level, *spread, color="tab:orange", lw=2.5, alpha=0.5, zorder=4)
         axes[1].plot(level, np.nanmean(per_gene), "o", color="tab:orange", ms=6, label=label, zorder=5)
-    axes[1].legend(frameon=False, fontsize=8, loc="upper left")
+    axes[1].legend(frameon=False, fontsize=8, loc="lower right")
     return finish(figure, axes, show=show, save=save, return_fig=return_fig)
 
 
