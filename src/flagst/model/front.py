@@ -92,13 +92,13 @@ def front(
         raise ValueError(f"structures must be numbers between 0 and 1; got {structures}.")
     if n_draws < 1:
         raise ValueError(f"n_draws must be at least 1; got {n_draws}.")
-    named = _named(self, baselines)
-    for baseline in named.values():
-        _check_baseline(baseline, self.genes_, self.settings_.target)
     query = self._registered() if adata is None else table_of(adata, table_key)
     target = self.settings_.target
     counts, totals = _counts(query, self.genes_, layer=self.setup_["layer"], target=target)
     measured = to_target(counts, totals, target)
+    named = _named(self, baselines)
+    for baseline in named.values():
+        _check_baseline(baseline, self.genes_, target)
     rows, graphs = [], {}
     predictors = self._predictors(query, windows=False)
     for spots, predictor in predictors:

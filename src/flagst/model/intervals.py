@@ -45,9 +45,8 @@ class IntervalCalibration:
     shift
         ``(n_levels, n_genes)`` float32, in units of the spread.
     before, after
-        ``(3, n_levels)`` shares of held-out values below the quantile, see
-        :func:`flagst.metrics.share_below`: of the draws, and
-        moved by a correction fitted on the *other* sections (with one or two, the other three quarters).
+        ``(3, n_levels)`` shares of held-out values below the quantile, see :func:`flagst.metrics.share_below`: of the
+        draws, and moved by a correction fitted on the *other* sections (with one or two, the other three quarters).
     n_sections, n_blocks, n_spots
         Held-out sections, the blocks they were held out in (with three sections or more, whole ones), and spots.
 
