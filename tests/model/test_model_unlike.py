@@ -30,6 +30,7 @@ def slides():
     return before, sections_from_anndata(sdata["table"])[-1], odd
 
 
+@pytest.mark.slow
 def test_an_odd_region_of_a_familiar_slide_is_found(slides):
     sections, changed, odd = slides
     familiar = FamiliarTissue.fit(sections[:3])
@@ -38,6 +39,7 @@ def test_an_odd_region_of_a_familiar_slide_is_found(slides):
     assert np.median(familiar.score(changed.image[odd])) > 1
 
 
+@pytest.mark.slow
 def test_most_of_a_new_slide_of_the_same_kind_is_familiar(slides):
     sections, _, _ = slides
     familiar = FamiliarTissue.fit(sections[:3])
