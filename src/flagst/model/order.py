@@ -56,10 +56,12 @@ class TrainingOrder:
                 strengths.append(strength)
         if not strengths:
             return None
-        moran = {layout: _with_tolerance(values) for layout, values in by_layout.items()}
-        means, tolerances = ({layout: pair[part] for layout, pair in moran.items()} for part in (0, 1))
-        correlation, tolerance = _with_tolerance(strengths)
-        return cls(means, correlation, tolerances, tolerance)
+        return cls(
+            moran={layout: float(np.mean(values)) for layout, values in by_layout.items()},
+            correlation=float(np.mean(strengths)),
+            moran_tolerance={layout: _tolerance(values) for layout, values in by_layout.items()},
+            correlation_tolerance=_tolerance(strengths),
+        )
 
     def choose(self, predictors: list[SectionPredictor | SlidePredictor], seed: int) -> float:
         """Smallest structure at which the prediction is no more ordered than training sections are.
@@ -87,21 +89,22 @@ class TrainingOrder:
         if not predictors:
             raise ValueError(f"structure={AUTO!r} needs a section of at least {MIN_SPOTS} spots. Pass a number.")
         layouts = [p.section.layout for p in predictors]
-        compared = [layout in self.moran for layout in layouts]
-        if not all(compared):
+        compared = [row for row, layout in enumerate(layouts) if layout in self.moran]
+        if len(compared) < len(layouts):
             logger.warning(
                 "structure=%r compares Moran's I with that of training sections of the same layout; there are none of "
-                "%s.", AUTO, sorted({layout for layout in layouts if layout not in self.moran})
+                "%s.", AUTO, sorted(set(layouts) - set(self.moran))
             )  # fmt: skip
-        usual = np.array([self.moran.get(layout, np.nan) for layout in layouts])[compared]
-        most = usual + np.array([self.moran_tolerance.get(layout, np.nan) for layout in layouts])[compared]
+        usual, tolerance = (
+            np.array([values[layouts[row]] for row in compared]) for values in (self.moran, self.moran_tolerance)
+        )
         for structure, *found in zip(STRUCTURES, *(_orders(p, seed) for p in predictors), strict=True):  # noqa: B007
             moran, correlation = np.array(found).T
             moran, correlation = moran[compared], correlation.mean()
-            too_smooth = any(compared) and moran.mean() > most.mean()
+            too_smooth = compared and moran.mean() > (usual + tolerance).mean()
             if not too_smooth and correlation <= self.correlation + self.correlation_tolerance:
                 break
-        order = f"Moran's I {moran.mean():.3f} (training {usual.mean():.3f}), " if any(compared) else ""
+        order = f"Moran's I {moran.mean():.3f} (training {usual.mean():.3f}), " if compared else ""
         logger.info(
             "structure=%.2f: %sabsolute correlation %.3f (training %.3f).",
             structure, order, correlation, self.correlation,
@@ -109,10 +112,9 @@ class TrainingOrder:
         return structure
 
 
-def _with_tolerance(values: list[float]) -> tuple[float, float]:
-    """Mean, and standard deviation over sections, at least :data:`MIN_TOLERANCE`."""
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return float(np.mean(values)), max(spread, MIN_TOLERANCE)
+def _tolerance(values: list[float]) -> float:
+    """Standard deviation over sections, at least :data:`MIN_TOLERANCE`."""
+    return max(float(np.std(values, ddof=1)), MIN_TOLERANCE) if len(values) > 1 else MIN_TOLERANCE
 
 
 def _orders(predictor: SectionPredictor | SlidePredictor, seed: int) -> Iterator[tuple[float, float]]:
