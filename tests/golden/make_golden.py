@@ -39,7 +39,8 @@ def training_table() -> anndata.AnnData:
     table = sdata.tables["table"]
     rng = np.random.default_rng(0)
     programs = table.obsm["true_programs"][:, :5]
-    features = programs @ rng.normal(size=(programs.shape[1], N_FEATURES)) + rng.normal(size=(len(programs), N_FEATURES))
+    mixed = programs @ rng.normal(size=(programs.shape[1], N_FEATURES))
+    features = mixed + rng.normal(size=mixed.shape)
     table.obsm["X_image"] = features.astype(np.float32)
     number = table.obs.groupby("section", observed=True).cumcount().to_numpy()
     large = (table.obs["section"] == "S3").to_numpy()
