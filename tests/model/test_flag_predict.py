@@ -207,6 +207,8 @@ def test_latent_representation_is_the_context(trained, query):
 def test_values_out_of_range(trained, query):
     with pytest.raises(ValueError, match="structure must be between 0 and 1; got 1.5"):
         trained.predict(query, structure=1.5)
+    with pytest.raises(ValueError, match="structure must be between 0 and 1; got auto"):
+        trained.predict(query, structure="auto")
     with pytest.raises(ValueError, match="structure"):
         trained.predict(query, structure=float("nan"))
     with pytest.raises(ValueError, match="n_samples of at least 2; got 1"):

@@ -31,10 +31,7 @@ def table(make):
 
 KINDS = [
     ({"gfm": "X_gene"}, {"genes", "spots"}),
-    ({"gfm": "X_gene", "align_static": "similarity"}, {"genes"}),
-    ({"gfm": "coexpression", "align_static": "similarity"}, {"genes"}),
-    ({"gfm": "X_gene", "gene_identity": "init"}, {"genes", "spots"}),
-    ({"gfm": "X_gene", "gene_identity": "tied"}, {"genes", "spots"}),
+    ({"gfm": "coexpression"}, {"genes", "spots"}),
     ({"gfm": "X_gene_context"}, {"genes", "spots"}),
     ({"gfm": "X_cell"}, {"spots"}),
 ]
@@ -222,49 +219,17 @@ def test_vectors_that_are_all_missing_are_refused(make, table):
         make.model(table, gfm="X_cell").train(**make.QUICK)
 
 
-@pytest.mark.parametrize("choice", [{"gene_identity": "tied"}, {"align_static": "similarity"}])
-def test_choices_about_genes_need_vectors_per_gene(make, table, choice):
-    with pytest.raises(ValueError, match="needs one vector per gene; adata.obsm"):
-        make.model(table, gfm="X_cell", **choice)
-
-
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
         ({"align_weight": -1}, "align_weight must not be negative"),
-        ({"align_warmup": 1.5}, "align_warmup is a share"),
-        ({"align_static": "cosine"}, "align_static"),
-        ({"gene_identity": "frozen"}, "gene_identity"),
-        ({"gfm": None, "gene_identity": "tied"}, "needs the vectors of a gene model"),
-        ({"align_block": 3}, "align_block must be a block of the denoiser, 1 to 2"),
+        ({"gfm": "X_other"}, "X_other"),
+        ({"network": {"denoiser_kwargs": {"n_blocks": 2, "align_block": 3}}}, "align_block must be a block"),
     ],
 )
 def test_impossible_choices_are_refused_before_training(make, table, choice, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((KeyError, ValueError), match=message):
         make.model(table, **choice)
-
-
-def test_the_block_that_is_aligned_can_be_chosen(make, table):
-    model = make.model(table, align_block=2)
-    assert {network.denoiser.align_block for network in model.module.networks} == {2}
-
-
-def test_the_weight_rises_over_the_warm_up(make, table, monkeypatch):
-    from flagst.module import FlagModule
-
-    weights, weigh = [], FlagModule._align_weight
-
-    def recorded(self, head):
-        weight = weigh(self, head)
-        if self.training:
-            weights.append(weight)
-        return weight
-
-    monkeypatch.setattr(FlagModule, "_align_weight", recorded)
-    make.model(table, align_weight=0.8, align_warmup=0.5).train(**make.QUICK)
-    half = len(weights) // 2
-    np.testing.assert_allclose(weights[:half], 0.8 * np.arange(1, half + 1) / half)
-    np.testing.assert_allclose(weights[half:], 0.8)
 
 
 def test_vectors_leave_the_mean_alone_and_move_the_draw(make, table, query):

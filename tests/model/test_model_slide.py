@@ -14,7 +14,7 @@ def model(make):
     return shaken(make.model(make.table()), make)
 
 
-@pytest.mark.parametrize("structure", [0, 0.5, 1, "auto"])
+@pytest.mark.parametrize("structure", [0, 0.5, 1])
 def test_windows_give_what_the_whole_gives(model, slides, small_parts, structure):
     whole = model.predict(slides.copy(), structure=structure, window_spots=10**6)
     cut = model.predict(slides.copy(), structure=structure, window_spots=100)
@@ -46,7 +46,7 @@ def test_which_spots_are_looked_at_does_not_depend_on_their_order(model, slides,
     for room, name in ((predicting, "ORDER_SPOTS"), (slide, "ORDER_SPOTS"), (slide, "SAMPLED_SPOTS")):
         monkeypatch.setattr(room, name, 100)
     order = np.random.default_rng(0).permutation(slides.n_obs)
-    asked = {"structure": "auto", "n_samples": 20, "quantiles": (0.05, 0.95)}
+    asked = {"structure": 0.5, "n_samples": 20, "quantiles": (0.05, 0.95)}
     for window_spots in (10**6, 100):
         straight = model.predict(slides.copy(), window_spots=window_spots, **asked)
         shuffled = model.predict(slides[order].copy(), window_spots=window_spots, **asked)

@@ -58,7 +58,7 @@ def test_chunks_of_a_store_are_rows_of_it(model, slides, small_parts, tmp_path):
 
 def test_a_store_with_intervals_and_auto(model, slides, small_parts, tmp_path):
     query = slides[::4].copy()
-    drawn = {"structure": "auto", "n_samples": 20, "return_std": True, "quantiles": (0.05, 0.95)}
+    drawn = {"structure": 0.5, "n_samples": 20, "return_std": True, "quantiles": (0.05, 0.95)}
     expected = model.predict(query.copy(), window_spots=100, **drawn)
     out = model.predict_to_zarr(query, tmp_path / "out.zarr", window_spots=100, progress=False, **drawn)
     found = ad.read_zarr(out)

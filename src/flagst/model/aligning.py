@@ -16,14 +16,12 @@ from flagst._keys import EMBEDDINGS, SLOT, TENSOR, UNS
 from flagst.data.section import Section, stack_targets
 from flagst.gfm import coexpression
 from flagst.model.presets import Settings
-from flagst.module import FlagModule
-from flagst.nn import AlignmentHead, CellHead, ContextualHead, SimilarityHead, choose_genes
+from flagst.nn import AlignmentHead, CellHead, ContextualHead, choose_genes
 
 COEXPRESSION = "coexpression"
 GFM_HINT = "Pass gfm='coexpression', a key of adata.varm or adata.obsm, or None."
 #: Numbers that are read at a time.
 VALUES_AT_A_TIME = 2**22
-STATIC_HEADS = {"context": AlignmentHead, "similarity": SimilarityHead}
 
 
 @dataclass(frozen=True)
@@ -47,16 +45,6 @@ class Alignment:
     held: Any = None
     columns: np.ndarray | None = None
 
-    def attach(self, module: FlagModule, settings: Settings, *, n_steps: int, controls: bool) -> None:
-        """Add heads and tied gene identities to the networks of a module, for ``n_steps`` of training.
-
-        ``controls``: losses with shuffled vectors in training, too, and not in validation alone.
-        """
-        warmup_steps = round(settings.align_warmup * n_steps)
-        module.attach_alignment(self.make_head, warmup_steps=warmup_steps, controls=controls)
-        if settings.gene_identity != "free":
-            module.follow_genes(self.vectors, self.mask, tied=settings.gene_identity == "tied")
-
     def add(self, window: dict[str, Tensor], *, training: bool) -> dict[str, Tensor]:
         """A window with the vectors that the heads need, read now: those of a few genes where there are many."""
         if self.columns is None:
@@ -67,24 +55,10 @@ class Alignment:
 
 
 def require_vectors(adata: AnnData, settings: Settings) -> None:
-    """Raise when ``settings.gfm`` names nothing in the table, or vectors that the other choices cannot use.
-
-    Raises
-    ------
-    KeyError
-        No such key in ``adata.varm`` or ``adata.obsm``.
-    ValueError
-        Vectors per spot with ``gene_identity`` or ``align_static``, which are about vectors per gene.
-    """
+    """Raise a ``KeyError`` when ``settings.gfm`` names nothing in ``adata.varm`` or ``adata.obsm``."""
     if settings.gfm in (None, COEXPRESSION) or settings.gfm in adata.varm:
         return
     require_key({**adata.varm, **adata.obsm}, settings.gfm, where="adata.varm and adata.obsm", hint=GFM_HINT)
-    for name, default in (("gene_identity", "free"), ("align_static", "context")):
-        if getattr(settings, name) != default:
-            raise ValueError(
-                f"{name}={getattr(settings, name)!r} needs one vector per gene; adata.obsm[{settings.gfm!r}] has "
-                "vectors per spot."
-            )
 
 
 def build_alignment(
@@ -122,8 +96,7 @@ def build_alignment(
     if gfm != COEXPRESSION and gfm not in adata.varm:
         return _per_spot(adata, rows, genes, key=gfm, weight=weight)
     vectors, mask = (torch.as_tensor(part) for part in gene_vectors(adata, sections, genes, gfm=gfm))
-    head = STATIC_HEADS[settings.align_static]
-    return Alignment(lambda width: head(width, vectors, mask, weight=weight), vectors, mask)
+    return Alignment(lambda width: AlignmentHead(width, vectors, mask, weight=weight), vectors, mask)
 
 
 def _per_spot(adata: AnnData, rows: np.ndarray, genes: list[str], *, key: str, weight: float) -> Alignment:

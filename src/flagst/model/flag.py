@@ -22,7 +22,6 @@ from flagst.model.fitting import fit_before_diffusion
 from flagst.model.held_out import HeldOutTissue, held_out_parts
 from flagst.model.intervals import calibrate_intervals
 from flagst.model.loading import Loading, spot_digests
-from flagst.model.order import TrainingOrder
 from flagst.model.predicting import SectionPredictor
 from flagst.model.prediction import Prediction
 from flagst.model.presets import resolve
@@ -118,7 +117,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         self.genes_ = [str(gene) for gene in self.setup_["genes"]]
         self.d_features_ = int(self.summary_stats[f"n_{IMAGE_FIELD}"])
         self.fitted_, self.seed_, self.features_ = None, seed, {}
-        self.intervals_ = self.familiar_ = self.order_ = self.unmeasured_ = self.spacing_ = None
+        self.intervals_ = self.familiar_ = self.unmeasured_ = self.spacing_ = None
         self.spots_ = {} if adata is None else spot_digests(self.adata, self.setup_["section_key"])
         self._reset_module()
         self._model_summary_string = (
@@ -158,10 +157,10 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
 
         Writes
         ------
-        ``history_`` (losses per epoch), ``fitted_``, ``familiar_`` and ``order_`` (what training images and
-        training expression look like), ``spacing_`` (how far apart spots are), ``unmeasured_`` (genes that have a
-        vector beside the panel's), ``intervals_`` (calibration of quantiles, from the held-out tissue), and the
-        module's weights: their exponential moving average.
+        ``history_``: losses per epoch. ``fitted_``: the mean and the latent space. ``familiar_``: what training images
+        look like. ``spacing_``: how far apart spots are. ``unmeasured_``: genes that have a vector beside the panel's.
+        ``intervals_``: calibration of quantiles, from the held-out tissue. The module's weights are their exponential
+        moving average.
 
         Raises
         ------
@@ -185,7 +184,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         self.is_trained_, self.history_, self.intervals_, self.unmeasured_ = False, {}, None, None
         self.features_ = deepcopy(dict(self.adata.uns.get(UNS.flagst, {}).get(SLOT.features, {})))
         self.fitted_, data = fit_before_diffusion(sections, self.settings_)
-        self.familiar_, self.order_ = FamiliarTissue.fit(sections), TrainingOrder.fit(sections)
+        self.familiar_ = FamiliarTissue.fit(sections)
         self.spacing_ = training_spacing(self.adata, sections)
         self.unmeasured_ = fit_unmeasured(self.adata, self.genes_, self.fitted_, data, self.settings_)
         self._reset_module()
@@ -233,7 +232,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
                 denoiser=settings.denoiser,
                 condition_on_mean=settings.regression is not None,
                 n_networks=count_networks(int(self.summary_stats["n_section"]), cross_fit=settings.cross_fit),
-                **settings.network_kwargs,
+                **settings.network,
             )
 
     def _registered(self) -> AnnData:

@@ -14,7 +14,6 @@ from flagst.data.measured import section_rows
 from flagst.data.record import check_request, table_of, write_prediction
 from flagst.model.front import front
 from flagst.model.intervals import calibration_record, require_calibrated
-from flagst.model.order import AUTO
 from flagst.model.predicting import SectionPredictor, layer_parts, part_layers
 from flagst.model.progress import Bars
 from flagst.model.slide import SlidePredictor, check_windows, is_large
@@ -38,7 +37,7 @@ class Prediction:
         self,
         adata: "AnnData | SpatialData | None" = None,
         *,
-        structure: float | str = 0.5,
+        structure: float = 0.5,
         n_samples: int = 1,
         seed: int = 0,
         layer: str = LAYERS.draw,
@@ -62,9 +61,6 @@ class Prediction:
             scaled so that genes are ordered in space as in the training sections, as far as the tissue looks
             like theirs, and elsewhere a little as their abundance lets one expect: see
             :func:`flagst.regression.draw_order.match_draw_order`.
-            ``"auto"`` takes the smallest value at which the prediction is no smoother over the tissue, and
-            its genes no more alike, than in the training sections; one value for the whole query, from the
-            prediction alone: see :meth:`flagst.model.order.TrainingOrder.choose`.
             No effect with ``preset="paper"``, which has no mean to move from.
         n_samples
             Full draws behind the standard deviation and the quantiles. It never changes the prediction
@@ -134,7 +130,7 @@ class Prediction:
         self._require_trained()
         drawn = {"n_samples": n_samples, "return_std": return_std, "quantiles": tuple(quantiles)}
         where = {"layer": layer, "counts_layer": self.setup_["layer"]}
-        check_request(structure=1.0 if structure == AUTO else structure, **where, **drawn)
+        check_request(structure=structure, **where, **drawn)
         require_calibrated(self.intervals_, drawn["quantiles"])
         query = self._registered() if adata is None else table_of(adata, table_key)
         wanted = self.genes_ if genes is None else self._wanted(genes, quantiles=drawn["quantiles"])
@@ -142,8 +138,6 @@ class Prediction:
         table = queries.prediction_table(
             query, wanted, allow_missing=allow_missing, panel=genes is None, counts_layer=self.setup_["layer"]
         )
-        if structure == AUTO:
-            structure = self._structure(predictors, seed)
         layers = layer_parts(return_std, drawn["quantiles"])
         predicted = {name: np.empty((query.n_obs, len(wanted)), np.float32) for name in layers}
         for rows, predictor in predictors:
@@ -284,14 +278,6 @@ class Prediction:
             "trained": np.array([gene in train_pcc for gene in wanted]),
             "history": plain_history(self.history_),
         }
-
-    def _structure(self, predictors: list[tuple[np.ndarray, SectionPredictor | SlidePredictor]], seed: int) -> float:
-        """What ``structure="auto"`` means for a query."""
-        if self.fitted_.residual is None:  # a draw as it is: there is no dial
-            return 1.0
-        if self.order_ is None:
-            raise ValueError("This model knows nothing of the order of its training sections. Pass a number.")
-        return self.order_.choose([predictor for _, predictor in predictors], seed)
 
     def _predictors(
         self,

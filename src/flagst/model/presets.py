@@ -26,7 +26,7 @@ class Settings:
         Without a regression mean, draws averaged into a prediction; 1 leaves the draw as it is.
     edges
         Use the spatial graph. ``False``: mean, network and draws use no positions, so that ``match_order`` has no
-        effect; folds, the spread of draws and ``structure="auto"`` still do.
+        effect; folds and the noise scale still do.
     joint
         Denoise neighbouring spots jointly.
     diffusion
@@ -40,16 +40,6 @@ class Settings:
         per spot and gene, with two one per spot); or ``None`` for no alignment.
     align_weight
         Weight of the alignment loss.
-    align_warmup
-        Share of the training steps over which that weight rises from 0.
-    align_block
-        Block of the denoiser, counted from 1, whose hidden state is aligned; ``None`` keeps the denoiser's own.
-    align_static
-        How vectors per gene are aligned to: ``"context"`` (put in the context of the spot) or ``"similarity"``
-        (their similarities against those of the read-out).
-    gene_identity
-        Identity vectors of genes (gene tokens; queries of the read-out): ``"free"``, ``"init"`` (start from the
-        vectors of the gene model) or ``"tied"`` (a linear map of them); the last two need vectors per gene.
     match_order
         Scale each gene of a draw so that genes have the spatial order of the training sections, on unlike tissue that
         of their abundance, see
@@ -77,23 +67,10 @@ class Settings:
     cross_fit: bool = True
     gfm: str | None = "coexpression"
     align_weight: float = 0.5
-    align_warmup: float = 0.0
-    align_block: int | None = None
-    align_static: str = "context"
-    gene_identity: str = "free"
     match_order: bool = True
     balance_noise: bool = True
     max_steps: int = 1200
     network: dict = field(default_factory=dict)
-
-    @property
-    def network_kwargs(self) -> dict:
-        """Arguments of :class:`flagst.nn.FlagNetwork`: ``network``, with the block to align."""
-        if self.align_block is None:
-            return self.network
-        return self.network | {
-            "denoiser_kwargs": self.network.get("denoiser_kwargs", {}) | {"align_block": self.align_block}
-        }
 
     def d_state(self, n_genes: int) -> int:
         """Width of the diffusion state: components of a residual, or all genes."""
@@ -128,8 +105,6 @@ CHOICES = {
     "denoiser": ("latent", "gene"),
     "process": ("edm", "ve"),
     "solver": ("dpm++2m", "heun"),
-    "align_static": ("context", "similarity"),
-    "gene_identity": ("free", "init", "tied"),
 }
 
 
@@ -153,8 +128,6 @@ def resolve(preset: str, *, target: str | None, gfm: str | None, **changes) -> S
             raise ValueError(f"{name} must be at least 1; got {getattr(settings, name)}.")
     if settings.align_weight < 0:
         raise ValueError(f"align_weight must not be negative; got {settings.align_weight}.")
-    if not 0 <= settings.align_warmup <= 1:
-        raise ValueError(f"align_warmup is a share of the training steps, 0 to 1; got {settings.align_warmup}.")
     if settings.regression is None and not settings.diffusion:
         raise ValueError("Without a regression mean there is nothing but the diffusion; got diffusion=False.")
     if settings.regression is not None and settings.n_average > 1:
@@ -162,6 +135,4 @@ def resolve(preset: str, *, target: str | None, gfm: str | None, **changes) -> S
             f"n_average={settings.n_average} averages draws where regression=None. Around a regression mean a "
             "prediction is one draw, and structure says how much of it; pass n_average=1."
         )
-    if settings.gfm is None and settings.gene_identity != "free":
-        raise ValueError(f"gene_identity={settings.gene_identity!r} needs the vectors of a gene model; gfm is None.")
     return settings

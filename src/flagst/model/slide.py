@@ -190,21 +190,6 @@ class SlidePredictor:
             self._spread[key] = pooled_spread(part.draws(n_draws, seed) for _, part in parts)
         return self._spread[key]
 
-    def sampled(self, genes: np.ndarray, seed: str) -> tuple[np.ndarray, ...]:
-        """Some genes of some spots and their neighbours, for ``structure="auto"``.
-
-        Returns
-        -------
-        Mean and residual of one draw, ``(n_kept, len(genes))`` standardised; ``neighbours`` and ``rows`` as in
-        :func:`flagst.regression.neighbour_moran`.
-        """
-        looked_at, near = self._looked_at(SAMPLED_SPOTS)
-        kept, position = np.unique(np.concatenate([looked_at, near.ravel()]), return_inverse=True)
-        mean, residual = np.empty((2, len(kept), len(genes)))
-        for places, part in self.parts(1, kept):
-            mean[places], residual[places] = part.mean[:, genes], part.residual(seed)[:, genes]
-        return mean, residual, position[len(looked_at) :].reshape(near.shape), position[: len(looked_at)]
-
     def _looked_at(self, n_spots: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of some spots, and their neighbours for Moran's I."""
         rows = self.section.sampled(n_spots)

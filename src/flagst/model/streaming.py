@@ -16,7 +16,6 @@ from flagst.data.record import check_request, table_of, write_prediction
 from flagst.data.store import PredictionStore, finished_request
 from flagst.model.fingerprint import fingerprint
 from flagst.model.intervals import calibration_record, require_calibrated
-from flagst.model.order import AUTO
 from flagst.model.predicting import layer_parts
 from flagst.model.progress import Bars
 from flagst.model.slide import SlidePredictor, check_windows
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 #: Parts of a model that its predictions follow from.
-PARTS = ("settings_", "setup_", "genes_", "fitted_", "familiar_", "order_", "intervals_", "unmeasured_")
+PARTS = ("settings_", "setup_", "genes_", "fitted_", "familiar_", "intervals_", "unmeasured_")
 
 
 def predict_to_zarr(
@@ -34,7 +33,7 @@ def predict_to_zarr(
     adata: "AnnData | SpatialData | str | Path",
     out: str | Path,
     *,
-    structure: float | str = 0.5,
+    structure: float = 0.5,
     n_samples: int = 1,
     seed: int = 0,
     layer: str = LAYERS.draw,
@@ -109,11 +108,10 @@ def predict_to_zarr(
     out, quantiles = Path(out), tuple(float(q) for q in quantiles)
     drawn = {"n_samples": n_samples, "return_std": return_std, "quantiles": quantiles}
     where = {"layer": layer, "counts_layer": self.setup_["layer"]}
-    check_request(structure=1.0 if structure == AUTO else structure, **where, **drawn)
+    check_request(structure=structure, **where, **drawn)
     require_calibrated(self.intervals_, quantiles)
     wanted = self.genes_ if genes is None else self._wanted(genes, quantiles=quantiles)
-    structure = structure if structure == AUTO else float(structure)
-    asked = drawn | {"structure": structure, "seed": int(seed), "layer": layer, "genes": wanted}
+    asked = drawn | {"structure": float(structure), "seed": int(seed), "layer": layer, "genes": wanted}
     query = _spots(self, adata, table_key, out)
     asked |= {"window_spots": check_windows(window_spots)}
     request = fingerprint(_model_parts(self), asked, _query_parts(self, query), __version__)
@@ -132,8 +130,6 @@ def predict_to_zarr(
             return out
         for number, (_, slide) in enumerate(slides):
             slide.states = store.states(number)
-        if structure == AUTO:
-            structure = self._structure(slides, seed)
         with bars.open(query.n_obs, "writing", "spot", start=min(store.n_done * store.chunk_rows, shape[0])) as done:
             for chunk in range(store.n_done, store.n_chunks):
                 rows = store.rows(chunk)

@@ -101,9 +101,8 @@ def train_diffusion(
             )
         runner.trainer.callbacks.insert(0, AverageWeights(len(model.module.networks), n_ranks))
         if alignment is not None:
-            n_steps = max_epochs * math.ceil(splitter.steps_per_epoch / n_ranks)
             # without held-out windows the controls are to be seen in training, or nowhere
-            alignment.attach(model.module, model.settings_, n_steps=n_steps, controls=not validation)
+            model.module.attach_alignment(alignment.make_head, controls=not validation)
         runner()
     # with it the trainer, and so the model, could not be pickled
     runner.trainer.callbacks = [c for c in runner.trainer.callbacks if not isinstance(c, AverageWeights)]

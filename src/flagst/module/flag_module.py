@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flagst._keys import TENSOR
 from flagst.diffusion import EDM, VESDE, NoiseProcess, denoising_loss, dpm_solver_pp_2m, heun
-from flagst.nn import LOSS, FlagNetwork, GeneDenoiser, start_from_vectors
+from flagst.nn import LOSS, FlagNetwork
 
 PROCESSES: dict[str, type[NoiseProcess]] = {"edm": EDM, "ve": VESDE}
 SOLVERS = {"dpm++2m": dpm_solver_pp_2m, "heun": heun}
@@ -58,50 +58,22 @@ class FlagModule(BaseModuleClass):
         """Where the networks are: all of them are in one place, and asking every weight takes longer than a layer."""
         return next(self.parameters()).device
 
-    def attach_alignment(
-        self, make_head: Callable[[int], nn.Module], *, warmup_steps: int = 0, controls: bool = False
-    ) -> None:
+    def attach_alignment(self, make_head: Callable[[int], nn.Module], *, controls: bool = False) -> None:
         """Add an alignment head to every network for a training run.
 
         Parameters
         ----------
         make_head
             Makes a head of :mod:`flagst.nn.alignment_heads` for a hidden state of some width.
-        warmup_steps
-            Training steps over which the weight of the alignment loss rises from 0.
         controls
             Also score shuffled vectors in training; in validation they are scored in any case.
         """
         self.alignment = nn.ModuleList(make_head(network.width) for network in self.networks)
-        self._warmup_steps, self._align_steps, self._controls = warmup_steps, 0, controls
-
-    def follow_genes(self, vectors: Tensor, mask: Tensor, *, tied: bool) -> None:
-        """Make identity vectors of genes follow a gene model: gene tokens, and queries of attached heads.
-
-        Parameters
-        ----------
-        vectors, mask
-            ``(n_genes, d_gene)`` of length 1 and ``(n_genes,)`` bool, genes that have one.
-        tied
-            Keep them a linear map of the vectors while training, not only start from them.
-        """
-        for network, head in zip(self.networks, self.alignment, strict=True):
-            queries, tokens = head.readout, network.denoiser
-            if tied:
-                queries.tie(vectors, mask)
-            else:
-                start_from_vectors(queries.query, vectors, mask)
-            if isinstance(tokens, GeneDenoiser) and tied:
-                tokens.tie(vectors, mask)
-            elif isinstance(tokens, GeneDenoiser):
-                start_from_vectors(tokens.identity, vectors, mask)
+        self._controls = controls
 
     def detach_alignment(self) -> None:
-        """Drop the alignment heads, and keep gene tokens as they are: embeddings are used in training only."""
+        """Drop the alignment heads: embeddings are used in training only."""
         self.alignment = None
-        for network in self.networks:
-            if isinstance(network.denoiser, GeneDenoiser):
-                network.denoiser.untie()
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict:
         return {
@@ -160,16 +132,9 @@ class FlagModule(BaseModuleClass):
             head = self.alignment[_number(tensors)]
             of_spots = [_on(self.device, tensors.get(key)) for key in (TENSOR.embedding, TENSOR.read_genes)]
             aligned = head(generative_outputs["hidden"], expression, *of_spots, controls=generator)
-            loss = loss + self._align_weight(head) * aligned[LOSS][core].mean()
+            loss = loss + head.weight * aligned[LOSS][core].mean()
             extra |= {name: value[core].mean() for name, value in aligned.items()}
         return LossOutput(loss=loss, extra_metrics=extra, n_obs_minibatch=int(core.sum()))
-
-    def _align_weight(self, head: nn.Module) -> float:
-        """Weight of the alignment loss now: it rises over the first training steps, and is whole in validation."""
-        if not self.training:
-            return head.weight
-        self._align_steps += 1
-        return head.weight * min(1.0, self._align_steps / max(self._warmup_steps, 1))
 
     def _network(
         self, number: int, x: Tensor, sigma: Tensor, context: Tensor, mix_index: Tensor, mix_weight: Tensor

@@ -7,10 +7,9 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
     import torch_geometric.nn  # noqa: F401
 
-from flagst.nn.alignment import GeneReadout, alignment_loss, contextual_embedding, similarity_loss
-from flagst.nn.alignment_heads import LOSS, AlignmentHead, CellHead, ContextualHead, SimilarityHead, choose_genes
+from flagst.nn.alignment import GeneReadout, alignment_loss, contextual_embedding
+from flagst.nn.alignment_heads import LOSS, AlignmentHead, CellHead, ContextualHead, choose_genes
 from flagst.nn.gene_denoiser import GeneDenoiser
-from flagst.nn.gene_identity import TiedIdentity, start_from_vectors
 from flagst.nn.graph_encoder import EdgeModulatedAttention, SpatialGraphEncoder
 from flagst.nn.latent_denoiser import LatentDenoiser
 from flagst.nn.network import FlagNetwork
@@ -25,12 +24,8 @@ __all__ = [
     "GeneDenoiser",
     "GeneReadout",
     "LatentDenoiser",
-    "SimilarityHead",
     "SpatialGraphEncoder",
-    "TiedIdentity",
     "alignment_loss",
     "choose_genes",
     "contextual_embedding",
-    "similarity_loss",
-    "start_from_vectors",
 ]

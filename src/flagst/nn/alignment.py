@@ -4,8 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flagst.nn.gene_identity import TiedIdentity
-
 
 class GeneReadout(nn.Module):
     """Read a vector per spot and gene out of a hidden state.
@@ -21,11 +19,6 @@ class GeneReadout(nn.Module):
         Genes that have a query.
     d_gene
         Width of the gene embeddings.
-
-    Attributes
-    ----------
-    tied
-        Where queries come from when they follow a gene model, see :meth:`tie`.
     """
 
     def __init__(self, width: int, n_genes: int, d_gene: int, *, d_query: int = 64):
@@ -33,11 +26,6 @@ class GeneReadout(nn.Module):
         self.hidden = nn.Sequential(nn.Linear(width, d_query), nn.SiLU(), nn.Linear(d_query, d_query))
         self.query = nn.Parameter(torch.randn(n_genes, d_query) / d_query**0.5)
         self.output = nn.Linear(d_query, d_gene)
-        self.tied: TiedIdentity | None = None
-
-    def tie(self, vectors: Tensor, mask: Tensor) -> None:
-        """Make queries a linear map of gene-model vectors, see :class:`flagst.nn.TiedIdentity`."""
-        self.tied = TiedIdentity(vectors, mask, self.query)
 
     def forward(self, hidden: Tensor, genes: Tensor | slice = slice(None)) -> Tensor:
         """Read-out of some genes, all by default.
@@ -46,8 +34,7 @@ class GeneReadout(nn.Module):
         """
         if hidden.dim() == 3:
             return self.output(self.hidden(hidden[:, genes]))
-        query = self.query if self.tied is None else self.tied(self.query)
-        return self.output(self.hidden(hidden)[:, None] * query[genes])
+        return self.output(self.hidden(hidden)[:, None] * self.query[genes])
 
 
 def contextual_embedding(expression: Tensor, vectors: Tensor, genes: Tensor | slice = slice(None)) -> Tensor:
@@ -98,24 +85,3 @@ def alignment_loss(readout: Tensor, embedding: Tensor, there: Tensor | None = No
     if there is None:
         return 1 - cosine.mean(dim=-1)
     return ((1 - cosine) * there).sum(dim=-1) / there.sum(dim=-1).clamp(min=1)
-
-
-def similarity_loss(readout: Tensor, vectors: Tensor) -> Tensor:
-    """Squared difference of the genes' cosines in a spot's read-out and among their static vectors.
-
-    Parameters
-    ----------
-    readout
-        ``(n_spots, n_genes, d)``.
-    vectors
-        ``(n_genes, d_gene)`` of length 1.
-
-    Returns
-    -------
-    ``(n_spots,)``: 0 when all pairs of genes have the same cosine, 1 for a read-out whose genes are all unlike.
-    """
-    unit = F.normalize(readout, dim=-1)
-    pairs = ~torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
-    wanted = (vectors @ vectors.T)[pairs]
-    found = (unit @ unit.transpose(1, 2))[:, pairs]
-    return (found - wanted).square().sum(dim=-1) / wanted.square().sum().clamp(min=1e-12)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flagst.nn.alignment import GeneReadout, alignment_loss, contextual_embedding, similarity_loss
+from flagst.nn.alignment import GeneReadout, alignment_loss, contextual_embedding
 
 #: Genes read out per step; a random subset keeps the cost free of the panel.
 MAX_GENES = 64
@@ -84,41 +84,6 @@ class AlignmentHead(_GeneHead):
             vectors[known] = self.vectors[other]
             losses[SHUFFLED_GENES] = alignment_loss(readout, contextual_embedding(expression, vectors, genes))
             losses[SHUFFLED_SPOTS] = alignment_loss(readout, target[spots])
-        return losses
-
-
-class SimilarityHead(_GeneHead):
-    """Static gene vectors by their similarities: the read-out's Gram matrix in every spot against that of the vectors.
-
-    Gene queries alone can match it, whatever the tissue: ``align_loss_shuffled_spots`` would be the loss itself and is
-    not reported.
-
-    Parameters
-    ----------
-    width, vectors, mask, weight
-        As in :class:`AlignmentHead`.
-    """
-
-    def __init__(self, width: int, vectors: Tensor, mask: Tensor, *, weight: float):
-        super().__init__(width, tuple(vectors.shape), mask, weight)
-        self.register_buffer("vectors", vectors)
-
-    def forward(
-        self,
-        hidden: Tensor,
-        expression: Tensor,
-        embedding: Tensor | None = None,
-        genes: Tensor | None = None,
-        *,
-        controls: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        """Losses of each spot; the control with a generator of its shuffle. Hidden state only."""
-        genes = choose_genes(self.mask, training=self.training)
-        readout = self.readout(hidden, genes)
-        losses = {LOSS: similarity_loss(readout, self.vectors[genes])}
-        if controls is not None:
-            other = torch.randperm(len(genes), generator=controls).to(genes.device)
-            losses[SHUFFLED_GENES] = similarity_loss(readout, self.vectors[genes[other]])
         return losses
 
 

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flagst.nn.embeddings import NoiseLevelEmbedding
-from flagst.nn.gene_identity import TiedIdentity
 from flagst.nn.latent_denoiser import NeighbourMean, require_block
 
 
@@ -93,26 +92,13 @@ class GeneDenoiser(nn.Module):
         self.output = nn.Linear(width, 1)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
-        self.tied: TiedIdentity | None = None
-
-    def tie(self, vectors: Tensor, mask: Tensor) -> None:
-        """Let identity embeddings follow gene-model vectors until :meth:`untie`."""
-        self.tied = TiedIdentity(vectors, mask, self.identity)
-
-    def untie(self) -> None:
-        """Keep the identity embeddings as they are now, without the gene model."""
-        if self.tied is not None:
-            with torch.no_grad():
-                self.identity.copy_(self.tied(self.identity))
-            self.tied = None
 
     def forward(
         self, x: Tensor, sigma: Tensor, context: Tensor, mix_index: Tensor | None, mix_weight: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """``x: (n_spots, n_genes)`` -> raw output ``(n_spots, n_genes)``, hidden ``(n_spots, n_genes, width)``."""
         condition = self.activation(self.noise_level(sigma) + context)
-        identity = self.identity if self.tied is None else self.tied(self.identity)
-        y, hidden = self.value(x[..., None]) + identity, None
+        y, hidden = self.value(x[..., None]) + self.identity, None
         for number, block in enumerate(self.blocks, start=1):
             y = block(y, condition, mix_index, mix_weight)
             if number == self.align_block:
