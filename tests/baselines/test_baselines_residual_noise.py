@@ -5,7 +5,7 @@ import pytest
 
 from flagst import baselines
 from flagst.data.from_anndata import sections_from_anndata
-from flagst.data.section import Section, stack_targets
+from flagst.data.sections import Section, stack_targets
 from flagst.regression import RegressionStage
 
 NOISY = [

@@ -13,9 +13,9 @@ import torch
 
 from flagst.data.graph import knn, moran_graph
 from flagst.metrics import morans_i
-from flagst.model.fitting import fit_before_diffusion
+from flagst.sampling.fit import fit_before_diffusion
 from flagst.model.flag import MAX_WHITE
-from flagst.model.presets import Settings
+from flagst.settings import Settings
 from flagst.model.training import EMA_DECAY
 from flagst.regression import network_folds
 from flagst.train import FlagTrainingPlan
@@ -172,7 +172,7 @@ def test_networks_take_turns(sections, monkeypatch):
 @pytest.mark.parametrize("balance_noise", [True, False])
 def test_the_same_weights_draw_what_the_model_draws(sections, monkeypatch, balance_noise):
     """The model's prediction from the loop's networks: the same noise, turns, solver and decoding."""
-    from flagst.model.fitting import Fitted
+    from flagst.sampling.fit import Fitted
     from flagst.model.predicting import SectionPredictor
     from flagst.module import FlagModule
 

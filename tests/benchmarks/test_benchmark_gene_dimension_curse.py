@@ -11,7 +11,7 @@ import torch
 
 from flagst import metrics
 from flagst.data.graph import knn
-from flagst.data.section import Section
+from flagst.data.sections import Section
 
 
 def _section(name, seed, n_genes=8):

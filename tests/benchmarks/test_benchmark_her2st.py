@@ -18,7 +18,7 @@ import flagst
 from flagst import datasets
 from flagst.data.graph import moran_graph
 from flagst.metrics import morans_i
-from flagst.model.intervals import LEVELS
+from flagst.sampling.quantiles import LEVELS
 from flagst.regression import RegressionStage
 from flagst.tl import evaluate
 

@@ -50,7 +50,7 @@ def test_the_section_put_aside_is_in_no_split(rotate, n_folds):
 
 
 def test_choices_are_settings_of_the_model():
-    from flagst.model.presets import Settings, resolve
+    from flagst.settings import Settings, resolve
 
     assert inner_folds.CHOICES["defaults"] == {}
     for name, changes in inner_folds.CHOICES.items():

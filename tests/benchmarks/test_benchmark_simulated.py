@@ -24,7 +24,7 @@ def test_alignment_lines_average_validation_losses():
 
 
 def test_variants_are_settings_of_the_model():
-    from flagst.model.presets import resolve
+    from flagst.settings import resolve
 
     for changes in simulated.VARIANTS.values():
         resolve("default", target="log2", gfm=changes.get("gfm", "coexpression"),

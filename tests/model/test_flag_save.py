@@ -275,7 +275,7 @@ def test_a_model_file_with_code_is_refused_and_nothing_runs(folder, tmp_path, ca
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("flagst.model.streaming", "predict_to_zarr"), ("flagst._files", "Path"), ("torch.hub", "load"), ("os", "system")],
+    [("flagst.model.predict_to_zarr", "predict_to_zarr"), ("flagst._files", "Path"), ("torch.hub", "load"), ("os", "system")],
 )
 def test_a_model_file_names_no_function(tmp_path, module, name):
     """Of flagst only its own dataclasses are made, not its functions nor what its modules import."""

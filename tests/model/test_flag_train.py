@@ -249,7 +249,7 @@ def test_published_recipe_in_miniature(make, query):
 
 
 def test_published_recipe_has_201_evaluations_and_its_size():
-    from flagst.model.presets import resolve
+    from flagst.settings import resolve
 
     settings = resolve("paper", target=None, gfm="coexpression")
     assert 2 * settings.n_steps - 1 == 201 and settings.n_average == 8

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flagst.model import flag
-from flagst.model.fitting import fit_before_diffusion
+from flagst.sampling.fit import fit_before_diffusion
 from flagst.regression import match_draw_order
 
 
@@ -277,7 +277,7 @@ def test_early_stopping_without_held_out_tissue_is_refused(make):
 
 def test_the_average_has_forgotten_the_start():
     """The first average is a copy of nearly untrained weights; its share must be gone at the end of a run."""
-    from flagst.model.presets import Settings
+    from flagst.settings import Settings
     from flagst.model.training import EMA_DECAY
     from flagst.regression.folds import N_BLOCKS
 

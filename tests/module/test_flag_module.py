@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flagst.data.graph import knn
-from flagst.data.inputs import section_inputs
+from flagst.data.windows import section_inputs
 from flagst.module import FlagModule
 from flagst.nn import AlignmentHead
 

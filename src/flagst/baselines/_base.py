@@ -13,9 +13,9 @@ from flagst._checks import require_one_of
 from flagst._keys import LAYERS, OBS, OBSM, PARAM, SLOT, TABLE, UNS
 from flagst.data.from_anndata import check_registered, panel_genes, sections_from_anndata
 from flagst.data.measured import section_rows
-from flagst.data.query import check_features, prediction_table
-from flagst.data.record import check_request, table_of, write_prediction
-from flagst.data.section import Section
+from flagst.data.prediction_record import check_request, table_of, write_prediction
+from flagst.data.prediction_table import check_features, prediction_table
+from flagst.data.sections import Section
 from flagst.data.targets import TARGETS
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from flagst.baselines._base import Baseline
-from flagst.data.section import Section, stack_targets
+from flagst.data.sections import Section, stack_targets
 from flagst.regression import ContextFeatures
 
 N_NEAREST = 20

@@ -9,7 +9,7 @@ from flagst._checks import require_finite, require_key
 from flagst._keys import OBS
 from flagst.baselines._base import Baseline
 from flagst.data.measured import section_rows
-from flagst.data.section import Section, stack_targets
+from flagst.data.sections import Section, stack_targets
 from flagst.regression import TargetScaler
 
 if TYPE_CHECKING:

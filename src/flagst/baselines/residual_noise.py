@@ -11,9 +11,9 @@ from math import erf, sqrt
 import numpy as np
 
 from flagst.baselines.ridge import Ridge
-from flagst.data.noise import spot_noise
-from flagst.data.section import Section
-from flagst.regression import balance_noise, leading_scores
+from flagst.data.sections import Section
+from flagst.sampling.balanced_noise import balance_noise, leading_scores
+from flagst.sampling.spot_noise import spot_noise
 
 #: Added to the diagonal of the residual covariance, in standardised units.
 JITTER = 1e-4
@@ -102,7 +102,7 @@ class CorrelatedGaussian(ResidualNoise):
 class BalancedGaussian(CorrelatedGaussian):
     """:class:`CorrelatedGaussian` with its noise balanced as FLAG's is: with fewer correlations by chance.
 
-    See :func:`flagst.regression.balance.balance_noise`: what a draw of FLAG gains by that, noise without any model
+    See :func:`flagst.sampling.balanced_noise.balance_noise`: what a draw of FLAG gains by that, noise without any model
     gains too.
 
     Parameters

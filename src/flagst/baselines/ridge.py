@@ -3,7 +3,7 @@
 import numpy as np
 
 from flagst.baselines._base import Baseline
-from flagst.data.section import Section, stack_targets
+from flagst.data.sections import Section, stack_targets
 from flagst.metrics import per_gene_pcc
 from flagst.regression import RegressionStage
 

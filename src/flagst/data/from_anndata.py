@@ -18,7 +18,7 @@ from flagst._checks import (
 from flagst._keys import OBS, OBSM, PARAM, SCALES, VAR
 from flagst.data.graph import knn
 from flagst.data.measured import counts_name, measured_genes, recorded_params, section_layout, section_rows
-from flagst.data.section import N_NEIGHBOURS, Section
+from flagst.data.sections import N_NEIGHBOURS, Section
 from flagst.data.stored import read_rows, row_sums
 from flagst.data.targets import to_target
 

@@ -13,7 +13,7 @@ from flagst.data.targets import to_target
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from flagst.data.section import Section
+    from flagst.data.sections import Section
 
 #: Name of the only section of a table that has no section column.
 ONLY_SECTION = "all"

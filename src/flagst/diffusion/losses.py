@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from flagst.diffusion.noise import NoiseProcess
+from flagst.diffusion.schedules import NoiseProcess
 
 
 def denoising_loss(

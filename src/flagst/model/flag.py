@@ -12,29 +12,27 @@ from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 from scvi.train import TrainRunner
 
 from flagst._keys import SLOT, TABLE, UNS
-from flagst.data import query as queries
 from flagst.data.from_anndata import sections_from_anndata
 from flagst.data.measured import section_rows, training_spacing
-from flagst.data.record import table_of
-from flagst.data.section import Section
-from flagst.model.aligning import build_alignment, require_vectors
-from flagst.model.fitting import fit_before_diffusion
-from flagst.model.held_out import HeldOutTissue, held_out_parts
-from flagst.model.intervals import calibrate_intervals
+from flagst.data.prediction_record import table_of
+from flagst.data.prediction_table import check_features
+from flagst.data.sections import Section
+from flagst.model.alignment_targets import build_alignment, require_vectors
 from flagst.model.loading import Loading, spot_digests
-from flagst.model.predicting import SectionPredictor
-from flagst.model.prediction import Prediction
-from flagst.model.presets import resolve
+from flagst.model.predict import Prediction
 from flagst.model.setup import IMAGE_FIELD, Registration
-from flagst.model.spread import calibrate_spread
-from flagst.model.training import check_trainer_arguments, train_diffusion
-from flagst.model.unlike import FamiliarTissue
-from flagst.model.unmeasured import fit_unmeasured
-from flagst.model.windows import split_windows
+from flagst.model.training import check_training, train_denoiser
+from flagst.model.training_windows import split_windows, training_inputs
 from flagst.module import FlagModule
 from flagst.regression import count_networks, network_folds
+from flagst.sampling.fit import TrainingData, fit_latent, fit_mean
+from flagst.sampling.held_out import HeldOutTissue, held_out_samplers
+from flagst.sampling.noise_scale import calibrate_noise_scale
+from flagst.sampling.out_of_distribution import OutOfDistribution
+from flagst.sampling.quantiles import calibrate_intervals
+from flagst.sampling.unmeasured_genes import fit_unmeasured
+from flagst.settings import resolve
 from flagst.train import FlagTrainingPlan, WindowSplitter
-from flagst.train.ranks import is_distributed
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -70,7 +68,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
     table_key
         Table of a SpatialData.
     **changes
-        Any other attribute of :class:`flagst.model.presets.Settings`.
+        Any other attribute of :class:`flagst.settings.Settings`.
 
     Raises
     ------
@@ -117,7 +115,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         self.genes_ = [str(gene) for gene in self.setup_["genes"]]
         self.d_features_ = int(self.summary_stats[f"n_{IMAGE_FIELD}"])
         self.fitted_, self.seed_, self.features_ = None, seed, {}
-        self.intervals_ = self.familiar_ = self.unmeasured_ = self.spacing_ = None
+        self.intervals_ = self.ood_ = self.unmeasured_ = self.spacing_ = None
         self.spots_ = {} if adata is None else spot_digests(self.adata, self.setup_["section_key"])
         self._reset_module()
         self._model_summary_string = (
@@ -157,7 +155,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
 
         Writes
         ------
-        ``history_``: losses per epoch. ``fitted_``: the mean and the latent space. ``familiar_``: what training images
+        ``history_``: losses per epoch. ``fitted_``: the mean and the latent space. ``ood_``: what training images
         look like. ``spacing_``: how far apart spots are. ``unmeasured_``: genes that have a vector beside the panel's.
         ``intervals_``: calibration of quantiles, from the held-out tissue. The module's weights are their exponential
         moving average.
@@ -175,48 +173,54 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         UserWarning
             With one or two sections: validation and cross-fitting then use spatial blocks.
         """
-        if trainer_kwargs.get("early_stopping") and not (self.settings_.cross_fit and self.settings_.diffusion):
-            raise ValueError("early_stopping=True needs networks with tissue that they do not see. Use cross_fit=True.")
-        if trainer_kwargs.get("early_stopping") and is_distributed(trainer_kwargs.get("strategy")):
-            raise ValueError("early_stopping=True works in one process only; with strategy='ddp' pass max_epochs.")
-        check_trainer_arguments(trainer_kwargs)
+        check_training(self.settings_, trainer_kwargs)
         sections = self._sections(self._registered(), measured=True)
-        self.is_trained_, self.history_, self.intervals_, self.unmeasured_ = False, {}, None, None
+        self.is_trained_, self.history_, self.intervals_ = False, {}, None
+        stage, mean = fit_mean(sections, self.settings_)
+        self.fitted_, data = fit_latent(sections, stage, mean, self.settings_)
+        self._describe(sections, data)
+        self._reset_module()
+        folds = network_folds([s.coords for s in sections]) if self.settings_.cross_fit else None
+        if self.settings_.diffusion:
+            trainer = {"accelerator": accelerator, "devices": devices, "max_epochs": max_epochs, **trainer_kwargs}
+            kwargs = {"plan_kwargs": plan_kwargs or {}, "datasplitter_kwargs": datasplitter_kwargs or {}}
+            self._train_denoiser(sections, data, folds, **kwargs, **trainer)
+        self.module.eval()
+        if folds is not None and self.fitted_.latent is not None:
+            self._calibrate(sections, data, folds)
+        self.is_trained_ = True
+
+    def _describe(self, sections: list[Section], data: TrainingData) -> None:
+        """What is kept of the training sections for queries: their features, their spacing, vectors of other genes."""
         self.features_ = deepcopy(dict(self.adata.uns.get(UNS.flagst, {}).get(SLOT.features, {})))
-        self.fitted_, data = fit_before_diffusion(sections, self.settings_)
-        self.familiar_ = FamiliarTissue.fit(sections)
+        self.ood_ = OutOfDistribution.fit(sections)
         self.spacing_ = training_spacing(self.adata, sections)
         self.unmeasured_ = fit_unmeasured(self.adata, self.genes_, self.fitted_, data, self.settings_)
-        self._reset_module()
-        folds = None
-        if self.settings_.cross_fit:
-            folds = network_folds([s.coords for s in sections])
-        predictors = [self._predictor(s, mean=mean) for s, mean in zip(sections, data.mean, strict=True)]
-        if self.settings_.diffusion:
-            rows = list(section_rows(self.adata, self.setup_["section_key"]).values())
-            found = {"sections": sections, "genes": self.genes_, "rows": np.concatenate(rows)}
-            alignment = build_alignment(self.adata, self.settings_, **found)
-            of_spots = alignment is not None and alignment.held is not None
-            training, validation = split_windows(predictors, data, folds, rows if of_spots else None)
-            train_diffusion(
-                self,
-                training,
-                validation,
-                alignment=alignment,
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                plan_kwargs=plan_kwargs or {},
-                datasplitter_kwargs=datasplitter_kwargs or {},
-                **trainer_kwargs,
-            )
-        self.module.eval()
-        if folds is not None and self.fitted_.residual is not None:
-            clean = {s.name: state for s, state in zip(sections, data.state, strict=True)}
-            held_out = HeldOutTissue(held_out_parts(predictors, folds, data.order), clean)
-            self.fitted_ = replace(self.fitted_, residual=calibrate_spread(held_out, self.fitted_.residual))
-            self.intervals_ = calibrate_intervals(held_out.parts, self.fitted_)
-        self.is_trained_ = True
+
+    def _train_denoiser(
+        self, sections: list[Section], data: TrainingData, folds: list[np.ndarray] | None, **kwargs
+    ) -> None:
+        """Train the networks on windows of the sections, each without its fold."""
+        rows = list(section_rows(self.adata, self.setup_["section_key"]).values())
+        found = {"sections": sections, "genes": self.genes_, "rows": np.concatenate(rows)}
+        alignment = build_alignment(self.adata, self.settings_, **found)
+        of_spots = alignment is not None and alignment.held is not None
+        parts = self.settings_, self.module.d_image
+        inputs = [training_inputs(s, self.fitted_, m, *parts) for s, m in zip(sections, data.mean, strict=True)]
+        coords = [section.coords for section in sections]
+        training, validation = split_windows(inputs, coords, data, folds, rows if of_spots else None)
+        train_denoiser(self, training, validation, alignment=alignment, **kwargs)
+
+    def _calibrate(self, sections: list[Section], data: TrainingData, folds: list[np.ndarray]) -> None:
+        """Set the noise scale, then calibrate quantiles, on tissue that the network of a fold has not seen."""
+
+        def held_out() -> list:
+            return held_out_samplers(sections, data, folds, self.fitted_, self.settings_, self.module)
+
+        clean = {s.name: state for s, state in zip(sections, data.state, strict=True)}
+        latent = calibrate_noise_scale(HeldOutTissue(held_out(), clean), self.fitted_.latent)
+        self.fitted_ = replace(self.fitted_, latent=latent)
+        self.intervals_ = calibrate_intervals(held_out())
 
     def _reset_module(self) -> None:
         """Networks with fresh weights, drawn from ``seed``."""
@@ -228,6 +232,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
                 len(self.genes_),
                 settings.d_state(len(self.genes_)),
                 process=settings.process,
+                process_kwargs=settings.process_kwargs,
                 joint=settings.joint and settings.edges,
                 denoiser=settings.denoiser,
                 condition_on_mean=settings.regression is not None,
@@ -256,7 +261,4 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
 
     def _check_features(self, adata: AnnData, width: int) -> None:
         image_key = self.setup_["image_key"]
-        queries.check_features(adata, self.features_, d_image=self.d_features_, found=width, image_key=image_key)
-
-    def _predictor(self, section: Section, **known) -> SectionPredictor:
-        return SectionPredictor(section, self.fitted_, self.settings_, self.module, **known)
+        check_features(adata, self.features_, d_image=self.d_features_, found=width, image_key=image_key)

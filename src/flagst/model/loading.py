@@ -6,7 +6,7 @@ from pathlib import Path
 from anndata import AnnData
 
 from flagst.data.measured import section_rows
-from flagst.data.record import table_of
+from flagst.data.prediction_record import table_of
 from flagst.model.fingerprint import fingerprint
 from flagst.model.quiet import quiet_libraries
 from flagst.model.saved import require_own_file

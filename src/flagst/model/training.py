@@ -1,7 +1,6 @@
 """One run of the trainer: windows in, averaged weights and losses out."""
 
 import math
-from collections.abc import Iterable
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -11,9 +10,10 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from flagst._keys import TENSOR
-from flagst.model.aligning import Alignment
+from flagst.model.alignment_targets import Alignment
 from flagst.model.quiet import quiet_libraries
-from flagst.model.threads import threads_for
+from flagst.sampling.threads import threads_for
+from flagst.settings import Settings
 from flagst.train.ranks import allow_unused, is_distributed
 
 #: Per step of a network. Weights are averaged once in as many steps as there are networks, which share the steps.
@@ -22,15 +22,27 @@ EMA_DECAY = 0.985
 MONITOR = "denoising_loss_validation"
 
 
-def check_trainer_arguments(names: Iterable[str]) -> None:
-    """Raise a ``TypeError`` for what is no argument of the trainer, before anything is fitted."""
+def check_training(settings: Settings, trainer_kwargs: dict) -> None:
+    """Check the arguments of ``train`` before anything is fitted.
+
+    Raises
+    ------
+    TypeError
+        An argument that scvi-tools' trainer does not have.
+    ValueError
+        ``early_stopping`` without cross-fitted networks or with several ranks.
+    """
     from inspect import signature
 
     from lightning.pytorch import Trainer as LightningTrainer
     from scvi.train import Trainer
 
+    if trainer_kwargs.get("early_stopping") and not (settings.cross_fit and settings.diffusion):
+        raise ValueError("early_stopping=True needs networks with tissue that they do not see. Use cross_fit=True.")
+    if trainer_kwargs.get("early_stopping") and is_distributed(trainer_kwargs.get("strategy")):
+        raise ValueError("early_stopping=True works in one process only; with strategy='ddp' pass max_epochs.")
     known = {"log_save_dir", *signature(Trainer.__init__).parameters, *signature(LightningTrainer.__init__).parameters}
-    unknown = sorted(set(names) - known)
+    unknown = sorted(set(trainer_kwargs) - known)
     if unknown:
         raise TypeError(
             f"train() has no argument {unknown}. Spots are trained in windows of neighbours: their size and number are "
@@ -38,7 +50,7 @@ def check_trainer_arguments(names: Iterable[str]) -> None:
         )
 
 
-def train_diffusion(
+def train_denoiser(
     model,
     training: list[dict[str, Tensor]],
     validation: list[dict[str, Tensor]],
@@ -56,9 +68,9 @@ def train_diffusion(
     model
         A FLAG model: its hooks, module, settings and seed.
     training, validation
-        Windows, see :func:`flagst.model.windows.split_windows`.
+        Windows, see :func:`flagst.model.training_windows.split_windows`.
     alignment
-        See :func:`flagst.model.aligning.build_alignment`; ``None`` for no alignment.
+        See :func:`flagst.model.alignment_targets.build_alignment`; ``None`` for no alignment.
     max_epochs
         ``None`` makes ``settings_.max_steps`` optimiser steps; with several ranks, that many windows are seen.
     plan_kwargs, datasplitter_kwargs, **trainer_kwargs

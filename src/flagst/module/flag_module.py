@@ -1,6 +1,6 @@
 """FLAG as an scvi-tools module: encode once, corrupt, denoise, align."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import cycle
 
 import torch
@@ -8,12 +8,12 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
 from flagst._keys import TENSOR
-from flagst.diffusion import EDM, VESDE, NoiseProcess, denoising_loss, dpm_solver_pp_2m, heun
+from flagst.diffusion import PROCESSES, SOLVERS, denoising_loss
 from flagst.nn import LOSS, FlagNetwork
 
-PROCESSES: dict[str, type[NoiseProcess]] = {"edm": EDM, "ve": VESDE}
-SOLVERS = {"dpm++2m": dpm_solver_pp_2m, "heun": heun}
 VALIDATION_SEED = 0
+#: What the graph encoder takes of a window.
+GRAPH = (TENSOR.image, TENSOR.edge_index, TENSOR.edge_attr)
 
 
 class FlagModule(BaseModuleClass):
@@ -23,8 +23,8 @@ class FlagModule(BaseModuleClass):
     ----------
     d_image, n_genes, d_state
         Widths of the image features, the panel and the diffusion state.
-    process
-        ``"edm"`` or ``"ve"``.
+    process, process_kwargs
+        ``"edm"`` or ``"ve"``, and constants of the noise process, see :mod:`flagst.diffusion`.
     joint
         Mix the states of neighbouring spots while denoising.
     n_networks
@@ -41,12 +41,13 @@ class FlagModule(BaseModuleClass):
         d_state: int,
         *,
         process: str = "edm",
+        process_kwargs: dict | None = None,
         joint: bool = True,
         n_networks: int = 1,
         **network_kwargs,
     ):
         super().__init__()
-        self.process = PROCESSES[process]()
+        self.process = PROCESSES[process](**process_kwargs or {})
         self.d_image, self.n_genes, self.joint = d_image, n_genes, joint
         self.networks = nn.ModuleList(
             FlagNetwork(d_image, n_genes, d_state, **network_kwargs) for _ in range(n_networks)
@@ -68,7 +69,7 @@ class FlagModule(BaseModuleClass):
         controls
             Also score shuffled vectors in training; in validation they are scored in any case.
         """
-        self.alignment = nn.ModuleList(make_head(network.width) for network in self.networks)
+        self.alignment = nn.ModuleList(make_head(network.denoiser.d_hidden) for network in self.networks)
         self._controls = controls
 
     def detach_alignment(self) -> None:
@@ -89,7 +90,8 @@ class FlagModule(BaseModuleClass):
         self, image: Tensor, edge_index: Tensor, edge_attr: Tensor, mean: Tensor | None, network: int = 0
     ) -> dict:
         """Context H ``(n_spots, d_context)`` of one network."""
-        return {"context": self.networks[network].encode(image, edge_index, edge_attr, mean)}
+        used = self.networks[network]
+        return {"context": used.add_mean(used.encode_image(image, edge_index, edge_attr), mean)}
 
     def _get_generative_input(self, tensors: dict[str, Tensor], inference_outputs: dict, **kwargs) -> dict:
         return {
@@ -142,55 +144,109 @@ class FlagModule(BaseModuleClass):
         mix = (mix_index, mix_weight) if self.joint else (None, None)
         return self.networks[number](x, sigma, context, *mix)
 
-    @torch.no_grad()
-    def context(self, tensors: dict[str, Tensor], network: int = 0) -> Tensor:
-        """Context H of a whole section from one network, ``(n_spots, d_context)``."""
-        return self.inference(**self._get_inference_input(tensors) | {"network": network})["context"]
+    @property
+    def encoder_hops(self) -> int:
+        """Edges that one evaluation of the graph encoder reaches."""
+        return self.networks[0].encoder.n_hops
+
+    @property
+    def denoiser_hops(self) -> int:
+        """Edges that one evaluation of the denoiser reaches; 0 where spots are denoised one by one."""
+        return self.networks[0].denoiser.n_hops if self.joint else 0
 
     @torch.no_grad()
-    def draw(
+    def encode_image(
+        self, windows: Iterable[dict[str, Tensor]], n_spots: int, networks: Iterable[int]
+    ) -> dict[int, Tensor]:
+        """Contexts of the image and the positions of a section, window by window.
+
+        Parameters
+        ----------
+        windows
+            From :func:`flagst.data.windows.encoder_window`; their cores are the section.
+        n_spots
+            Of the section.
+        networks
+            Networks that are asked for.
+
+        Returns
+        -------
+        Network -> ``(n_spots, d_context)`` float32 on the module's device, without the part of the regression mean.
+        """
+        used = {number: self.networks[number] for number in networks}
+        out = {n: torch.empty(n_spots, network.encoder.d_out, device=self.device) for n, network in used.items()}
+        for window in windows:
+            graph = [window[key].to(self.device) for key in GRAPH]
+            core = window[TENSOR.core].to(self.device)
+            rows = window[TENSOR.rows].to(self.device)[core]
+            for number, network in used.items():
+                out[number][rows] = network.encode_image(*graph)[core]
+        return out
+
+    @torch.no_grad()
+    def add_mean(self, contexts: dict[int, Tensor], rows: Tensor, mean: Tensor) -> None:
+        """Add the part of the regression mean to the contexts of some spots, in place.
+
+        Parameters
+        ----------
+        contexts
+            From :meth:`encode_image`.
+        rows, mean
+            ``(n_rows,)`` int64 and ``(n_rows, n_genes)`` float32 standardised.
+        """
+        rows, mean = rows.to(self.device), mean.to(self.device)
+        for number, context in contexts.items():
+            context[rows] = self.networks[number].add_mean(context[rows], mean)
+
+    @torch.no_grad()
+    def solve(
         self,
-        tensors: dict[str, Tensor],
+        windows: list[dict[str, Tensor]],
+        contexts: dict[int, Tensor],
         noise: Tensor,
         *,
         solver: str,
         n_steps: int,
-        networks: tuple[int, ...] | None = None,
+        done: Callable[[], None] = lambda: None,
     ) -> Tensor:
-        """Draws of the diffusion state.
+        """One sample of the diffusion state of a section.
+
+        The state is kept for the whole section. Every network evaluation is made window by window, each with the halo
+        that one evaluation reaches. So windows have no borders of their own, and a small section is one window.
 
         Parameters
         ----------
-        tensors
-            One whole section, see :func:`flagst.data.inputs.section_inputs`.
+        windows
+            From :func:`flagst.data.windows.denoiser_window`; their cores are the section.
+        contexts
+            Contexts H of the networks that take turns, one per network evaluation. Their number does not change the
+            number of evaluations.
         noise
-            ``(n_draws, n_spots, d_state)`` standard normal.
+            ``(n_spots, d_state)`` standard normal.
         solver, n_steps
-            ``"dpm++2m"``: ``n_steps`` network evaluations; ``"heun"``: ``2 * n_steps - 1``.
-        networks
-            Networks that take turns; ``None`` for all of them. Their number does not change the number
-            of evaluations.
+            See :data:`flagst.diffusion.SOLVERS`.
+        done
+            Called after every window of every evaluation.
 
         Returns
         -------
-        ``(n_draws, n_spots, d_state)`` on the CPU. The context is encoded once per network for all draws.
+        ``(n_spots, d_state)`` float32 on the CPU.
         """
-        tensors = {key: value.to(self.device) for key, value in tensors.items()}
-        mix = tensors[TENSOR.mix_index], tensors[TENSOR.mix_weight]
-        used = range(len(self.networks)) if networks is None else networks
-        contexts = {number: self.context(tensors, number) for number in used}
+        windows = [{key: value.to(self.device) for key, value in window.items()} for window in windows]
+        turns = cycle(contexts.items())
 
-        def in_turn() -> Callable[[Tensor, Tensor], Tensor]:
-            turns = cycle(contexts.items())
-
-            def raw(x: Tensor, sigma: Tensor) -> Tensor:
-                number, context = next(turns)
-                return self._network(number, x, sigma, context, *mix)[0]
-
-            return self.process.denoiser(raw)
+        def raw(x: Tensor, sigma: Tensor) -> Tensor:
+            number, context = next(turns)
+            out = torch.empty_like(x)
+            for window in windows:
+                rows, core = window[TENSOR.rows], window[TENSOR.core]
+                mix = window[TENSOR.mix_index], window[TENSOR.mix_weight]
+                out[rows[core]] = self._network(number, x[rows], sigma[rows], context[rows], *mix)[0][core]
+                done()
+            return out
 
         sigmas = self.process.schedule(n_steps).to(self.device)
-        return torch.stack([SOLVERS[solver](in_turn(), z.to(self.device), sigmas).cpu() for z in noise])
+        return SOLVERS[solver].solve(self.process.denoiser(raw), noise.to(self.device), sigmas).cpu()
 
 
 def _on(device: torch.device, tensor: Tensor | None) -> Tensor | None:

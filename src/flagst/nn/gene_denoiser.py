@@ -1,46 +1,10 @@
 """Gene-token denoiser: a transformer over genes, as in the paper."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flagst.nn.blocks import GeneBlock, require_block
 from flagst.nn.embeddings import NoiseLevelEmbedding
-from flagst.nn.latent_denoiser import NeighbourMean, require_block
-
-
-class GeneBlock(nn.Module):
-    """AdaLN-Zero transformer block over the genes of a spot, after a zero-initialised neighbour mix."""
-
-    def __init__(self, width: int, n_heads: int, d_condition: int, dropout: float):
-        super().__init__()
-        self.n_heads = n_heads
-        self.neighbours = NeighbourMean()
-        self.mix = nn.Linear(width, width)
-        self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
-        self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.project = nn.Linear(width, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
-        )
-        self.condition = nn.Linear(d_condition, 6 * width)
-        for layer in (self.mix, self.condition):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, y: Tensor, condition: Tensor, mix_index: Tensor | None, mix_weight: Tensor | None) -> Tensor:
-        if mix_index is not None:
-            y = y + self.mix(self.neighbours(y, mix_index, mix_weight))
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.condition(condition)[:, None].chunk(6, dim=-1)
-        y = y + gate_a * self._attend(self.norm_attention(y) * (1 + scale_a) + shift_a)
-        return y + gate_m * self.mlp(self.norm_mlp(y) * (1 + scale_m) + shift_m)
-
-    def _attend(self, y: Tensor) -> Tensor:
-        n_spots, n_genes, width = y.shape
-        qkv = self.query_key_value(y).view(n_spots, n_genes, 3, self.n_heads, width // self.n_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(query, key, value)
-        return self.project(out.transpose(1, 2).reshape(n_spots, n_genes, width))
 
 
 class GeneDenoiser(nn.Module):
@@ -92,6 +56,16 @@ class GeneDenoiser(nn.Module):
         self.output = nn.Linear(width, 1)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
+
+    @property
+    def n_hops(self) -> int:
+        """Edges that one evaluation reaches: every block mixes the neighbours once."""
+        return len(self.blocks)
+
+    @property
+    def d_hidden(self) -> int:
+        """Width of the hidden state that is aligned."""
+        return self.output.in_features
 
     def forward(
         self, x: Tensor, sigma: Tensor, context: Tensor, mix_index: Tensor | None, mix_weight: Tensor | None

@@ -105,6 +105,16 @@ class SpatialGraphEncoder(nn.Module):
             for _ in range(n_layers)
         )
 
+    @property
+    def n_hops(self) -> int:
+        """Edges that one evaluation reaches."""
+        return len(self.attention)
+
+    @property
+    def d_out(self) -> int:
+        """Width of the context H."""
+        return self.input[-1].out_features
+
     def forward(self, image: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
         """``image: (n_spots, d_image)`` -> H ``(n_spots, d_model)``. Every spot needs a self-edge."""
         h = self.input(image)

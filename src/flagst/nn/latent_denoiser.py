@@ -1,67 +1,9 @@
 """Latent denoiser: one state vector per spot, neighbours mixed in every block."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.nn import MessagePassing
 
+from flagst.nn.blocks import AdaLNBlock, require_block
 from flagst.nn.embeddings import NoiseLevelEmbedding
-
-#: Devices on which neighbours are summed without a copy of the states per edge: thirty times faster on a CPU.
-SUMMED_IN_PLACE = ("cpu", "cuda")
-
-
-class NeighbourMean(MessagePassing):
-    """Weighted mean of the neighbours' states; weights of a spot's edges sum to one."""
-
-    def __init__(self):
-        super().__init__(aggr="add", node_dim=0)
-
-    def forward(self, y: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Tensor:
-        """``y: (n_spots, ...)``, ``edge_index: (2, n_edges)`` source then target, ``edge_weight: (n_edges,)``."""
-        if y.device.type not in SUMMED_IN_PLACE:
-            return self.propagate(edge_index, y=y, edge_weight=edge_weight, size=(len(y), len(y)))
-        (source, target), edge_weight = edge_index, edge_weight.to(y.dtype)
-        if (target[1:] < target[:-1]).any():
-            order = torch.argsort(target, stable=True)
-            source, target, edge_weight = source[order], target[order], edge_weight[order]
-        ends = torch.bincount(target, minlength=len(y)).cumsum(0)
-        starts = torch.cat([ends.new_zeros(1), ends[:-1]])
-        out = F.embedding_bag(source, y.flatten(1), starts, mode="sum", per_sample_weights=edge_weight)
-        return out.view(y.shape)
-
-    def message(self, y_j: Tensor, edge_weight: Tensor) -> Tensor:
-        return edge_weight.view(-1, *(1,) * (y_j.dim() - 1)) * y_j
-
-
-class AdaLNBlock(nn.Module):
-    """Residual MLP block with AdaLN-Zero conditioning, after a zero-initialised neighbour mix."""
-
-    def __init__(self, width: int, d_condition: int, dropout: float):
-        super().__init__()
-        self.neighbours = NeighbourMean()
-        self.mix = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
-        )
-        self.condition = nn.Linear(d_condition, 3 * width)
-        for layer in (self.mix, self.condition):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, y: Tensor, condition: Tensor, mix_index: Tensor | None, mix_weight: Tensor | None) -> Tensor:
-        if mix_index is not None:
-            y = y + self.mix(self.neighbours(y, mix_index, mix_weight))
-        scale, shift, gate = self.condition(condition).chunk(3, dim=-1)
-        return y + gate * self.mlp(self.norm(y) * (1 + scale) + shift)
-
-
-def require_block(align_block: int, n_blocks: int) -> int:
-    """The block to align, or a ``ValueError`` when there is no such block."""
-    if not 1 <= align_block <= n_blocks:
-        raise ValueError(f"align_block must be a block of the denoiser, 1 to {n_blocks}; got {align_block}.")
-    return align_block
 
 
 class LatentDenoiser(nn.Module):
@@ -106,6 +48,16 @@ class LatentDenoiser(nn.Module):
         self.output = nn.Linear(width, d_state)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
+
+    @property
+    def n_hops(self) -> int:
+        """Edges that one evaluation reaches: every block mixes the neighbours once."""
+        return len(self.blocks)
+
+    @property
+    def d_hidden(self) -> int:
+        """Width of the hidden state that is aligned."""
+        return self.output.in_features
 
     def forward(
         self, x: Tensor, sigma: Tensor, context: Tensor, mix_index: Tensor | None, mix_weight: Tensor | None

@@ -57,18 +57,17 @@ class FlagNetwork(nn.Module):
         )
         self.mean_encoder = _mean_encoder(n_genes, d_context, dropout) if condition_on_mean else None
         self.denoiser = DENOISERS[denoiser](d_state, d_context, **kwargs)
-        self.width = self.denoiser.output.in_features
 
-    def encode(self, image: Tensor, edge_index: Tensor, edge_attr: Tensor, mean: Tensor | None) -> Tensor:
-        """Context H, ``(n_spots, d_context)``: from the image and the positions only.
+    def encode_image(self, image: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
+        """Context of the image and the positions, ``(n_spots, d_context)``."""
+        return self.encoder(image, edge_index, edge_attr)
 
-        The regression mean is a function of the image features too, so that nothing measured
-        enters here. Runs once per section and prediction.
+    def add_mean(self, context: Tensor, mean: Tensor | None) -> Tensor:
+        """Context H: that of the image, and what the regression mean ``(n_spots, n_genes)`` adds to it.
+
+        The regression mean is a function of the image features, so that nothing measured enters here.
         """
-        context = self.encoder(image, edge_index, edge_attr)
-        if self.mean_encoder is not None:
-            context = context + self.mean_encoder(mean)
-        return context
+        return context if self.mean_encoder is None else context + self.mean_encoder(mean)
 
     def forward(
         self, x: Tensor, sigma: Tensor, context: Tensor, mix_index: Tensor | None, mix_weight: Tensor | None

@@ -1,35 +1,29 @@
-"""The regression mean and the cross-fitted residual around it. Numpy only."""
+"""The regression mean and the latent basis of what it leaves over. Numpy only."""
 
-from flagst.regression.balance import balance_noise, can_balance, leading_scores, uncorrelated
-from flagst.regression.context import ContextFeatures, section_centre
-from flagst.regression.draw_order import match_draw_order, order_curve, order_factors
+from flagst.regression.features import ContextFeatures, section_centre
 from flagst.regression.folds import count_networks, cross_fitting_folds, network_folds
-from flagst.regression.gene_transfer import GeneTransfer
+from flagst.regression.gene_transfer import GeneTransfer, unit_vectors
+from flagst.regression.latent import LatentBasis
 from flagst.regression.mean import RegressionMean
-from flagst.regression.residual import ResidualModel
+from flagst.regression.moran import MoranSums, neighbour_moran
+from flagst.regression.pca import principal_axes
 from flagst.regression.ridge import RidgeRegression
-from flagst.regression.scaler import TargetScaler
-from flagst.regression.spatial_order import neighbour_moran
-from flagst.regression.stage import RegressionStage
+from flagst.regression.stage import RegressionStage, TargetScaler
 
 __all__ = [
     "ContextFeatures",
     "GeneTransfer",
+    "LatentBasis",
+    "MoranSums",
     "RegressionMean",
     "RegressionStage",
-    "ResidualModel",
     "RidgeRegression",
     "TargetScaler",
-    "balance_noise",
-    "can_balance",
     "count_networks",
     "cross_fitting_folds",
-    "leading_scores",
-    "match_draw_order",
     "neighbour_moran",
     "network_folds",
-    "order_curve",
-    "order_factors",
+    "principal_axes",
     "section_centre",
-    "uncorrelated",
+    "unit_vectors",
 ]

@@ -121,6 +121,13 @@ class GeneTransfer:
         return weights, noise, shares @ self.level, np.exp(shares @ self.log_spread)
 
 
+def unit_vectors(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gene vectors scaled to length 1, ``(n_genes, d)`` float32, and which genes have one: finite and not zero."""
+    length = np.linalg.norm(np.nan_to_num(vectors), axis=1)
+    known = np.isfinite(vectors).all(axis=1) & (length > 0)
+    return np.where(known[:, None], vectors / np.where(known, length, 1)[:, None], 0).astype(np.float32), known
+
+
 def _choose(unit: np.ndarray, mean: np.ndarray, expression: np.ndarray) -> tuple[float, ...]:
     """Width, penalty, gain, and both correlations, of the best of all choices."""
     average, loading = mean.mean(axis=1, keepdims=True), _loading(mean)

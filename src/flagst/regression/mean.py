@@ -53,13 +53,13 @@ class KernelFeatures:
         """``(n_spots, d) -> (n_spots, n_landmarks)``."""
         return np.exp(-self.precision * _squared_distances(design, self.landmarks)) @ self.projection
 
-    def trust(self, features: np.ndarray) -> np.ndarray:
-        """How far kernel ridge may speak for a spot, ``(n_spots, 1)`` in [0, 1].
+    def weight(self, features: np.ndarray) -> np.ndarray:
+        """Weight of kernel ridge at a spot, ``(n_spots, 1)`` from 0 to 1.
 
         The odds that the landmarks explain a spot's kernel variance, ``(1 - gap) / gap``, over their usual odds of
-        each other; 1 where they are no smaller. So a spot that lies as the training spots lie among each other is
-        trusted in full, and one that no landmark reaches not at all: there a Gaussian kernel knows nothing and falls
-        back to the mean, where ridge still extrapolates.
+        each other; 1 where they are no smaller. A spot that is as near to the landmarks as they are to each other has
+        weight 1. A spot that no landmark reaches has weight 0: there a Gaussian kernel falls back to the mean, and
+        ridge still extrapolates.
         """
         explained = np.clip((features**2).sum(axis=1, keepdims=True), 0, 1)
         ours, usual = explained * self.usual_gap, (1 - explained) * (1 - self.usual_gap)
@@ -71,8 +71,8 @@ class RegressionMean:
     """Convex mix of ridge and kernel ridge on the same context features.
 
     Penalties, the width of the kernel and the weight of its part are chosen on held-out folds. The
-    weight may be zero, and it fades where a spot is unlike the
-    training spots (:meth:`KernelFeatures.trust`): on tissue of another kind the mean is that of ridge.
+    weight may be zero. It falls where a spot is far from the training spots (:meth:`KernelFeatures.weight`), so that on
+    out-of-distribution tissue the mean is that of ridge.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class RegressionMean:
             return linear
         features = self.kernel.transform(design)
         smooth = self.kernel_ridge.predict(features)
-        return linear + self.weight * self.kernel.trust(features) * (smooth - linear)
+        return linear + self.weight * self.kernel.weight(features) * (smooth - linear)
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

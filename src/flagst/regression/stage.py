@@ -1,16 +1,43 @@
-"""Everything before the diffusion: scaling, context features, regression mean, cross-fitting."""
+"""The regression mean from raw parts: scaling of the target, context features, cross-fitted regression."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from flagst.regression.context import NEIGHBOURHOODS, ContextFeatures
+from flagst.regression.features import NEIGHBOURHOODS, ContextFeatures
 from flagst.regression.folds import cross_fitting_folds
 from flagst.regression.mean import RegressionMean
 from flagst.regression.ridge import RidgeRegression
-from flagst.regression.scaler import TargetScaler
 
 REGRESSIONS = {"ridge": RidgeRegression, "mixed": RegressionMean}
+
+
+@dataclass(frozen=True)
+class TargetScaler:
+    """Mean and standard deviation of every gene over the training spots.
+
+    Attributes
+    ----------
+    mean, sd
+        ``(n_genes,)`` float64, in the unit of the target. Constant genes get ``sd`` 1.
+    """
+
+    mean: np.ndarray
+    sd: np.ndarray
+
+    @classmethod
+    def fit(cls, target: np.ndarray) -> "TargetScaler":
+        """``target: (n_spots, n_genes)``."""
+        sd = target.std(axis=0, dtype=np.float64)
+        return cls(mean=target.mean(axis=0, dtype=np.float64), sd=np.where(sd > 1e-8, sd, 1.0))
+
+    def standardise(self, target: np.ndarray) -> np.ndarray:
+        """Target to standardised units."""
+        return (target - self.mean) / self.sd
+
+    def restore(self, standardised: np.ndarray, genes: slice = slice(None)) -> np.ndarray:
+        """Standardised units of these genes to target, clipped at 0 as every target of flagst is non-negative."""
+        return np.clip(standardised * self.sd[genes] + self.mean[genes], 0, None)
 
 
 @dataclass(frozen=True)
@@ -69,12 +96,13 @@ class RegressionStage:
         mean, cross_fitted = REGRESSIONS[regression].fit(design, scaler.standardise(target), folds)
         return cls(scaler, context, mean), cross_fitted
 
-    def predict(self, image: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
-        """Standardised mean of one whole section, ``(n_spots, n_genes)``."""
-        return self.mean.predict(self.context.transform(image, neighbours))
-
-    def predict_rows(
-        self, image: np.ndarray, neighbours: np.ndarray, rows: np.ndarray, centre: np.ndarray
+    def predict(
+        self,
+        image: np.ndarray,
+        neighbours: np.ndarray,
+        *,
+        rows: np.ndarray | None = None,
+        centre: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Those rows of :meth:`predict`, see :meth:`ContextFeatures.transform_rows`."""
-        return self.mean.predict(self.context.transform_rows(image, neighbours, rows, centre))
+        """Standardised mean of some spots of a section, ``(n_rows, n_genes)``; as :meth:`ContextFeatures.transform`."""
+        return self.mean.predict(self.context.transform(image, neighbours, rows=rows, centre=centre))

@@ -36,7 +36,7 @@ class WindowSplitter(pl.LightningDataModule):
     Parameters
     ----------
     training, validation
-        Windows from :func:`flagst.data.inputs.window`. No window crosses sections.
+        Windows from :func:`flagst.data.windows.window`. No window crosses sections.
     windows_per_epoch
         An epoch goes through the training windows as often as it takes to see at least so many:
         one pass over few sections would be few steps.
