@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+PUBLIC_ROOMS = ("metrics", "tl", "pl", "pp", "io", "datasets", "encoders", "gfm", "baselines", "model")
 
 
 @pytest.fixture
@@ -84,6 +85,61 @@ def test_environment_is_clean(dev, monkeypatch):
     monkeypatch.setenv("FLAGST_DATA_DIR", "kept")
     assert not set(dev.FOREIGN) & set(dev.clean_environment())
     assert dev.clean_environment()["FLAGST_DATA_DIR"] == "kept"
+
+
+FILES = {
+    "__init__.py": '"""Package."""\n\n__version__ = "1"\n',
+    "_keys.py": "A = 1\n",
+    "first/__init__.py": "from flagst.first.one import C\n\n__all__ = ['C']\n",
+    "first/one.py": (
+        '"""Owns one.\n\nTwo lines."""\n\n# comment\nimport os\nfrom typing import TYPE_CHECKING\n\n'
+        "from flagst._keys import A\nfrom flagst.first.two import g\n\n"
+        "if TYPE_CHECKING:\n    from flagst.first import two\n\n\n"
+        'class C:\n    """Class."""\n\n    @property\n    def size(self):\n        """Size."""\n\n'
+        '        # why\n        text = """a\n\n        b"""\n        return text, g(A), os, two\n'
+    ),
+    "first/two.py": "def g(x):\n    from flagst.first import one\n\n    return one\n",
+    "second/three.py": "import flagst._keys\nfrom flagst.first.one import C\n",
+}
+
+
+@pytest.fixture
+def source(dev, tmp_path, monkeypatch):
+    """A package with one of everything that is counted."""
+    for name, text in FILES.items():
+        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source" / name).write_text(text)
+    monkeypatch.setattr(dev, "SOURCE", tmp_path / "source")
+
+
+def shape_rows(text):
+    return {line.split("  ")[0]: line.split() for line in text.splitlines()[4:]}
+
+
+def test_shape_counts_lines_and_imports(dev, source, capsys):
+    assert dev.shape() == 0
+    said = capsys.readouterr().out
+    rows = shape_rows(said)
+    assert rows["(top level)"][2:] == ["2", "2", "0", "no", "__init__.py", "3", "none", "0"]
+    # of two files that import each other: the statement for types and the lazy one count, that of __init__ does not
+    assert rows["first"] == ["first", "3", "18", "3", "yes", "first/one.py", "27", "C.size", "6"]
+    assert rows["second"][1:5] == ["1", "2", "0", "no"]
+    assert rows["total"] == ["total", "6", "22", "3"]
+    assert said.splitlines()[-1] == "Circle in first: flagst.first.one -> flagst.first.two -> flagst.first.one"
+
+
+def test_circles_are_found(dev):
+    assert dev.find_circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert dev.find_circle({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
+    assert dev.find_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def test_shape_of_the_source_needs_no_environment():
+    command = [sys.executable, str(ROOT / "dev.py"), "shape"]
+    rows = shape_rows(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    numbers = [list(map(int, row[1:4])) for name, row in rows.items() if name in PUBLIC_ROOMS]
+    assert len(numbers) == len(PUBLIC_ROOMS) and all(n_files > 0 and n_lines > 0 for n_files, n_lines, _ in numbers)
+    assert int(rows["total"][1]) == len(list((ROOT / "src" / "flagst").rglob("*.py")))
 
 
 @pytest.mark.parametrize(("used", "other", "environment"), [("3.11", "3.12", ".venv"), ("3.12", "3.11", ".venv-3.12")])
