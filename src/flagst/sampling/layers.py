@@ -3,8 +3,8 @@
 import numpy as np
 
 from flagst._keys import quantile_part
-from flagst.sampling.quantiles import IntervalCalibration, sample_quantiles
-from flagst.sampling.spot_samples import SpotSamples
+from flagst.sampling.quantiles import IntervalCalibration
+from flagst.sampling.spot_samples import SpotSamples, sample_quantiles
 
 
 def part_layers(

@@ -1,17 +1,14 @@
 """Quantiles of posterior samples, calibrated on tissue that was held out of the denoiser's training."""
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flagst.metrics import share_below
 from flagst.regression import cross_fitting_folds
-
-if TYPE_CHECKING:
-    from flagst.sampling.sampler import SectionSampler
+from flagst.sampling.sampler import SectionSampler
+from flagst.sampling.spot_samples import pooled_sd, sample_quantiles
 
 #: Levels at which the correction is fitted; levels between them are interpolated.
 LEVELS = np.array([0.01, 0.025, 0.05, *np.arange(2, 19) / 20, 0.95, 0.975, 0.99])
@@ -138,7 +135,7 @@ def calibration_record(intervals: IntervalCalibration | None, quantiles: tuple[f
     return {"calibrated": False, "levels": [float(q) for q in quantiles]}
 
 
-def calibrate_intervals(parts: "list[tuple[SectionSampler, np.ndarray]]") -> IntervalCalibration | None:
+def calibrate_intervals(parts: list[tuple[SectionSampler, np.ndarray]]) -> IntervalCalibration | None:
     """Fit the correction on held-out tissue.
 
     Parameters
@@ -183,31 +180,6 @@ def calibrate_intervals(parts: "list[tuple[SectionSampler, np.ndarray]]") -> Int
         n_blocks=len(parts),
         n_spots=len(measured),
     )
-
-
-def sample_quantiles(samples: np.ndarray, quantiles) -> np.ndarray:
-    """Quantiles ``(n_quantiles, n_spots, n_genes)`` float32 of samples ``(n_samples, n_spots, n_genes)``.
-
-    The k-th of n samples is the quantile k / (n + 1), so that the number of samples hardly matters.
-    """
-    return np.quantile(samples, quantiles, axis=0, method="weibull").astype(np.float32)
-
-
-def pooled_sd(parts: Iterable[np.ndarray]) -> np.ndarray:
-    """Root mean square over spots of each gene's standard deviation over samples, ``(n_genes,)`` float32.
-
-    One number per gene: where all samples are clipped at zero, a spot has no standard deviation of its own.
-
-    Parameters
-    ----------
-    parts
-        Samples ``(n_samples, n_part, n_genes)`` of parts of a section.
-    """
-    total, n_spots = 0.0, 0
-    for samples in parts:
-        total = total + samples.var(axis=0, ddof=1, dtype=np.float64).sum(axis=0)
-        n_spots += samples.shape[1]
-    return np.sqrt(total / n_spots).astype(np.float32)
 
 
 def _fit(curves: np.ndarray, units: np.ndarray, measured: np.ndarray) -> np.ndarray:

@@ -22,9 +22,8 @@ from flagst.sampling.balanced_noise import balanced, can_balance, leading_scores
 from flagst.sampling.fit import MIN_MORAN_SPOTS, Fitted
 from flagst.sampling.moran_matching import moran_curve, moran_factors
 from flagst.sampling.progress import Bars
-from flagst.sampling.quantiles import pooled_sd
 from flagst.sampling.spot_noise import shared_noise, spot_noise
-from flagst.sampling.spot_samples import SpotSamples
+from flagst.sampling.spot_samples import SpotSamples, pooled_sd
 from flagst.sampling.threads import threads_for
 
 if TYPE_CHECKING:

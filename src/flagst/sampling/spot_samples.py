@@ -64,3 +64,28 @@ class SpotSamples(ABC):
 
     def _moved(self, structure: float, residuals: list[np.ndarray]) -> np.ndarray:
         return np.stack([self.restore(self.mean + structure * r).astype(np.float32) for r in residuals])
+
+
+def sample_quantiles(samples: np.ndarray, quantiles) -> np.ndarray:
+    """Quantiles ``(n_quantiles, n_spots, n_genes)`` float32 of samples ``(n_samples, n_spots, n_genes)``.
+
+    The k-th of n samples is the quantile k / (n + 1), so that the number of samples hardly matters.
+    """
+    return np.quantile(samples, quantiles, axis=0, method="weibull").astype(np.float32)
+
+
+def pooled_sd(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Root mean square over spots of each gene's standard deviation over samples, ``(n_genes,)`` float32.
+
+    One number per gene: where all samples are clipped at zero, a spot has no standard deviation of its own.
+
+    Parameters
+    ----------
+    parts
+        Samples ``(n_samples, n_part, n_genes)`` of parts of a section.
+    """
+    total, n_spots = 0.0, 0
+    for samples in parts:
+        total = total + samples.var(axis=0, ddof=1, dtype=np.float64).sum(axis=0)
+        n_spots += samples.shape[1]
+    return np.sqrt(total / n_spots).astype(np.float32)
