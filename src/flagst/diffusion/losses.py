@@ -37,6 +37,14 @@ def denoising_loss(
     Source
     ------
     Karras et al. 2022, eq. 2 and eq. 8.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.diffusion import EDM, denoising_loss
+    >>> clean, sigma = torch.zeros(3, 2), torch.ones(3, 1)
+    >>> denoising_loss(lambda x, sigma: torch.zeros_like(x), clean, sigma, torch.randn(3, 2), process=EDM())
+    tensor([0., 0., 0.])
     """
     error = denoise(x0 + sigma * noise, sigma) - x0
     return (process.loss_weight(sigma) * error**2).mean(dim=-1)

@@ -18,6 +18,12 @@ class NoiseProcess(ABC):
     """A variance-exploding process ``x = x0 + sigma * noise`` and its scalings.
 
     All noise levels are ``(n_spots, 1)`` float tensors, in units of the state ``x``.
+
+    Examples
+    --------
+    >>> from flagst.diffusion import EDM, NoiseProcess
+    >>> isinstance(EDM(), NoiseProcess)
+    True
     """
 
     sigma_min: float
@@ -40,7 +46,16 @@ class NoiseProcess(ABC):
         """``(n_steps + 1,)`` decreasing noise levels for sampling; the last one is 0."""
 
     def denoiser(self, network: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-        """Wrap ``network(x_scaled, sigma)`` into ``D(x, sigma)``."""
+        """Wrap ``network(x_scaled, sigma)`` into ``D(x, sigma)``.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from flagst.diffusion import EDM
+        >>> denoise = EDM().denoiser(lambda x, sigma: torch.zeros_like(x))
+        >>> denoise(torch.ones(3, 2), torch.ones(3, 1))[0]
+        tensor([0.5000, 0.5000])
+        """
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             c_skip, c_out, c_in = self.scalings(sigma)
@@ -68,6 +83,12 @@ class EDM(NoiseProcess):
     ------
     Karras et al., NeurIPS 2022, Table 1 (column "Ours") and eq. 5; the constants are ours (theirs:
     sigma_data 0.5, sigma 0.002 to 80, p_mean -1.2, p_std 1.2, for images).
+
+    Examples
+    --------
+    >>> from flagst.diffusion import EDM
+    >>> EDM(sigma_max=10.0).schedule(3)
+    tensor([10.0000,  ...,  0.0200,  0.0000])
     """
 
     sigma_data: float = 1.0
@@ -106,6 +127,12 @@ class VESDE(NoiseProcess):
     Source
     ------
     FLAG (arXiv 2605.18055); Song et al., ICLR 2021 (variance-exploding SDE).
+
+    Examples
+    --------
+    >>> from flagst.diffusion import VESDE
+    >>> VESDE().schedule(4).log10()[:4]
+    tensor([ 1.,  0., -1., -2.])
     """
 
     sigma_min: float = 0.01

@@ -37,6 +37,16 @@ def dpm_solver_pp_2m(denoise: Denoise, noise: Tensor, sigmas: Tensor) -> Tensor:
     Source
     ------
     Lu et al. 2022, DPM-Solver++, Algorithm 2, with ``lambda = -log(sigma)`` and ``alpha = 1``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.diffusion import EDM, dpm_solver_pp_2m
+    >>> denoise = lambda x, sigma: x / (1 + sigma**2)  # exact for states of a standard normal distribution
+    >>> noise = torch.randn(2000, 1, generator=torch.Generator().manual_seed(0))
+    >>> samples = dpm_solver_pp_2m(denoise, noise, EDM().schedule(20))
+    >>> bool(abs(samples.std() - 1) < 0.1)
+    True
     """
     x = noise * sigmas[0]
     previous, previous_h = None, None
@@ -59,11 +69,28 @@ def dpm_solver_pp_2m(denoise: Denoise, noise: Tensor, sigmas: Tensor) -> Tensor:
 def heun(denoise: Denoise, noise: Tensor, sigmas: Tensor) -> Tensor:
     """Heun's second-order method: ``2 * n_steps - 1`` network evaluations.
 
-    Parameters and return value as in :func:`dpm_solver_pp_2m`.
+    Parameters
+    ----------
+    denoise, noise, sigmas
+        As in :func:`dpm_solver_pp_2m`.
+
+    Returns
+    -------
+    ``(n_spots, d_state)`` samples.
 
     Source
     ------
     Karras et al. 2022, Algorithm 1. The last step, to 0, is an Euler step.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.diffusion import EDM, heun
+    >>> denoise = lambda x, sigma: x / (1 + sigma**2)  # exact for states of a standard normal distribution
+    >>> noise = torch.randn(2000, 1, generator=torch.Generator().manual_seed(0))
+    >>> samples = heun(denoise, noise, EDM().schedule(20))
+    >>> bool(abs(samples.std() - 1) < 0.1)
+    True
     """
     x = noise * sigmas[0]
     for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
@@ -77,12 +104,13 @@ def heun(denoise: Denoise, noise: Tensor, sigmas: Tensor) -> Tensor:
 
 
 class Solver(NamedTuple):
-    """A solver and its cost.
+    """A solver of the probability-flow ODE and its cost.
 
     Attributes
     ----------
     solve
-        ``(denoise, noise, sigmas) -> samples``, as :func:`dpm_solver_pp_2m`.
+        From ``D(x, sigma)``, noise ``(n_spots, d_state)`` and noise levels ``(n_steps + 1,)`` to samples
+        ``(n_spots, d_state)``, as :func:`dpm_solver_pp_2m`.
     n_evaluations
         Number of noise levels ``n_steps`` -> number of network evaluations of one sample.
 

@@ -19,6 +19,13 @@ class GeneReadout(nn.Module):
         Genes that have a query.
     d_gene
         Width of the gene embeddings.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.nn import GeneReadout
+    >>> GeneReadout(16, n_genes=5, d_gene=3)(torch.randn(7, 16)).shape
+    torch.Size([7, 5, 3])
     """
 
     def __init__(self, width: int, n_genes: int, d_gene: int, *, d_query: int = 64):
@@ -56,6 +63,13 @@ def contextual_embedding(expression: Tensor, vectors: Tensor, genes: Tensor | sl
     Returns
     -------
     ``(n_spots, n_given, d_gene)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.nn import contextual_embedding
+    >>> contextual_embedding(torch.randn(7, 5), torch.eye(5)).shape
+    torch.Size([7, 5, 5])
     """
     pairs = (vectors[:, :, None] * vectors[:, None]).flatten(start_dim=1)
     spot = (expression @ pairs / len(vectors)).view(len(expression), *(vectors.shape[1],) * 2)
@@ -80,6 +94,14 @@ def alignment_loss(readout: Tensor, embedding: Tensor, there: Tensor | None = No
     Source
     ------
     FLAG (arXiv 2605.18055), ``L_align``; the constant 1 is ours, so that the loss is not negative.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.nn import alignment_loss
+    >>> vectors = torch.ones(2, 3, 4)
+    >>> alignment_loss(vectors, vectors).abs() < 1e-6
+    tensor([True, True])
     """
     cosine = F.cosine_similarity(readout, embedding, dim=-1)
     if there is None:

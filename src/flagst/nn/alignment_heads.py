@@ -21,6 +21,13 @@ def choose_genes(mask: Tensor, *, training: bool) -> Tensor:
     """Genes that are read out now, ``(n_read,)`` int64: all that have a vector, or 64 of them.
 
     In training a fresh random subset each time, otherwise always the same.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.nn import choose_genes
+    >>> choose_genes(torch.tensor([True, False, True]), training=False)
+    tensor([0, 2])
     """
     known = torch.nonzero(mask)[:, 0]
     if len(known) <= MAX_GENES:
@@ -57,6 +64,14 @@ class AlignmentHead(_GeneHead):
         ``(n_genes,)`` bool, genes that have one.
     weight
         Weight of the loss beside the denoising loss.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.nn import AlignmentHead
+    >>> head = AlignmentHead(16, torch.eye(5), torch.ones(5, dtype=torch.bool), weight=0.5)
+    >>> head(torch.randn(7, 16), torch.randn(7, 5))["align_loss"].shape
+    torch.Size([7])
     """
 
     def __init__(self, width: int, vectors: Tensor, mask: Tensor, *, weight: float):
@@ -72,7 +87,17 @@ class AlignmentHead(_GeneHead):
         *,
         controls: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of each spot; the controls with a generator of their shuffles. What is read of spots is not used."""
+        """Losses ``(n_spots,)``; the controls with a generator of their shuffles.
+
+        Parameters
+        ----------
+        hidden, expression
+            ``(n_spots, width)`` or ``(n_spots, n_genes, width)``, and ``(n_spots, n_genes)`` standardised.
+        embedding, genes
+            Not used here: they are for heads with vectors per spot.
+        controls
+            Generator of the shuffles; ``None`` for no controls.
+        """
         known, genes = torch.nonzero(self.mask)[:, 0], choose_genes(self.mask, training=self.training)
         readout = self.readout(hidden, genes)
         target = contextual_embedding(expression, self.vectors, genes)
@@ -103,6 +128,15 @@ class ContextualHead(_GeneHead):
         ``(n_genes,)`` bool, genes that have a vector in some spot.
     weight
         Weight of the loss beside the denoising loss.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.nn import ContextualHead
+    >>> head = ContextualHead(16, torch.zeros(5, 3), torch.ones(5, dtype=torch.bool), weight=0.5)
+    >>> vectors, genes = torch.randn(7, 2, 3), torch.tensor([0, 4])
+    >>> head(torch.randn(7, 16), torch.randn(7, 5), vectors, genes)["align_loss"].shape
+    torch.Size([7])
     """
 
     def __init__(self, width: int, centre: Tensor, mask: Tensor, *, weight: float):
@@ -144,6 +178,14 @@ class CellHead(nn.Module):
         Weight of the loss beside the denoising loss.
     d_hidden
         Width of the read-out's hidden layer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.nn import CellHead
+    >>> head = CellHead(16, torch.zeros(3), weight=0.5)
+    >>> head(torch.randn(7, 16), torch.randn(7, 5), torch.randn(7, 3))["align_loss"].shape
+    torch.Size([7])
     """
 
     def __init__(self, width: int, centre: Tensor, *, weight: float, d_hidden: int = 64):

@@ -32,6 +32,14 @@ class GeneDenoiser(nn.Module):
     Source
     ------
     FLAG (arXiv 2605.18055), gene denoiser; Peebles & Xie 2023 for AdaLN-Zero.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.nn import GeneDenoiser
+    >>> denoiser = GeneDenoiser(20, 8, width=16, n_heads=2)
+    >>> [part.shape for part in denoiser(torch.randn(7, 20), torch.ones(7, 1), torch.randn(7, 8), None, None)]
+    [torch.Size([7, 20]), torch.Size([7, 20, 16])]
     """
 
     def __init__(

@@ -29,6 +29,15 @@ class EdgeModulatedAttention(MessagePassing):
     Source
     ------
     FLAG (arXiv 2605.18055), spatial graph encoder; ``a`` and ``c`` are learnt per head.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.nn import EdgeModulatedAttention
+    >>> itself = torch.arange(7)
+    >>> edges = torch.stack([itself, itself]), torch.ones(7, 2)
+    >>> EdgeModulatedAttention(8, d_edge=2, n_heads=2)(torch.randn(7, 8), *edges).shape
+    torch.Size([7, 8])
     """
 
     def __init__(self, d_model: int, d_edge: int, n_heads: int):
@@ -77,6 +86,16 @@ class SpatialGraphEncoder(nn.Module):
     ------
     ValueError
         ``d_edge`` is not 0, 1 or 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.nn import SpatialGraphEncoder
+    >>> itself = torch.arange(7)
+    >>> edges = torch.stack([itself, itself]), torch.ones(7, 2)
+    >>> encoder = SpatialGraphEncoder(5, 8)
+    >>> encoder(torch.randn(7, 5), *edges).shape, encoder.n_hops, encoder.d_out
+    (torch.Size([7, 8]), 1, 8)
     """
 
     def __init__(

@@ -27,6 +27,14 @@ class LatentDenoiser(nn.Module):
     ------
     ValueError
         There is no such block.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.nn import LatentDenoiser
+    >>> denoiser = LatentDenoiser(4, 8, width=32)
+    >>> [part.shape for part in denoiser(torch.randn(7, 4), torch.ones(7, 1), torch.randn(7, 8), None, None)]
+    [torch.Size([7, 4]), torch.Size([7, 32])]
     """
 
     def __init__(

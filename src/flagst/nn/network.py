@@ -33,6 +33,15 @@ class FlagNetwork(nn.Module):
     ------
     ValueError
         ``d_edge`` is not 0, 1 or 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.nn import FlagNetwork
+    >>> network = FlagNetwork(5, n_genes=20, d_state=4, d_context=8)
+    >>> state, hidden = network(torch.randn(7, 4), torch.ones(7, 1), torch.randn(7, 8), None, None)
+    >>> state.shape, hidden.shape
+    (torch.Size([7, 4]), torch.Size([7, 256]))
     """
 
     def __init__(
@@ -59,13 +68,30 @@ class FlagNetwork(nn.Module):
         self.denoiser = DENOISERS[denoiser](d_state, d_context, **kwargs)
 
     def encode_image(self, image: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
-        """Context of the image and the positions, ``(n_spots, d_context)``."""
+        """Context of the image and the positions, ``(n_spots, d_context)``.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from flagst.nn import FlagNetwork
+        >>> itself = torch.arange(7)
+        >>> edges = torch.stack([itself, itself]), torch.ones(7, 2)
+        >>> FlagNetwork(5, n_genes=20, d_state=4, d_context=8).encode_image(torch.randn(7, 5), *edges).shape
+        torch.Size([7, 8])
+        """
         return self.encoder(image, edge_index, edge_attr)
 
     def add_mean(self, context: Tensor, mean: Tensor | None) -> Tensor:
         """Context H: that of the image, and what the regression mean ``(n_spots, n_genes)`` adds to it.
 
         The regression mean is a function of the image features, so that nothing measured enters here.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from flagst.nn import FlagNetwork
+        >>> FlagNetwork(5, n_genes=20, d_state=4, d_context=8).add_mean(torch.zeros(7, 8), torch.randn(7, 20)).shape
+        torch.Size([7, 8])
         """
         return context if self.mean_encoder is None else context + self.mean_encoder(mean)
 

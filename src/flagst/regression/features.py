@@ -28,6 +28,16 @@ class ContextFeatures:
         itself, the input of the graph encoder.
     neighbourhoods
         Numbers of nearest spots averaged.
+
+    Examples
+    --------
+    >>> from flagst.regression import ContextFeatures
+    >>> import flagst.data.graph
+    >>> rng = np.random.default_rng(0)
+    >>> image, coords = rng.normal(size=(40, 6)), rng.uniform(size=(40, 2))
+    >>> near = flagst.data.graph.knn(coords, 18)[0]
+    >>> ContextFeatures.fit([image], [near]).transform(image, near).shape
+    (40, 12)
     """
 
     scale: np.ndarray
@@ -57,6 +67,16 @@ class ContextFeatures:
             Upper bounds; fewer spots or features give fewer.
         neighbourhoods
             Empty for no surroundings.
+
+        Examples
+        --------
+        >>> from flagst.regression import ContextFeatures
+        >>> import flagst.data.graph
+        >>> rng = np.random.default_rng(0)
+        >>> image, coords = rng.normal(size=(40, 6)), rng.uniform(size=(40, 2))
+        >>> near = flagst.data.graph.knn(coords, 18)[0]
+        >>> ContextFeatures.fit([image], [near], n_components=5).components.shape
+        (5, 12)
         """
         centred = [image - section_centre(image) for image in images]
         scale = np.concatenate(centred).std(axis=0)
@@ -85,6 +105,18 @@ class ContextFeatures:
             ``(n_rows,)`` spots that are wanted; ``None`` for all.
         centre
             :func:`section_centre` of the section, where it is known already.
+
+        Examples
+        --------
+        >>> from flagst.regression import ContextFeatures
+        >>> import flagst.data.graph
+        >>> rng = np.random.default_rng(0)
+        >>> image, coords = rng.normal(size=(40, 6)), rng.uniform(size=(40, 2))
+        >>> near = flagst.data.graph.knn(coords, 18)[0]
+        >>> context = ContextFeatures.fit([image], [near])
+        >>> some = context.transform(image, near, rows=np.array([3, 7]))
+        >>> np.allclose(some, context.transform(image, near)[[3, 7]])
+        True
         """
         centre = section_centre(image) if centre is None else centre
         if rows is None:
@@ -98,6 +130,16 @@ class ContextFeatures:
         """``(n_spots, n_white)`` unit-variance components, clipped to +-4.
 
         ``image`` is that of a whole section, or any part of it with the ``centre`` of the whole.
+
+        Examples
+        --------
+        >>> from flagst.regression import ContextFeatures
+        >>> import flagst.data.graph
+        >>> rng = np.random.default_rng(0)
+        >>> image, coords = rng.normal(size=(40, 6)), rng.uniform(size=(40, 2))
+        >>> near = flagst.data.graph.knn(coords, 18)[0]
+        >>> ContextFeatures.fit([image], [near]).whiten(image).shape
+        (40, 6)
         """
         scaled = self._scaled(image, section_centre(image) if centre is None else centre)
         return np.clip(scaled @ self.whitening.T, -4, 4)
@@ -107,7 +149,14 @@ class ContextFeatures:
 
 
 def section_centre(image: np.ndarray) -> np.ndarray:
-    """Mean features of a section, ``(d_image,)`` float64."""
+    """Mean features of a section, ``(d_image,)`` float64.
+
+    Examples
+    --------
+    >>> from flagst.regression import section_centre
+    >>> section_centre(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    array([2., 3.])
+    """
     return image.mean(axis=0, dtype=np.float64)
 
 

@@ -24,6 +24,12 @@ def cross_fitting_folds(section: np.ndarray, coords: np.ndarray) -> np.ndarray:
     Returns
     -------
     ``(n_spots,)`` int, fold of each spot, counted from 0.
+
+    Examples
+    --------
+    >>> from flagst.regression import cross_fitting_folds
+    >>> cross_fitting_folds(np.array(["A", "A", "B", "C"]), np.zeros((4, 2)))
+    array([0, 0, 1, 2])
     """
     names, code = np.unique(section, return_inverse=True)
     if len(names) >= 3:
@@ -36,7 +42,14 @@ def cross_fitting_folds(section: np.ndarray, coords: np.ndarray) -> np.ndarray:
 
 
 def count_networks(n_sections: int, *, cross_fit: bool) -> int:
-    """Networks of a model: one per fold, or a single one without cross-fitting."""
+    """Networks of a model: one per fold, or a single one without cross-fitting.
+
+    Examples
+    --------
+    >>> from flagst.regression import count_networks
+    >>> [count_networks(n, cross_fit=True) for n in (1, 2, 3, 10)]
+    [4, 4, 3, 3]
+    """
     if not cross_fit:
         return 1
     return N_NETWORKS if n_sections >= N_NETWORKS else N_BLOCKS
@@ -51,6 +64,12 @@ def network_folds(coords: list[np.ndarray]) -> list[np.ndarray]:
     ----------
     coords
         Per section ``(n_spots, 2)``, any unit.
+
+    Examples
+    --------
+    >>> from flagst.regression import network_folds
+    >>> [fold.tolist() for fold in network_folds([np.zeros((2, 2))] * 4)]
+    [[0, 0], [1, 1], [2, 2], [0, 0]]
     """
     if len(coords) >= N_NETWORKS:
         return [np.full(len(xy), number % N_NETWORKS) for number, xy in enumerate(coords)]

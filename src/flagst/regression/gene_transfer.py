@@ -48,6 +48,16 @@ class GeneTransfer:
         Mean correlation with measured expression when a known gene is left out and predicted from the others, over
         1,000 of them at most: as it is, and with the average over genes, measured, and its square regressed out of
         both. Width, penalty and gain are those with the highest ``pcc + 0.5 * own_pcc``.
+
+    Examples
+    --------
+    >>> from flagst.regression import GeneTransfer
+    >>> rng = np.random.default_rng(0)
+    >>> vectors, expression = rng.normal(size=(8, 3)), rng.normal(size=(50, 8))
+    >>> transfer = GeneTransfer.fit(vectors, expression, expression, np.ones(8), np.ones(8))
+    >>> weights, noise_sd, level, sd = transfer.weights(rng.normal(size=(2, 3)))
+    >>> weights.shape, noise_sd.shape
+    ((2, 8), (2,))
     """
 
     vectors: np.ndarray
@@ -83,6 +93,15 @@ class GeneTransfer:
         ------
         ValueError
             Fewer than three genes have a vector.
+
+        Examples
+        --------
+        >>> from flagst.regression import GeneTransfer
+        >>> rng = np.random.default_rng(0)
+        >>> vectors, expression = rng.normal(size=(8, 3)), rng.normal(size=(50, 8))
+        >>> transfer = GeneTransfer.fit(vectors, expression, expression, np.ones(8), np.ones(8))
+        >>> transfer.known
+        array([0, 1, 2, 3, 4, 5, 6, 7])
         """
         known = np.flatnonzero(np.linalg.norm(vectors, axis=1) > 0)
         if len(known) < 3:
@@ -109,6 +128,15 @@ class GeneTransfer:
         ``(n_genes, n_known)`` weights of the known genes' standardised expression; ``(n_genes,)`` each: standard
         deviation of independent noise that brings the variance over the training spots to 1, mean and standard
         deviation in the unit of the target.
+
+        Examples
+        --------
+        >>> from flagst.regression import GeneTransfer
+        >>> rng = np.random.default_rng(0)
+        >>> vectors, expression = rng.normal(size=(8, 3)), rng.normal(size=(50, 8))
+        >>> transfer = GeneTransfer.fit(vectors, expression, expression, np.ones(8), np.ones(8))
+        >>> [part.shape for part in transfer.weights(rng.normal(size=(2, 3)))]
+        [(2, 8), (2,), (2,), (2,)]
         """
         kernel = _kernel(_unit(vectors), self.vectors, self.width)
         like = kernel @ self.solve
@@ -122,7 +150,15 @@ class GeneTransfer:
 
 
 def unit_vectors(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gene vectors scaled to length 1, ``(n_genes, d)`` float32, and which genes have one: finite and not zero."""
+    """Gene vectors scaled to length 1, ``(n_genes, d)`` float32, and which genes have one: finite and not zero.
+
+    Examples
+    --------
+    >>> from flagst.regression import unit_vectors
+    >>> unit, known = unit_vectors(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    >>> unit.tolist(), known.tolist()
+    ([[0.6..., 0.8...], [0.0, 0.0]], [True, False])
+    """
     length = np.linalg.norm(np.nan_to_num(vectors), axis=1)
     known = np.isfinite(vectors).all(axis=1) & (length > 0)
     return np.where(known[:, None], vectors / np.where(known, length, 1)[:, None], 0).astype(np.float32), known

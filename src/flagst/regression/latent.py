@@ -60,6 +60,14 @@ class LatentBasis:
         Returns
         -------
         The basis and the states, ``(n_spots, n_latent)`` float64 of unit variance.
+
+        Examples
+        --------
+        >>> from flagst.regression import LatentBasis
+        >>> residual = np.random.default_rng(0).normal(size=(100, 6))
+        >>> basis, state = LatentBasis.fit(residual, np.zeros(100), n_latent=2)
+        >>> basis.components.shape
+        (2, 6)
         """
         centred = residual - section_means(residual, section)
         scale = centred.std(axis=0)
@@ -83,6 +91,15 @@ class LatentBasis:
         Returns
         -------
         ``(n_spots, n_genes)`` float64 in standardised target units.
+
+        Examples
+        --------
+        >>> from flagst.regression import LatentBasis
+        >>> residual = np.random.default_rng(0).normal(size=(100, 6))
+        >>> basis, state = LatentBasis.fit(residual, np.zeros(100), n_latent=6)
+        >>> decoded = basis.decode(state, np.zeros((100, 6)), np.zeros((100, 6)))
+        >>> np.allclose(decoded, residual - residual.mean(axis=0))
+        True
         """
         moved = (state + shared * self.shared_sd) * self.sd
         return (moved @ self.components + noise * self.noise_sd) * self.scale

@@ -82,6 +82,17 @@ class RegressionMean:
         Features of the second one.
     weight
         Share of the second one, in [0, 0.75].
+
+    Examples
+    --------
+    >>> from flagst.regression import RegressionMean
+    >>> rng = np.random.default_rng(0)
+    >>> design = rng.normal(size=(60, 4))
+    >>> target = design @ rng.normal(size=(4, 3))
+    >>> folds = np.arange(60) % 3
+    >>> fitted, cross_fitted = RegressionMean.fit(design, target, folds)
+    >>> np.corrcoef(fitted.predict(design).ravel(), target.ravel())[0, 1].round(1)
+    np.float64(1.0)
     """
 
     ridge: RidgeRegression
@@ -91,7 +102,19 @@ class RegressionMean:
 
     @classmethod
     def fit(cls, design: np.ndarray, target: np.ndarray, folds: np.ndarray) -> tuple["RegressionMean", np.ndarray]:
-        """Arguments and return value as in :meth:`RidgeRegression.fit`."""
+        """Arguments and return value as in :meth:`RidgeRegression.fit`.
+
+        Examples
+        --------
+        >>> from flagst.regression import RegressionMean
+        >>> rng = np.random.default_rng(0)
+        >>> design = rng.normal(size=(60, 4))
+        >>> target = design @ rng.normal(size=(4, 3))
+        >>> folds = np.arange(60) % 3
+        >>> fitted, cross_fitted = RegressionMean.fit(design, target, folds)
+        >>> cross_fitted.shape
+        (60, 3)
+        """
         ridge, linear = RidgeRegression.fit(design, target, folds)
         lowest, chosen = np.inf, None
         for width in WIDTHS:
@@ -107,7 +130,19 @@ class RegressionMean:
         return cls(ridge, kernel_ridge, kernel, weight), mixed
 
     def predict(self, design: np.ndarray) -> np.ndarray:
-        """``(n_spots, d) -> (n_spots, n_genes)``, standardised units."""
+        """``(n_spots, d) -> (n_spots, n_genes)``, standardised units.
+
+        Examples
+        --------
+        >>> from flagst.regression import RegressionMean
+        >>> rng = np.random.default_rng(0)
+        >>> design = rng.normal(size=(60, 4))
+        >>> target = design @ rng.normal(size=(4, 3))
+        >>> folds = np.arange(60) % 3
+        >>> fitted, _ = RegressionMean.fit(design, target, folds)
+        >>> fitted.predict(design[:2]).shape
+        (2, 3)
+        """
         linear = self.ridge.predict(design)
         if self.weight == 0:
             return linear

@@ -50,6 +50,14 @@ class MoranSums:
             summed over in two parts.
         new
             ``(n_part,)`` bool, spots that were in no part before: each counts once in the mean. ``None`` for all.
+
+        Examples
+        --------
+        >>> from flagst.regression import MoranSums
+        >>> sums = MoranSums()
+        >>> sums.add(np.array([[0.0], [1.0]]), np.array([[1], [0]]))
+        >>> sums.n_spots
+        2
         """
         values = np.asarray(values, dtype=np.float64)
         if self.centre is None:
@@ -64,7 +72,16 @@ class MoranSums:
         self.sums = self.sums + np.stack([*of_counted, *of_own, around.sum(axis=0), _dot(own, around)])
 
     def result(self) -> np.ndarray:
-        """Moran's I, ``(n_columns,)`` float64; 0 for constant columns."""
+        """Moran's I, ``(n_columns,)`` float64; 0 for constant columns.
+
+        Examples
+        --------
+        >>> from flagst.regression import MoranSums
+        >>> sums = MoranSums()
+        >>> sums.add(np.array([[0.0], [1.0]]), np.array([[1], [0]]))
+        >>> sums.result()
+        array([-1.])
+        """
         total, total_squared, own_total, own_squared, around, product = self.sums
         mean = total / self.n_spots
         spread = total_squared / self.n_spots - mean**2

@@ -7,7 +7,15 @@ WIDE = 5000
 
 
 def principal_axes(values: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """``(n, d)`` leading axes of centred ``values`` and the ``(n,)`` standard deviations along them."""
+    """``(n, d)`` leading axes of centred ``values`` and the ``(n,)`` standard deviations along them.
+
+    Examples
+    --------
+    >>> from flagst.regression import principal_axes
+    >>> axes, sd = principal_axes(np.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), 1)
+    >>> axes, sd.round(3)
+    (array([[1., 0.]]), array([2.121]))
+    """
     by_rows = len(values) < values.shape[1] and values.shape[1] > WIDE
     products = values @ values.T if by_rows else values.T @ values
     variance, axes = np.linalg.eigh(products / len(values))

@@ -22,6 +22,17 @@ class RidgeRegression:
         ``(d, n_genes)``.
     intercept
         ``(n_genes,)``.
+
+    Examples
+    --------
+    >>> from flagst.regression import RidgeRegression
+    >>> rng = np.random.default_rng(0)
+    >>> design = rng.normal(size=(60, 4))
+    >>> target = design @ rng.normal(size=(4, 3))
+    >>> folds = np.arange(60) % 3
+    >>> fitted, cross_fitted = RidgeRegression.fit(design, target, folds)
+    >>> np.corrcoef(fitted.predict(design).ravel(), target.ravel())[0, 1].round(1)
+    np.float64(1.0)
     """
 
     alpha: float
@@ -49,6 +60,17 @@ class RidgeRegression:
         Returns
         -------
         The fitted regression and the ``(n_spots, n_genes)`` cross-fitted predictions at its penalty.
+
+        Examples
+        --------
+        >>> from flagst.regression import RidgeRegression
+        >>> rng = np.random.default_rng(0)
+        >>> design = rng.normal(size=(60, 4))
+        >>> target = design @ rng.normal(size=(4, 3))
+        >>> folds = np.arange(60) % 3
+        >>> fitted, cross_fitted = RidgeRegression.fit(design, target, folds)
+        >>> cross_fitted.shape
+        (60, 3)
         """
         held_out = np.zeros((len(alphas), *target.shape), dtype=np.float32)
         for fold in np.unique(folds):
@@ -61,7 +83,19 @@ class RidgeRegression:
         return cls(float(alphas[best]), centre, coef, intercept), held_out[best].astype(np.float64)
 
     def predict(self, design: np.ndarray) -> np.ndarray:
-        """``(n_spots, d) -> (n_spots, n_genes)``."""
+        """``(n_spots, d) -> (n_spots, n_genes)``.
+
+        Examples
+        --------
+        >>> from flagst.regression import RidgeRegression
+        >>> rng = np.random.default_rng(0)
+        >>> design = rng.normal(size=(60, 4))
+        >>> target = design @ rng.normal(size=(4, 3))
+        >>> folds = np.arange(60) % 3
+        >>> fitted, _ = RidgeRegression.fit(design, target, folds)
+        >>> fitted.predict(design[:2]).shape
+        (2, 3)
+        """
         return (design - self.centre) @ self.coef + self.intercept
 
 

@@ -20,6 +20,13 @@ class TargetScaler:
     ----------
     mean, sd
         ``(n_genes,)`` float64, in the unit of the target. Constant genes get ``sd`` 1.
+
+    Examples
+    --------
+    >>> from flagst.regression import TargetScaler
+    >>> scaler = TargetScaler.fit(np.array([[0.0, 5.0], [2.0, 5.0]]))
+    >>> scaler.mean, scaler.sd
+    (array([1., 5.]), array([1., 1.]))
     """
 
     mean: np.ndarray
@@ -27,16 +34,40 @@ class TargetScaler:
 
     @classmethod
     def fit(cls, target: np.ndarray) -> "TargetScaler":
-        """``target: (n_spots, n_genes)``."""
+        """``target: (n_spots, n_genes)``.
+
+        Examples
+        --------
+        >>> from flagst.regression import TargetScaler
+        >>> scaler = TargetScaler.fit(np.array([[0.0, 5.0], [2.0, 5.0]]))
+        >>> scaler.mean
+        array([1., 5.])
+        """
         sd = target.std(axis=0, dtype=np.float64)
         return cls(mean=target.mean(axis=0, dtype=np.float64), sd=np.where(sd > 1e-8, sd, 1.0))
 
     def standardise(self, target: np.ndarray) -> np.ndarray:
-        """Target to standardised units."""
+        """Target ``(n_spots, n_genes)`` to standardised units.
+
+        Examples
+        --------
+        >>> from flagst.regression import TargetScaler
+        >>> scaler = TargetScaler.fit(np.array([[0.0, 5.0], [2.0, 5.0]]))
+        >>> scaler.standardise(np.array([[2.0, 5.0]]))
+        array([[1., 0.]])
+        """
         return (target - self.mean) / self.sd
 
     def restore(self, standardised: np.ndarray, genes: slice = slice(None)) -> np.ndarray:
-        """Standardised units of these genes to target, clipped at 0 as every target of flagst is non-negative."""
+        """Standardised ``(n_spots, n_genes)`` of these genes to the target, clipped at 0: no target is negative.
+
+        Examples
+        --------
+        >>> from flagst.regression import TargetScaler
+        >>> scaler = TargetScaler.fit(np.array([[0.0, 5.0], [2.0, 5.0]]))
+        >>> scaler.restore(np.array([[1.0, -9.0]]))
+        array([[2., 0.]])
+        """
         return np.clip(standardised * self.sd[genes] + self.mean[genes], 0, None)
 
 
@@ -48,6 +79,17 @@ class RegressionStage:
     ----------
     scaler, context, mean
         Fitted parts; ``mean`` maps context features to standardised targets.
+
+    Examples
+    --------
+    >>> from flagst.regression import RegressionStage
+    >>> import flagst.data.graph
+    >>> rng = np.random.default_rng(0)
+    >>> image, coords = rng.normal(size=(60, 6)), rng.uniform(size=(60, 2))
+    >>> near = flagst.data.graph.knn(coords, 18)[0]
+    >>> stage, mean = RegressionStage.fit([image], [near], [coords], [rng.uniform(size=(60, 3))])
+    >>> mean.shape
+    (60, 3)
     """
 
     scaler: TargetScaler
@@ -86,6 +128,17 @@ class RegressionStage:
         -------
         The stage and the cross-fitted standardised means, ``(n_spots, n_genes)`` over all sections
         in order: every spot predicted by a fit that has not seen its fold.
+
+        Examples
+        --------
+        >>> from flagst.regression import RegressionStage
+        >>> import flagst.data.graph
+        >>> rng = np.random.default_rng(0)
+        >>> image, coords = rng.normal(size=(60, 6)), rng.uniform(size=(60, 2))
+        >>> near = flagst.data.graph.knn(coords, 18)[0]
+        >>> stage, mean = RegressionStage.fit([image], [near], [coords], [rng.uniform(size=(60, 3))])
+        >>> stage.scaler.mean.shape
+        (3,)
         """
         target = np.concatenate(targets)
         scaler = TargetScaler.fit(target)
@@ -104,5 +157,17 @@ class RegressionStage:
         rows: np.ndarray | None = None,
         centre: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Standardised mean of some spots of a section, ``(n_rows, n_genes)``; as :meth:`ContextFeatures.transform`."""
+        """Standardised mean of some spots of a section, ``(n_rows, n_genes)``; as :meth:`ContextFeatures.transform`.
+
+        Examples
+        --------
+        >>> from flagst.regression import RegressionStage
+        >>> import flagst.data.graph
+        >>> rng = np.random.default_rng(0)
+        >>> image, coords = rng.normal(size=(60, 6)), rng.uniform(size=(60, 2))
+        >>> near = flagst.data.graph.knn(coords, 18)[0]
+        >>> stage, mean = RegressionStage.fit([image], [near], [coords], [rng.uniform(size=(60, 3))])
+        >>> stage.predict(image, near, rows=np.arange(5)).shape
+        (5, 3)
+        """
         return self.mean.predict(self.context.transform(image, neighbours, rows=rows, centre=centre))

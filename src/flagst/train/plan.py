@@ -25,6 +25,12 @@ class FlagTrainingPlan(TrainingPlan):
         Of AdamW.
     gradient_clip
         Largest gradient norm of a network together with its alignment head.
+
+    Examples
+    --------
+    >>> from flagst.train import FlagTrainingPlan
+    >>> FlagTrainingPlan(model.module, lr=5e-4).lr
+    0.0005
     """
 
     def __init__(
@@ -85,7 +91,16 @@ class FlagTrainingPlan(TrainingPlan):
             torch.manual_seed(int(seeds[self.global_rank]))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Loss of one window; over the ranks it adds up to the mean of each network's windows."""
+        """Loss of one window; over the ranks it adds up to the mean of each network's windows.
+
+        Parameters
+        ----------
+        batch
+            Tensors of a window, such as the clean state ``(n_window_spots, d_state)``: see
+            :func:`flagst.data.windows.window`.
+        batch_idx
+            Number of the step in its epoch.
+        """
         loss = super().training_step(batch, batch_idx)
         if self.trainer.world_size == 1:
             return loss

@@ -78,7 +78,14 @@ class RankSampler(DistributedSampler):
         return iter(self.order()[self.rank :: self.num_replicas].tolist())
 
     def order(self) -> np.ndarray:
-        """All ranks' indices, ``(n_steps * n_ranks,)`` int64, step after step."""
+        """All ranks' indices, ``(n_steps * n_ranks,)`` int64, step after step.
+
+        Examples
+        --------
+        >>> from flagst.train import RankSampler
+        >>> RankSampler([0, 0, 1, 1], n_ranks=2, rank=0, shuffle=False).order()
+        array([0, 2, 1, 3])
+        """
         n_windows, rng = len(self.networks), np.random.default_rng([self.seed, self.epoch])
         passes = np.arange(n_windows * self.n_repeats).reshape(self.n_repeats, n_windows)
         turns = np.arange(self.networks.max() + 1)

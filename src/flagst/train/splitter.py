@@ -42,6 +42,14 @@ class WindowSplitter(pl.LightningDataModule):
         one pass over few sections would be few steps.
     complete
         Called with a window and ``training=`` when it is its turn, for what would not fit in memory for all at once.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from flagst.train import WindowSplitter
+    >>> windows = [{"state": torch.zeros(5, 2)}] * 3
+    >>> WindowSplitter(windows, [], windows_per_epoch=12).steps_per_epoch
+    12
     """
 
     def __init__(
