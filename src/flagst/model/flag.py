@@ -37,32 +37,32 @@ from flagst.train import FlagTrainingPlan, WindowSplitter
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+#: Whitened components of the image features that the graph encoder takes.
 MAX_WHITE = 50
 
 
 class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseModelClass):
-    """Spatial gene expression from H&E histology, with its gene and spatial structure.
+    """Spatial gene expression from H&E histology, with its gene-gene correlation and spatial autocorrelation.
 
-    A regression mean from image features and their surroundings, plus a diffusion of what the mean
-    leaves over: few whitened components per spot, denoised jointly over neighbouring spots,
-    conditioned on a spatial graph encoder and aligned with gene embeddings in training.
+    The model is a regression mean from image features and their surroundings, plus a diffusion of the residual: few
+    whitened components per spot, denoised jointly over neighbouring spots, conditioned on a spatial graph encoder, and
+    aligned with gene embeddings in training.
 
     Parameters
     ----------
     adata
-        Table registered with :meth:`setup_anndata`, or the SpatialData registered with
-        :meth:`setup_spatialdata`.
+        Table registered with :meth:`setup_anndata`, or the SpatialData registered with :meth:`setup_spatialdata`.
     registry
         Registry of a saved model; used by :meth:`load`.
     preset
         ``"default"``, or ``"paper"`` for the published choices.
     target
-        ``"lognorm"`` (log1p of counts per 10,000), ``"log2"`` (log2(count + 1)) or ``"identity"``;
-        ``None`` keeps the preset's. Predictions come back in this unit.
+        ``"lognorm"`` (log1p of counts per 10,000), ``"log2"`` (log2(count + 1)) or ``"identity"``; ``None`` keeps the
+        preset's. Predictions come back in this unit.
     gfm
-        Gene embeddings to align to: ``"coexpression"`` (of the training spots); a key of ``adata.varm`` (a vector per
-        gene) or ``adata.obsm`` (vectors per spot and gene, or per spot), see :func:`flagst.pp.gene_embeddings`; or
-        ``None`` for no alignment.
+        Gene embeddings to align to: ``"coexpression"`` (of the training spots); a key of ``adata.varm``
+        (``(n_genes, d)``) or ``adata.obsm`` (``(n_spots, n_genes, d)`` or ``(n_spots, d)``), see
+        :func:`flagst.pp.gene_embeddings`; or ``None`` for no alignment.
     seed
         Seed of the network's weights.
     table_key
@@ -72,22 +72,20 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
 
     Raises
     ------
-    ValueError
-        An unknown preset or choice.
+    KeyError, TypeError, ValueError
+        An unknown preset or choice, or data that were not registered.
 
     Source
     ------
-    FLAG, ICML 2026, arXiv 2605.18055. The regression mean, the residual, its latent components,
-    joint denoising and the EDM noise process are ours; ``preset="paper"`` switches them off.
+    FLAG, ICML 2026, arXiv 2605.18055. The regression mean, the residual, its latent components, joint denoising and the
+    EDM noise process are ours; ``preset="paper"`` switches them off.
 
     Examples
     --------
-    >>> import flagst
-    >>> sdata = flagst.datasets.simulated_sections()
     >>> flagst.FLAG.setup_spatialdata(sdata)
-    >>> model = flagst.FLAG(sdata)
-    >>> model.train()
-    >>> prediction = model.predict(sdata)
+    >>> model = flagst.FLAG(sdata, target="log2")
+    >>> model.genes_[:2], model.is_trained_
+    (['...', '...'], False)
     """
 
     _module_cls = FlagModule
@@ -134,29 +132,29 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         datasplitter_kwargs: dict | None = None,
         **trainer_kwargs,
     ) -> None:
-        """Fit the regression mean, then train the diffusion of its cross-fitted residual.
+        """Fit the regression mean, then train the diffusion of its cross-fitted residual, then calibrate.
 
-        With three sections or more, three networks are trained, each without every third section (with one or
-        two sections four, each without one block of each): draws on tissue that a network has not seen set the
-        spread of the draws and calibrate quantiles. The regression mean uses all sections.
+        With three sections or more, three networks are trained, each without every third section. With one or two
+        sections four are trained, each without one block of each section. Samples on tissue that a network has not seen
+        set the noise scale and calibrate quantiles. The regression mean uses all sections.
 
         Parameters
         ----------
         max_epochs
-            Epochs of about 24 optimiser steps; ``None`` makes ``settings_.max_steps`` steps. With several ranks
-            these are the steps of all of them together: epochs see the same windows in fewer steps.
+            Epochs of about 24 optimiser steps; ``None`` makes ``settings_.max_steps`` steps. With several ranks these
+            are the steps of all of them together: epochs see the same windows in fewer steps.
         accelerator, devices
             As in scvi-tools. ``devices=4, strategy="ddp"`` trains in four processes, see :doc:`/distributed`.
         plan_kwargs, datasplitter_kwargs
             For :class:`flagst.train.FlagTrainingPlan` and :class:`flagst.train.WindowSplitter`.
         **trainer_kwargs
-            For :class:`scvi.train.Trainer`. ``early_stopping=True`` looks at the denoising loss of held-out
-            tissue, which rises long before the structure of draws gets worse.
+            For :class:`scvi.train.Trainer`. ``early_stopping=True`` monitors the denoising loss of held-out tissue,
+            which rises long before the structure of samples gets worse.
 
         Writes
         ------
-        ``history_``: losses per epoch. ``fitted_``: the mean and the latent space. ``ood_``: what training images
-        look like. ``spacing_``: how far apart spots are. ``unmeasured_``: genes that have a vector beside the panel's.
+        ``history_``: losses per epoch. ``fitted_``: the mean and the latent basis. ``ood_``: what training images look
+        like. ``spacing_``: how far apart spots are. ``unmeasured_``: genes that have a vector and are not in the panel.
         ``intervals_``: calibration of quantiles, from the held-out tissue. The module's weights are their exponential
         moving average.
 
@@ -172,6 +170,12 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         -----
         UserWarning
             With one or two sections: validation and cross-fitting then use spatial blocks.
+
+        Examples
+        --------
+        >>> model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+        >>> sorted(model.history_)[0], model.is_trained_
+        ('align_loss_shuffled_genes_validation', True)
         """
         check_training(self.settings_, trainer_kwargs)
         sections = self._sections(self._registered(), measured=True)

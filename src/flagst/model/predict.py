@@ -47,46 +47,45 @@ class Prediction:
         window_spots: int | None = None,
         table_key: str = TABLE,
     ) -> AnnData:
-        """Predict expression: ``clip(m + structure * (d - m))``, one draw ``d`` around the mean ``m``.
+        """Predict expression: ``clip(m + structure * (d - m))``, with one posterior sample ``d`` and the mean ``m``.
 
         Parameters
         ----------
         adata
-            Spots with positions and image features, expression not needed; ``None`` for the
-            registered data. Every section must be whole.
+            Spots with positions and image features. Expression is not needed. ``None`` takes the registered data. Every
+            section must be whole.
         structure
-            0 gives the fitted mean, most accurate spot by spot; 1 a full draw, which varies over the tissue
-            as measured expression does; values between trade one for the other. Each gene of a draw is
-            scaled so that genes are ordered in space as in the training sections, as far as the tissue looks
-            like theirs, and elsewhere a little as their abundance lets one expect: see
-            :func:`flagst.sampling.moran_matching.match_draw_order`.
-            No effect with ``preset="paper"``, which has no mean to move from.
+            From 0 to 1. 0 gives the fitted mean, which is most accurate spot by spot. 1 gives a posterior sample, which
+            varies over the tissue as measured expression does. Values between trade accuracy for structure. The
+            residual of each gene is rescaled so that its Moran's I matches the training sections, as far as the tissue
+            is in distribution: see :func:`flagst.sampling.moran_matching.moran_factors`. No effect with
+            ``preset="paper"``, which has no mean.
         n_samples
-            Full draws behind the standard deviation and the quantiles. It never changes the prediction
-            itself.
+            Posterior samples behind the standard deviation and the quantiles. The prediction itself does not depend on
+            it.
         seed
-            Seed of the draw. The noise of a spot starts from numbers keyed by (seed, section, spot name), whatever the
-            order of spots.
+            Seed of the sample. The noise of a spot is keyed by (seed, section, spot name), so that it does not depend
+            on the order of spots.
         layer
             Name of the layer.
         return_std
-            Write the standard deviation over ``n_samples`` (at least 2) full draws, not calibrated.
+            Write the standard deviation over ``n_samples`` (at least 2) posterior samples, not calibrated.
         quantiles
-            Levels to write, such as ``(0.05, 0.95)`` for 90 % intervals, from ``n_samples`` (at least 20) full
-            draws, calibrated per gene, from 0.01 to 0.99, on the tissue held out of the diffusion's training:
-            see :class:`flagst.sampling.quantiles.IntervalCalibration`. The calibration is empirical. Three or four
-            sections give no finite-sample guarantee for a new section, and none at all for another patient.
+            Levels to write, such as ``(0.05, 0.95)`` for 90 % intervals, from ``n_samples`` (at least 20) posterior
+            samples. They are calibrated per gene, from 0.01 to 0.99, on tissue that was held out of the denoiser's
+            training: see :class:`flagst.sampling.quantiles.IntervalCalibration`. The calibration is empirical. Three or
+            four sections give no finite-sample guarantee for a new section, and none for another patient.
         genes
-            Genes to predict; by default the panel. Also genes **that were not in training**, where the model was
-            made with ``gfm=`` a key of ``adata.varm`` in which they have a vector: from the panel's prediction and
-            how like their vectors are, see :class:`flagst.regression.GeneTransfer`. They are marked ``False`` in
-            ``var["flagst_trained"]``. Their level is a guess: compare spots, not genes. They have no quantiles.
+            Genes to predict; ``None`` for the panel. Also genes **that were not in training**, where the model was made
+            with ``gfm=`` a key of ``adata.varm`` in which they have a vector: see
+            :class:`flagst.regression.GeneTransfer`. They are marked ``False`` in ``var["flagst_trained"]``. Their level
+            is uncertain: compare spots, not genes. They have no quantiles.
         allow_missing
-            Predict genes the query lacks; they are marked ``False`` in ``var["flagst_measured"]``.
+            Predict genes that the query lacks. They are marked ``False`` in ``var["flagst_measured"]``.
         window_spots
-            Sections with more spots are predicted in windows of so many, each with its surroundings, and the same
-            numbers up to rounding; ``None``: 4,096, and sections are cut earlier when they have very many genes.
-            See :meth:`predict_to_zarr` for predictions that do not fit in memory.
+            Sections with more spots are predicted in windows of so many, each with its surroundings. The numbers are
+            the same up to rounding. ``None`` for 4,096, and fewer where there are very many genes. See
+            :meth:`predict_to_zarr` for predictions that do not fit in memory.
         table_key
             Table of a SpatialData.
 
@@ -97,18 +96,17 @@ class Prediction:
         Writes
         ------
         ``layers[layer]``, ``layers[layer + "_mean"]`` and, if asked, ``layers[layer + "_std"]`` and
-        ``layers[layer + "_q05"]`` (digits of the level): ``(n_spots, n_genes)`` float32 in the unit of the
-        target, never NaN.
+        ``layers[layer + "_q05"]`` (digits of the level): ``(n_spots, n_genes)`` float32 in the unit of the target, 0 or
+        more, never NaN.
 
-        ``obs["flagst_ood"]``: how unlike the training images the tissue of a spot is; above 1, further away
-        than 95 % of the spots of left-out training sections, see
+        ``obs["flagst_ood"]``: ``(n_spots,)`` float64, how far the tissue of a spot is from the training images. Above 1
+        it is further away than 95 % of the spots of left-out training sections: see
         :class:`flagst.sampling.out_of_distribution.OutOfDistribution`.
 
         ``var["flagst_train_pcc"]`` (NaN for genes that were not in training), ``var["flagst_trained"]``,
-        ``uns["flagst"]["params"]``; ``uns["flagst"]["predictions"][layer]``: how it was made, so that tools and
-        plots know its unit beside predictions of other models; and, with quantiles,
-        ``uns["flagst"]["calibration"][layer]``: which share of the held-out tissue lay below them, before and
-        after calibration.
+        ``uns["flagst"]["params"]``, and ``uns["flagst"]["predictions"][layer]``: how the layer was made. With quantiles
+        also ``uns["flagst"]["calibration"][layer]``: the share of held-out values below them, before and after
+        calibration.
 
         A SpatialData whose table has other genes too gets a second table ``flagst``, in which earlier predictions of
         the same spots and genes stay.
@@ -118,13 +116,18 @@ class Prediction:
         RuntimeError
             The model is not trained.
         KeyError, ValueError
-            The query lacks something, its image features are of another kind, or an argument is out of
-            range.
+            The query lacks something, its image features are of another kind, or an argument is out of range.
 
         Warns
         -----
         UserWarning
             Quantiles are not calibrated, as nothing was held out in training.
+
+        Examples
+        --------
+        >>> prediction = model.predict(adata, structure=0.5, n_samples=20, quantiles=(0.05, 0.95))
+        >>> sorted(name for name in prediction.layers if name.startswith("flagst"))
+        ['flagst', 'flagst_mean', 'flagst_q05', 'flagst_q95']
         """
         self._require_trained()
         request = {"structure": structure, "n_samples": n_samples, "return_std": return_std}
@@ -150,19 +153,31 @@ class Prediction:
     def sample(
         self, adata: "AnnData | SpatialData | None" = None, n_samples: int = 8, *, seed: int = 0, table_key: str = TABLE
     ) -> np.ndarray:
-        """Full draws, structure 1.
+        """Posterior samples: structure 1.
 
         Parameters
         ----------
         adata, seed, table_key
             As in :meth:`predict`.
         n_samples
-            Number of draws; with a regression mean the first is the draw behind :meth:`predict`.
+            Number of samples. With a regression mean the first is the sample behind :meth:`predict`.
 
         Returns
         -------
-        ``(n_samples, n_spots, n_genes)`` float32 in the unit of the target; genes in the order of
+        ``(n_samples, n_spots, n_genes)`` float32 in the unit of the target, 0 or more; genes in the order of
         ``genes_``.
+
+        Raises
+        ------
+        RuntimeError
+            The model is not trained.
+        KeyError, ValueError
+            As :meth:`predict`; ``n_samples`` is below 1.
+
+        Examples
+        --------
+        >>> model.sample(adata, n_samples=3).shape == (3, *adata.shape)
+        True
         """
         self._require_trained()
         if n_samples < 1:
@@ -178,9 +193,27 @@ class Prediction:
     ) -> np.ndarray:
         """Spatial context H of every spot, from the image and the positions only.
 
+        Parameters
+        ----------
+        adata, table_key
+            As in :meth:`predict`.
+
         Returns
         -------
         ``(n_spots, n_networks * d_context)`` float32: the contexts of the cross-fitted networks side by side.
+
+        Raises
+        ------
+        RuntimeError
+            The model is not trained.
+        KeyError, ValueError
+            As :meth:`predict`.
+
+        Examples
+        --------
+        >>> adata.obsm["X_flagst"] = model.get_latent_representation(adata)
+        >>> adata.obsm["X_flagst"].shape
+        (180, 48)
         """
         self._require_trained()
         query = self._registered() if adata is None else table_of(adata, table_key)
@@ -198,13 +231,26 @@ class Prediction:
         Parameters
         ----------
         adata
-            Spots with positions, sections and image features; its genes, if any, are left behind.
-        genes
-            As in :meth:`predict`; by default the panel.
+            Spots with positions, sections and image features. Its genes, if any, are not used.
+        genes, table_key
+            As in :meth:`predict`.
 
         Returns
         -------
         AnnData ``(n_spots, n_genes)`` with X ``None``; :meth:`predict` fills its layers.
+
+        Raises
+        ------
+        RuntimeError
+            ``genes`` are given, and the model is not trained.
+        KeyError, TypeError, ValueError
+            No such table, or genes that the model cannot predict.
+
+        Examples
+        --------
+        >>> query = model.prepare_query(adata)
+        >>> query.X is None, query.n_vars
+        (True, 20)
         """
         if genes is not None:
             self._require_trained()  # it is training that says which genes there are vectors of

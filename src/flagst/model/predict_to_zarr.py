@@ -1,4 +1,4 @@
-"""Predictions that are written to zarr window by window."""
+"""Predictions that are written to zarr some spots at a time, and resumed."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -46,27 +46,27 @@ def predict_to_zarr(
 ) -> Path:
     """Predict a slide of any size, window by window, straight to a zarr store that :func:`anndata.read_zarr` reads.
 
-    The numbers are those of :meth:`predict`, up to rounding. Memory holds what a few thousand spots need for all
-    genes, and per spot the image features, neighbours, the context of every network and what does not depend on
-    genes. The query's own expression is not read.
+    The numbers are those of :meth:`predict`, up to rounding. Memory holds what a few thousand spots need for all genes,
+    and per spot the image features, neighbours, the context of every network and what does not depend on genes. The
+    query's own expression is not read.
 
     Parameters
     ----------
     adata
-        Spots with positions and image features, expression and genes not needed: a table, a SpatialData, or the path
-        of an h5ad file or a zarr store, of which only ``obs``, ``uns`` and the two arrays of ``obsm`` are read.
+        Spots with positions and image features; expression and genes are not needed. A table, a SpatialData, or the
+        path of an h5ad file or a zarr store, of which only ``obs``, ``uns`` and the two arrays of ``obsm`` are read.
         Every section must be whole.
     out
-        Folder of the store. Until the prediction is complete there is nothing there: it is made in ``<out>.partial``.
+        Folder of the store. Until the prediction is complete it is made in ``<out>.partial``.
     structure, n_samples, seed, layer, return_std, quantiles, genes, table_key
         As in :meth:`predict`.
     window_spots
         Spots of a window, besides its surroundings; ``None`` for 4,096. Changes memory and speed, not the numbers.
     resume
-        Go on with what a call that was interrupted has left, with the same model, spots and arguments; without any,
-        start. Where ``out`` is already complete, and of the same model and arguments, nothing is done.
+        Continue what an interrupted call has left, with the same model, spots and arguments. Start where there is
+        nothing. Where ``out`` is already complete, and of the same model and arguments, nothing is done.
     overwrite
-        Replace ``out``, and forget what an interrupted call has left.
+        Replace ``out``, and discard what an interrupted call has left.
     progress
         Show progress bars.
 
@@ -76,17 +76,17 @@ def predict_to_zarr(
 
     Writes
     ------
-    ``out`` with ``obs`` of the query and ``obs["flagst_ood"]``, ``var``, ``obsm`` with the positions, ``uns``, and
-    the layers of :meth:`predict` in chunks of rows, ``(n_spots, n_genes)`` float32 each. No X and no image features.
+    ``out`` with ``obs`` of the query and ``obs["flagst_ood"]``, ``var``, ``obsm`` with the positions, ``uns``, and the
+    layers of :meth:`predict` in chunks of rows, ``(n_spots, n_genes)`` float32 each. No X and no image features.
 
     Raises
     ------
     RuntimeError
         The model is not trained, or another process is writing there.
     FileExistsError
-        ``out`` is there, or what an interrupted call has left, and neither ``resume`` nor ``overwrite`` is given; or
-        ``out`` is complete and was made with another model, of other spots or features, or with other arguments;
-        or what is there is no prediction, which is never replaced.
+        ``out`` or ``<out>.partial`` exists, and neither ``resume`` nor ``overwrite`` is given; ``out`` is complete and
+        was made with another model, of other spots or features, or with other arguments; or what is there is no
+        prediction, which is never replaced.
     ValueError
         What was left is of another model, other spots or other arguments; or as :meth:`predict`.
     FileNotFoundError, KeyError
@@ -99,8 +99,10 @@ def predict_to_zarr(
 
     Examples
     --------
-    >>> model.predict_to_zarr("slide.h5ad", "slide_predicted.zarr")
-    >>> prediction = anndata.read_zarr("slide_predicted.zarr")
+    >>> import anndata
+    >>> path = model.predict_to_zarr(adata, "predicted.zarr", progress=False)
+    >>> anndata.read_zarr(path).layers["flagst"].shape
+    (180, 20)
     """
     self._require_trained()
     out = Path(out)
@@ -142,7 +144,7 @@ def predict_to_zarr(
 
 
 def _is_finished(out: Path, request: str, *, resume: bool, overwrite: bool) -> bool:
-    """Whether there is nothing to do; raises a ``FileExistsError`` for what must not be replaced."""
+    """Whether nothing is left to do; raises a ``FileExistsError`` for what must not be replaced."""
     if not out.exists():
         return False
     recorded = finished_request(out)

@@ -43,50 +43,55 @@ def front(
     references: bool = True,
     table_key: str = TABLE,
 ) -> "pd.DataFrame":
-    """Accuracy against structure, all along the dial, on sections with measured expression.
+    """Accuracy against structure, over the whole range of ``structure``, on sections with measured expression.
 
-    Accuracy and structure pull apart, so that one number at one structure says little: compare methods by
-    the whole curve, with :func:`flagst.pl.front`. Nothing is written to ``adata``.
+    A prediction with more structure is less accurate spot by spot. One number at one ``structure`` says little, so
+    compare methods by the whole curve, with :func:`flagst.pl.front`. Nothing is written to ``adata``.
 
     Parameters
     ----------
     adata
-        Sections with raw counts of all the model's genes; ``None`` for the registered data, which flatters
-        every method that was trained on it.
+        Sections with raw counts of all the model's genes. ``None`` takes the registered data, which gives an optimistic
+        curve: use sections that the model has not seen.
     structures
-        Values of the dial, each in [0, 1].
+        Values from 0 to 1.
     baselines
-        Trained :mod:`flagst.baselines` with the same genes and target; a mapping gives them names, in a sequence they
-        are called by their class, with a number from the second one of it on. ``None``: those that see the image,
-        trained here on the model's training data; none for a model that was loaded without it. ``()``: none.
+        Trained models of :mod:`flagst.baselines` to compare with, or name -> trained model. ``None`` trains those that
+        see the image on the model's own training data; none of them for a model that was loaded without it. ``()`` for
+        no baseline. In a sequence they are named by their class, with a number from the second one on.
     seed
-        Of the first draw, the one behind :meth:`predict`.
+        Of the samples.
     n_draws
-        Draws whose scores are averaged. Baselines use the seeds ``seed``, ``seed + 1``, ...
+        Posterior samples whose scores are averaged. Baselines use the seeds ``seed``, ``seed + 1``, ...
     references
-        Also say what measurements reach: ``"replicate"``, the other measured sections of the training data (of the
-        same layout) against this one, averaged, NaN for a model that was loaded without its training data;
-        ``"noise ceiling"``, the most that the noise of this section's counts leaves reachable (its square for draws
-        with count noise of their own), see :func:`flagst.metrics.structure_ceiling`, NaN for ``target="identity"``.
-        A training section is not compared with itself, known by its spots.
+        Also give what measurements reach. ``"replicate"``: the other measured sections of the training data, of the
+        same layout, against this one, averaged; NaN for a model that was loaded without its training data.
+        ``"noise ceiling"``: the highest value that the noise of this section's counts leaves reachable (its square for
+        samples with count noise of their own), see :func:`flagst.metrics.structure_ceiling`; NaN for
+        ``target="identity"``. A training section is not compared with itself.
     table_key
         Table of a SpatialData.
 
     Returns
     -------
-    One row per method, structure and section: ``method``, ``structure``, ``section``, ``pcc``, ``mse``,
-    ``gsc``, ``ssc``, ``moran_pred`` and ``moran_true`` (means over genes), as in
-    :func:`flagst.tl.evaluate`. ``structure`` is NaN for methods without one. Reference values have GSC and
-    SSC only, as they predict no spot. Rows of another model, with another name in ``method``, can be appended with
-    ``pandas.concat``.
+    One row per method, structure and section: ``method``, ``structure``, ``section``, ``pcc``, ``mse``, ``gsc``,
+    ``ssc``, ``moran_pred`` and ``moran_true`` (means over genes), as in :func:`flagst.tl.evaluate`. ``structure`` is
+    NaN for methods without one. Reference values have GSC and SSC only, as they predict no spot. Rows of another model,
+    with another name in ``method``, can be appended with ``pandas.concat``.
 
     Raises
     ------
     RuntimeError
         The model is not trained.
     ValueError
-        No raw counts, genes that were not measured, a structure out of range, or a baseline with
-        other genes or another target.
+        No raw counts, genes that were not measured, a structure out of range, or a baseline with other genes or another
+        target.
+
+    Examples
+    --------
+    >>> curve = model.front(adata, structures=(0, 1), baselines=(), references=False)
+    >>> curve["method"].unique().tolist(), len(curve)
+    (['FLAG'], 6)
     """
     import pandas as pd
 
