@@ -14,8 +14,8 @@ class Settings:
     target
         Unit in which the model works: ``"lognorm"``, ``"log2"`` or ``"identity"``.
     regression
-        ``"mixed"`` (ridge with kernel ridge) or ``"ridge"``; ``None`` for no regression mean: the
-        diffusion is then of the target itself, not of a residual.
+        ``"mixed"`` (ridge with kernel ridge) or ``"ridge"``. ``None`` for no regression mean: the diffusion is then of
+        the target itself.
     denoiser
         ``"latent"`` or ``"gene"``.
     n_latent
@@ -25,30 +25,29 @@ class Settings:
     process_kwargs
         Constants of the noise process, such as ``{"sigma_max": 40.0}``.
     n_average
-        Without a regression mean, draws averaged into a prediction; 1 leaves the draw as it is.
+        Without a regression mean, posterior samples that are averaged into a prediction; 1 for a single sample.
     edges
-        Use the spatial graph. ``False``: mean, network and draws use no positions, so that ``match_order`` has no
-        effect; folds and the noise scale still do.
+        Use the spatial graph. ``False``: mean, network and samples use no positions, so that ``match_moran`` has no
+        effect. Folds and the noise scale still use them.
     joint
         Denoise neighbouring spots jointly.
     diffusion
         ``False``: noise of the residual's own covariance instead of a trained diffusion; needs a regression mean.
     cross_fit
-        Train one network per fold of the sections, each without its fold, and let them take turns in a
-        draw. Draws on a fold from the network that has not seen it set the spread and calibrate
-        quantiles. ``False``: one network on everything, nothing set or calibrated.
+        Train one network per fold of the sections, each without its fold. In a posterior sample they take turns.
+        Samples on a fold from the network that has not seen it set the noise scale and calibrate quantiles.
+        ``False``: one network on everything, and nothing is calibrated.
     gfm
         ``"coexpression"``; a key of ``adata.varm`` (a vector per gene) or ``adata.obsm`` (with three axes a vector
         per spot and gene, with two one per spot); or ``None`` for no alignment.
     align_weight
         Weight of the alignment loss.
-    match_order
-        Scale each gene of a draw so that genes have the spatial order of the training sections, on unlike tissue that
-        of their abundance, see
-        :func:`flagst.sampling.moran_matching.match_draw_order`.
+    match_moran
+        Rescale the residual of each gene so that its Moran's I matches the training sections, see
+        :func:`flagst.sampling.moran_matching.moran_factors`.
     balance_noise
-        Components of a draw and the noise beside them have as few correlations by chance as a section's size allows,
-        see :func:`flagst.sampling.balanced_noise.balance_noise`.
+        Remove chance correlations between the components of a sample and the noise beside them, as far as a section's
+        size allows, see :func:`flagst.sampling.balanced_noise.balance_noise`.
     max_steps
         Optimiser steps of all networks together when ``train(max_epochs=None)``.
     network
@@ -70,7 +69,7 @@ class Settings:
     cross_fit: bool = True
     gfm: str | None = "coexpression"
     align_weight: float = 0.5
-    match_order: bool = True
+    match_moran: bool = True
     balance_noise: bool = True
     max_steps: int = 1200
     network: dict = field(default_factory=dict)

@@ -348,7 +348,7 @@ class Prediction:
         rows = section_rows(query, self.setup_["section_key"]).values()
         self.module.eval()
         foreign = sorted({s.layout for s in sections} - set(self.fitted_.moran))
-        if foreign and self.fitted_.latent is not None and self.settings_.match_order:
+        if foreign and self.fitted_.latent is not None and self.settings_.match_moran:
             logger.warning(
                 "Spot layout %s was not among the training sections' (%s): Moran's I of samples is not matched.",
                 ", ".join(foreign), ", ".join(sorted(self.fitted_.moran)),

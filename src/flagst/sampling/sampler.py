@@ -96,7 +96,7 @@ class SectionSampler:
         self.n_genes = len(fitted.stage.scaler.mean)
         self.width = max(n_genes, self.n_genes)
         self.d_state = settings.d_state(self.n_genes)
-        matched = settings.match_order and settings.edges and len(section) >= MIN_MORAN_SPOTS
+        matched = settings.match_moran and settings.edges and len(section) >= MIN_MORAN_SPOTS
         self.moran = (fitted.moran if moran is None else moran).get(section.layout) if matched else None
         self.moran_weight = moran_weight
         self.networks = tuple(range(len(module.networks))) if networks is None else networks
