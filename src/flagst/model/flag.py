@@ -14,6 +14,7 @@ from scvi.train import TrainRunner
 from flagst._keys import SLOT, TABLE, UNS
 from flagst.data import query as queries
 from flagst.data.from_anndata import sections_from_anndata
+from flagst.data.identity import spot_digests
 from flagst.data.measured import section_rows, training_spacing
 from flagst.data.record import table_of
 from flagst.data.section import Section
@@ -21,12 +22,12 @@ from flagst.model.aligning import build_alignment, require_vectors
 from flagst.model.fitting import fit_before_diffusion
 from flagst.model.held_out import HeldOutTissue, held_out_parts
 from flagst.model.intervals import calibrate_intervals
-from flagst.model.loading import Loading, spot_digests
 from flagst.model.order import TrainingOrder
+from flagst.model.persistence import Persistence
 from flagst.model.predicting import SectionPredictor
 from flagst.model.prediction import Prediction
 from flagst.model.presets import resolve
-from flagst.model.setup import IMAGE_FIELD, Registration
+from flagst.model.registration import IMAGE_FIELD, Registration
 from flagst.model.spread import calibrate_spread
 from flagst.model.training import check_trainer_arguments, train_diffusion
 from flagst.model.unlike import FamiliarTissue
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 MAX_WHITE = 50
 
 
-class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseModelClass):
+class FLAG(Registration, Persistence, Prediction, UnsupervisedTrainingMixin, BaseModelClass):
     """Spatial gene expression from H&E histology, with its gene and spatial structure.
 
     A regression mean from image features and their surroundings, plus a diffusion of what the mean
@@ -125,7 +126,6 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
             f"FLAG: {len(self.genes_)} genes, target {self.settings_.target}, "
             f"{self.settings_.denoiser} denoiser, alignment {self.settings_.gfm}"
         )
-        self.init_params_ = self._get_init_params(locals())
 
     def train(
         self,

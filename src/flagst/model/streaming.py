@@ -11,10 +11,10 @@ from anndata import AnnData
 
 from flagst import __version__
 from flagst._keys import LAYERS, PARAM, SLOT, TABLE, UNS, prediction_layers
+from flagst.data.identity import fingerprint
 from flagst.data.reading import read_spots
 from flagst.data.record import check_request, table_of, write_prediction
 from flagst.data.store import PredictionStore, finished_request
-from flagst.model.fingerprint import fingerprint
 from flagst.model.intervals import calibration_record, require_calibrated
 from flagst.model.order import AUTO
 from flagst.model.predicting import layer_parts

@@ -5,7 +5,7 @@ from flagst.regression.context import ContextFeatures, section_centre
 from flagst.regression.draw_order import match_draw_order, order_curve, order_factors
 from flagst.regression.folds import count_networks, cross_fitting_folds, network_folds
 from flagst.regression.gene_transfer import GeneTransfer
-from flagst.regression.mean import RegressionMean
+from flagst.regression.mean import KernelFeatures, RegressionMean
 from flagst.regression.residual import ResidualModel
 from flagst.regression.ridge import RidgeRegression
 from flagst.regression.scaler import TargetScaler
@@ -15,6 +15,7 @@ from flagst.regression.stage import RegressionStage
 __all__ = [
     "ContextFeatures",
     "GeneTransfer",
+    "KernelFeatures",
     "RegressionMean",
     "RegressionStage",
     "ResidualModel",

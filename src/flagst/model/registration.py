@@ -10,7 +10,7 @@ from scvi.data import AnnDataManager, fields
 from flagst._keys import OBS, OBSM, TABLE
 from flagst.data.from_anndata import check_registered, panel_genes
 from flagst.data.record import record_setup, table_of
-from flagst.model.quiet import quiet_libraries
+from flagst.train.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
