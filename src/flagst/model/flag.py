@@ -77,7 +77,7 @@ class FLAG(Registration, Persistence, Prediction, UnsupervisedTrainingMixin, Bas
     Raises
     ------
     ValueError
-        An unknown preset or choice.
+        An unknown preset or choice, or counts that are no whole numbers; only ``target="identity"`` takes those.
 
     Source
     ------
@@ -115,6 +115,7 @@ class FLAG(Registration, Persistence, Prediction, UnsupervisedTrainingMixin, Bas
         self.settings_ = resolve(preset, target=target, gfm=gfm, **changes)
         if adata is not None:
             require_vectors(self.adata, self.settings_)
+            self._require_whole_counts()
         self.setup_ = dict(self.registry_["setup_args"])
         self.genes_ = [str(gene) for gene in self.setup_["genes"]]
         self.d_features_ = int(self.summary_stats[f"n_{IMAGE_FIELD}"])

@@ -7,8 +7,10 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager, fields
 
+from flagst._checks import require_whole
 from flagst._keys import OBS, OBSM, TABLE
 from flagst.data.from_anndata import check_registered, panel_genes
+from flagst.data.measured import counts_name
 from flagst.data.record import record_setup, table_of
 from flagst.train.quiet import quiet_libraries
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 IMAGE_FIELD = "image_features"
+#: Key in a registry: the first count that is no whole number, ``None`` when all are.
+FRACTION = "first_fraction"
 
 
 class SectionField(fields.CategoricalObsField):
@@ -31,6 +35,12 @@ class SectionField(fields.CategoricalObsField):
 
 class Registration:
     """The two ways to register training data; a part of :class:`flagst.FLAG`."""
+
+    def _require_whole_counts(self) -> None:
+        """Raise a ``ValueError`` for registered counts that are no whole numbers, where the target needs them."""
+        if self.settings_.target != "identity":
+            where = counts_name(self.registry_["setup_args"]["layer"])
+            require_whole(self.registry_[FRACTION], where=where)
 
     @classmethod
     def setup_anndata(
@@ -71,10 +81,10 @@ class Registration:
             Contents that cannot be right, see :func:`flagst.data.from_anndata.check_registered`.
         """
         genes = panel_genes(adata, genes)
-        check_registered(
+        arguments = cls._get_setup_method_args(**locals())
+        fraction = check_registered(
             adata, section_key=section_key, spatial_key=spatial_key, image_key=image_key, layer=layer, genes=genes
         )
-        arguments = cls._get_setup_method_args(**locals())
         manager = AnnDataManager(
             fields=[
                 fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False, correct_data_format=False),
@@ -86,6 +96,7 @@ class Registration:
         )
         with quiet_libraries():
             manager.register_fields(adata, **kwargs)
+        manager.registry[FRACTION] = fraction
         cls.register_manager(manager)
         record_setup(adata, section_key=section_key, counts_layer=layer)
 
