@@ -1,4 +1,4 @@
-"""Registration of training data: which slots of a table a model reads."""
+"""Registration of training data: the checks, and which slots of a table a model reads."""
 
 from typing import TYPE_CHECKING
 
@@ -23,10 +23,10 @@ FRACTION = "first_fraction"
 
 
 class SectionField(fields.CategoricalObsField):
-    """The column of sections. Categories without a spot, as a subset of a larger table keeps them, do not count."""
+    """The column of sections. It leaves out categories without a spot, which a subset of a larger table keeps."""
 
     def register_field(self, adata: AnnData) -> dict:
-        """What is registered: sections that have spots, and the number of each spot's."""
+        """Register the sections that have spots, and the number of the section of every spot."""
         state = super().register_field(adata)
         used, code = np.unique(adata.obs[self.attr_key], return_inverse=True)
         adata.obs[self.attr_key] = code
@@ -54,22 +54,25 @@ class Registration:
         genes: list[str] | None = None,
         **kwargs,
     ) -> None:
-        """Register a table. Cheap: no image is opened.
+        """Check and register a table. No image is opened, and counts are read 4,096 spots at a time.
 
         Parameters
         ----------
         adata
-            Raw counts, ``obs[section_key]``, ``obsm[spatial_key]`` ``(n_spots, 2)`` x then y in
-            full-resolution pixels, ``obsm[image_key]`` ``(n_spots, d_image)`` from
+            Raw counts ``(n_spots, n_genes)``, ``obs[section_key]``, ``obsm[spatial_key]`` ``(n_spots, 2)`` x then y in
+            full-resolution pixels, and ``obsm[image_key]`` ``(n_spots, d_image)`` from
             :func:`flagst.pp.image_features`.
         section_key, layer, spatial_key, image_key
             Where to look; ``layer=None`` is X.
         genes
             The panel; ``None`` takes ``var["flagst_panel"]`` if present, else all genes.
+        **kwargs
+            Of scvi-tools, which passes a registry when it transfers one.
 
         Writes
         ------
-        ``uns["flagst"]["params"]``: the section column and the layer of raw counts, for the tools that come after.
+        ``uns["flagst"]["params"]``: the section column and the layer of raw counts, for the tools that come after; and
+        the slots of scvi-tools, ``uns["_scvi_uuid"]``, ``uns["_scvi_manager_uuid"]`` and ``obs["_scvi_section"]``.
 
         Raises
         ------
@@ -78,7 +81,15 @@ class Registration:
         TypeError
             A SpatialData: see :meth:`setup_spatialdata`.
         ValueError
-            Contents that cannot be right, see :func:`flagst.data.from_anndata.check_registered`.
+            Fewer than 50 spots, a section of one spot, names that are not unique, positions, features or counts that
+            are not finite, negative counts, or spots or genes without any count. Counts that are no whole numbers are
+            refused later, by the constructor, as it knows the target.
+
+        Examples
+        --------
+        >>> flagst.FLAG.setup_anndata(adata, genes=["SIM001", "SIM004"])
+        >>> flagst.FLAG(adata).genes_
+        ['SIM001', 'SIM004']
         """
         genes = panel_genes(adata, genes)
         arguments = cls._get_setup_method_args(**locals())
@@ -102,7 +113,7 @@ class Registration:
 
     @classmethod
     def setup_spatialdata(cls, sdata: "SpatialData", *, table_key: str = TABLE, **kwargs) -> None:
-        """Register the table of a SpatialData, extracting image features first where there are none.
+        """Register the table of a SpatialData. Where it has no image features, they are extracted first.
 
         Parameters
         ----------
@@ -112,6 +123,22 @@ class Registration:
             Name of the table.
         **kwargs
             Passed to :meth:`setup_anndata`.
+
+        Writes
+        ------
+        What :meth:`setup_anndata` writes, and ``obsm[image_key]`` where it was missing, see
+        :func:`flagst.pp.image_features`.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            As :meth:`setup_anndata`; no such table; or images that features cannot be extracted from.
+
+        Examples
+        --------
+        >>> flagst.FLAG.setup_spatialdata(sdata)
+        >>> flagst.FLAG(sdata).adata is sdata.tables["table"]
+        True
         """
         from flagst import pp
 
