@@ -97,7 +97,7 @@ def test_demo_leaves_a_working_model_and_prediction(ran_demo):
 def test_demo_writes_again_into_its_own_folder(tmp_path):
     paths = demo.prepare_folder(tmp_path / "new", overwrite=False)
     paths["model"].mkdir()
-    (paths["model"] / "model.pt").touch()
+    (paths["model"] / "model.json").touch()
     paths["spatial"].touch()
     assert demo.prepare_folder(tmp_path / "new", overwrite=False) == paths
     assert [p.name for p in (tmp_path / "new").iterdir()] == [demo.MARKER]

@@ -16,7 +16,7 @@ HEAVY = {
     "anndata", "lightning", "matplotlib", "scanpy", "scvi", "sklearn", "spatialdata", "squidpy",
     "torch", "torch_geometric",
 }  # fmt: skip
-BASE = {"_keys", "_checks", "_compat", "_files", "_weights"}
+BASE = {"_keys", "_checks", "_compat", "_files", "_values", "_weights"}
 CORE = {"nn", "diffusion", "metrics", "regression"}
 PUBLIC = {"metrics", "data", "model", "pp", "tl", "pl", "io", "datasets", "encoders", "gfm", "baselines"}
 
@@ -28,6 +28,7 @@ ARROWS = {
     "_checks": (set(), set()),
     "_compat": (set(), HEAVY),
     "_files": (set(), {"torch"}),
+    "_values": (set(), set()),
     "_weights": (set(), {"torch"}),
     "__init__": (PUBLIC, set()),
     "__main__": ({"cli"}, set()),

@@ -84,10 +84,20 @@ def require_non_negative(matrix, *, where: str) -> None:
 def require_counts(matrix, *, where: str) -> None:
     """Raise a ``ValueError`` unless ``matrix`` (dense or sparse) holds finite, non-negative integers."""
     require_non_negative(matrix, where=where)
+    require_whole(first_fraction(matrix), where=where)
+
+
+def first_fraction(matrix) -> float | None:
+    """The first value of ``matrix`` (dense or sparse) that is no whole number; ``None`` when there is none."""
     values = _stored_values(matrix)
-    if np.any(values != np.round(values)):
-        example = values[values != np.round(values)].flat[0]
-        raise ValueError(f"{where} has non-integer values (for example {example:g}). {_COUNTS_HINT}")
+    broken = values != np.round(values)
+    return float(values[broken].flat[0]) if broken.any() else None
+
+
+def require_whole(fraction: float | None, *, where: str) -> None:
+    """Raise a ``ValueError`` unless ``fraction``, from :func:`first_fraction`, is ``None``."""
+    if fraction is not None:
+        raise ValueError(f"{where} has non-integer values (for example {fraction:g}). {_COUNTS_HINT}")
 
 
 def _stored_values(matrix) -> np.ndarray:

@@ -4,12 +4,15 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+#: File that a folder with a saved model of flagst holds, whatever else is in it.
+MODEL_FILE = "model.json"
 # Names under which trainers keep the weights beside an optimiser's state.
 _WRAPPINGS = ("model_state_dict", "state_dict", "model")
 
@@ -88,6 +91,25 @@ def drafted(path: Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def drafted_folder(folder: Path, *, last: str) -> Iterator[Path]:
+    """A folder to write to, which becomes ``folder`` when all went well.
+
+    Of a ``folder`` that exists, the files of these names are replaced one by one, ``last`` after the others.
+    """
+    draft = folder.with_name(f"{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        if not folder.exists():
+            os.replace(draft, folder)
+            return
+        for file in sorted(draft.iterdir(), key=lambda file: file.name == last):
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def file_name(text: str) -> str:

@@ -67,6 +67,7 @@ SLOT = SimpleNamespace(
     metrics="metrics",
     calibration="calibration",
     history="history",
+    setup="setup",  # what was registered for baselines; for FLAG, scvi-tools keeps it
     version="version",
     ceiling="ceiling",  # of the measurement, whatever the prediction
     request="request",  # hash of the model and the arguments behind a prediction that was streamed

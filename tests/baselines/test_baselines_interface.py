@@ -88,6 +88,34 @@ def test_registered_arguments_are_used(train, query):
     assert fitted("Ridge", train).genes_ == ["g3", "g1"]
 
 
+def test_what_was_registered_goes_with_copies_and_files(train, tmp_path):
+    train.layers["raw"] = train.X.copy()
+    baselines.Mean.setup_anndata(train, layer="raw", genes=["g3", "g1"])
+    train.write_h5ad(tmp_path / "train.h5ad")
+    expected = {"section_key": "section", "layer": "raw", "spatial_key": "spatial", "image_key": "X_image"}
+    for table in (train.copy(), ad.read_h5ad(tmp_path / "train.h5ad")):
+        assert vars(baselines.Ridge(table).setup_) == expected | {"genes": ["g3", "g1"]}
+    baselines.Mean.setup_anndata(train)  # the last registration counts, and X is the default again
+    assert baselines.Ridge(train).setup_.layer is None and len(baselines.Ridge(train).genes_) == 10
+    baselines.Mean.setup_anndata(train, genes=["g3", "g1"])
+    with pytest.raises(KeyError, match="1 genes are not in adata.var_names.*'g3'"):
+        baselines.Ridge(train[:, ["g0", "g1"]].copy())
+
+
+def test_a_refused_table_is_left_alone(train):
+    with pytest.raises(KeyError, match="'nope'"):
+        baselines.Mean.setup_anndata(train, genes=["nope"])
+    assert "flagst" not in train.uns
+
+
+def test_counts_are_whole_but_for_identity(train):
+    train.X = train.X / 2
+    for target in ("lognorm", "log2"):
+        with pytest.raises(ValueError, match="adata.X has non-integer values"):
+            baselines.Mean(train, target=target)
+    assert baselines.Mean(train, target="identity").genes_ == list(train.var_names)
+
+
 def test_panel_is_the_default(train):
     train.var["flagst_panel"] = train.var_names.isin(["g0", "g7"])
     assert baselines.Ridge(train).genes_ == ["g0", "g7"]

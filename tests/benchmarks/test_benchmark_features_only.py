@@ -13,11 +13,11 @@ import torch
 
 from flagst.data.graph import knn, moran_graph
 from flagst.metrics import morans_i
-from flagst.sampling.fit import fit_before_diffusion
 from flagst.model.flag import MAX_WHITE
-from flagst.settings import Settings
 from flagst.model.training import EMA_DECAY
 from flagst.regression import network_folds
+from flagst.sampling.fit import fit_before_diffusion
+from flagst.settings import Settings
 from flagst.train import FlagTrainingPlan
 
 BENCHMARKS = Path(_features_only.__file__).parent
@@ -172,9 +172,10 @@ def test_networks_take_turns(sections, monkeypatch):
 @pytest.mark.parametrize("balance_noise", [True, False])
 def test_the_same_weights_draw_what_the_model_draws(sections, monkeypatch, balance_noise):
     """The model's prediction from the loop's networks: the same noise, turns, solver and decoding."""
-    from flagst.sampling.fit import Fitted
     from flagst.model.predicting import SectionPredictor
+
     from flagst.module import FlagModule
+    from flagst.sampling.fit import Fitted
 
     monkeypatch.setattr(_features_only, "N_LATENT", 3)  # leaves noise of the genes, and axes enough to balance it
     plain = _features_only.PlainFlag.fit(sections, near(sections), seed=0, device="cpu", max_steps=20)
@@ -236,7 +237,7 @@ def test_choices_are_the_model_s_defaults():
         "dpm++2m",
     )
     assert settings.joint and settings.edges and settings.diffusion and settings.n_average == 1
-    assert settings.cross_fit and settings.match_order and settings.balance_noise
+    assert settings.cross_fit and settings.match_moran and settings.balance_noise
     assert settings.gfm == "coexpression" and settings.network == {}
     assert _features_only.N_LATENT == settings.n_latent
     assert _features_only.MAX_STEPS == settings.max_steps

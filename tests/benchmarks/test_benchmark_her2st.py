@@ -18,8 +18,8 @@ import flagst
 from flagst import datasets
 from flagst.data.graph import moran_graph
 from flagst.metrics import morans_i
-from flagst.sampling.quantiles import LEVELS
 from flagst.regression import RegressionStage
+from flagst.sampling.quantiles import LEVELS
 from flagst.tl import evaluate
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from flagst import datasets, metrics
 from flagst._keys import OBS, OBSM
-from flagst.sampling.fit import section_order
 from flagst.regression import draw_order
+from flagst.sampling.fit import section_order
 
 NAMES = {"S1": "C1", "S2": "C2", "S3": "C3", "S4": "D1", "S5": "E1"}
 TRAIN = ["C1", "C2", "C3"]

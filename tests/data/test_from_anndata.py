@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 from damage import set_counts
 
+from flagst.data import stored
 from flagst.data.from_anndata import check_registered, panel_genes, sections_from_anndata
 
 KEYS = {"section_key": "section", "spatial_key": "spatial", "image_key": "X_image", "layer": None}
@@ -166,6 +167,17 @@ def test_registration_refuses_them_too(adata, case):
     change(adata)
     with pytest.raises(error, match=message):
         check_registered(adata, genes=list(adata.var_names), **KEYS)
+
+
+def test_registration_says_whether_counts_are_whole(adata, monkeypatch):
+    monkeypatch.setattr(stored, "ROWS_AT_A_TIME", 25)
+    for kind in (sp.csr_matrix, sp.csc_matrix, np.asarray):
+        adata.X = kind(adata.X.toarray() if sp.issparse(adata.X) else adata.X)
+        assert check_registered(adata, genes=["g0"], **KEYS) is None
+    counts = adata.X.copy()
+    counts[30, 2], counts[50, 1] = 1.5, 2.5
+    adata.X = counts
+    assert check_registered(adata, genes=["g0"], **KEYS) == 1.5
 
 
 def test_registration_before_features(adata):

@@ -1,8 +1,12 @@
 """Training data that cannot be right: the error says what was found, and nothing is changed."""
 
+import tracemalloc
+
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from damage import set_counts
 
 from flagst import FLAG
@@ -80,7 +84,6 @@ AT_SETUP = {
     "spots without a section": (_nan_section, ValueError, "'section'.*missing for 40 spots"),
 }
 AT_TRAINING = {
-    "non-integer": (set_counts(0, 0, 1.5), ValueError, r"non-integer values \(for example 1.5\).*raw counts"),
     "low totals": (
         _low_totals,
         ValueError,
@@ -112,6 +115,36 @@ def test_training_refuses(make, state, case):
         model.train(**make.QUICK)
     assert not model.is_trained_
     state.assert_unchanged(adata, before)
+
+
+def test_counts_that_are_not_whole_are_refused_before_training(make, state):
+    adata = make.table()
+    set_counts(0, 0, 1.5)(adata)
+    FLAG.setup_anndata(adata)  # the target is not known yet
+    before = state.of(adata)
+    for target in (None, "log2"):
+        with pytest.raises(ValueError, match=r"adata.X has non-integer values \(for example 1.5\).*raw counts"):
+            FLAG(adata, target=target, n_latent=4, network=make.SMALL)
+    FLAG(adata, target="identity", n_latent=4, network=make.SMALL)
+    state.assert_unchanged(adata, before)
+    set_counts(0, 0, 1)(adata)
+    make.model(adata)
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+def test_setup_allocates_nothing_of_the_size_of_the_counts(kind):
+    n_spots, n_genes = 24_000, 300
+    counts = np.zeros((n_spots, n_genes), dtype=np.float32)
+    counts[np.arange(n_spots), np.arange(n_spots) % n_genes] = 1
+    obs = pd.DataFrame({"section": pd.Categorical(["A"] * n_spots), "total_counts": 1.0})
+    adata = ad.AnnData(kind(counts), obs=obs.set_index("spot_" + obs.index.astype(str)))
+    adata.obsm["spatial"] = np.stack(np.divmod(np.arange(n_spots), 200), axis=1)
+    adata.obsm["X_image"] = np.ones((n_spots, 2), dtype=np.float32)
+    tracemalloc.start()
+    FLAG.setup_anndata(adata)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < counts.nbytes / 3
 
 
 def test_too_few_spots(make, state):
@@ -158,8 +191,6 @@ def test_a_panel_of_joined_tables_has_the_genes_that_were_chosen(make):
 
 
 def test_features_may_be_sparse(make, trained):
-    import scipy.sparse as sp
-
     query = make.table(names=("X", "Y"), seed=7)
     expected = trained.predict(query.copy()).layers["flagst"]
     query.obsm["X_image"] = sp.csr_matrix(query.obsm["X_image"])

@@ -62,9 +62,9 @@ def test_draws_have_the_order_of_the_training_sections(make):
 
     model, tables, query = make.model(make.table()), {}, make.table(names=("X", "Y"), n_spots=200, seed=7)
     model.train(**make.QUICK)
-    for match_order in (False, True):
-        model.settings_ = replace(model.settings_, match_order=match_order)
-        tables[match_order] = model.predict(query.copy(), structure=1)
+    for match_moran in (False, True):
+        model.settings_ = replace(model.settings_, match_moran=match_moran)
+        tables[match_moran] = model.predict(query.copy(), structure=1)
     free, matched = (tables[k].layers["flagst"].astype(float) for k in (False, True))
     np.testing.assert_array_equal(tables[True].layers["flagst_mean"], tables[False].layers["flagst_mean"])
     order = model.fitted_.order["square"]

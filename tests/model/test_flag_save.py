@@ -1,17 +1,24 @@
 """Saved models predict the same in another process; what they write survives h5ad and zarr."""
 
+import json
+import shutil
 import subprocess
 import sys
 import warnings
-import zipfile
+from dataclasses import is_dataclass
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 
+import flagst
 from flagst import FLAG
+from flagst.model import persistence
+from flagst.model.persistence import STATE
 
 IN_ANOTHER_PROCESS = """
 import sys
@@ -181,8 +188,6 @@ def test_other_data_is_refused_and_left_alone(make, state, folder, change, error
 
 @pytest.fixture
 def evaluated(trained, query):
-    import flagst
-
     trained.predict(query, n_samples=2, return_std=True)
     flagst.tl.evaluate(query)
     return query
@@ -255,40 +260,193 @@ def test_a_trained_model_can_be_pickled(make, query):
     np.testing.assert_array_equal(again.predict(query).layers["flagst"], expected)
 
 
-class Shout:
-    def __reduce__(self):
-        return (print, ("this must never be seen",))
+def _document(folder):
+    return json.loads((folder / "model.json").read_text())
 
 
-def test_a_model_file_with_code_is_refused_and_nothing_runs(folder, tmp_path, capfd):
-    bad = tmp_path / "bad"
-    bad.mkdir()
-    held = torch.load(folder / "model.pt", weights_only=False)
-    held["attr_dict"]["note"] = Shout()
-    torch.save(held, bad / "model.pt")
-    with pytest.raises(ValueError, match="model.pt cannot be read: it asks for builtins.print, which no model"):
-        FLAG.load(str(bad))
-    assert "never" not in capfd.readouterr().out
-    assert FLAG.load(str(bad), trusted=True).is_trained_
-    assert "never" in capfd.readouterr().out  # it would have run: the check above checks something
+@pytest.fixture
+def copied(folder, tmp_path):
+    """A saved model that a test may damage."""
+    return Path(shutil.copytree(folder, tmp_path / "copied"))
+
+
+@pytest.fixture
+def rewrite(copied):
+    """Change what ``model.json`` holds."""
+
+    def change(**keys):
+        (copied / "model.json").write_text(json.dumps(_document(copied) | keys))
+
+    return change
+
+
+def test_a_saved_model_is_two_files_of_values(folder):
+    assert sorted(file.name for file in folder.iterdir()) == ["model.json", "model.safetensors"]
+    document = _document(folder)
+    assert document["format"] == 1 and document["flagst"] == flagst.__version__
+    assert document["registry"]["setup_args"]["genes"] == [f"g{i}" for i in range(8)]
+    assert document["fitted"]["@class"] == "Fitted"
+    assert "flagst." not in (folder / "model.json").read_text()  # no module paths
+    with safe_open(folder / "model.safetensors", "np") as file:
+        names = set(file.keys())
+        assert file.get_tensor("fitted/stage/scaler/mean").dtype == np.float64
+    assert "fitted/residual/components" in names
+    assert len([name for name in names if name.startswith("network.networks.0.")]) > 10
+
+
+def _assert_equal(found, expected):
+    assert type(found) is type(expected)
+    if is_dataclass(expected):
+        found, expected = vars(found), vars(expected)
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key, value in expected.items():
+            _assert_equal(found[key], value)
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            _assert_equal(one, other)
+    elif isinstance(expected, np.ndarray):
+        assert found.dtype == expected.dtype and found.strides == expected.strides
+        np.testing.assert_array_equal(found, expected)
+    else:
+        assert found == expected
+
+
+def test_every_fitted_part_comes_back_exactly(trained, folder):
+    model = FLAG.load(str(folder), adata=False)
+    for name in STATE:
+        _assert_equal(getattr(model, name), getattr(trained, name))
+
+
+def test_unmeasured_genes_come_back(make, query, tmp_path):
+    adata = make.table()
+    adata.varm["vectors"] = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+    FLAG.setup_anndata(adata, genes=[f"g{i}" for i in range(6)])
+    model = FLAG(adata, n_latent=4, network=make.SMALL, gfm="vectors")
+    model.train(**make.QUICK)
+    model.save(tmp_path / "model")
+    loaded = FLAG.load(tmp_path / "model")
+    _assert_equal(loaded.unmeasured_, model.unmeasured_)
+    tables = [m.predict(query.copy(), genes=["g7", "g0"]) for m in (loaded, model)]
+    np.testing.assert_array_equal(*(table.layers["flagst"] for table in tables))
+
+
+def test_the_format_of_another_version_is_named(copied, rewrite):
+    rewrite(format=2, flagst="9.8.7")
+    with pytest.raises(ValueError, match=r"saved by flagst 9.8.7 in format 2; .*reads format 1.*flagst==9.8.7"):
+        FLAG.load(copied)
+
+
+def test_a_model_of_before_the_first_release_is_refused_unread(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"cposix\nsystem\n(S'false'\ntR.")
+    with pytest.raises(ValueError, match=r"model.pt by a development version.*before its first release.*train the mod"):
+        FLAG.load(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("module", "name"),
-    [("flagst.model.predict_to_zarr", "predict_to_zarr"), ("flagst._files", "Path"), ("torch.hub", "load"), ("os", "system")],
+    ("keys", "message"),
+    [
+        ({"fitted": {"@class": "Popen", "fields": {}}}, "the class 'Popen' is unknown"),
+        ({"fitted": {"@class": "TargetScaler", "fields": {"mean": 0}}}, r"a TargetScaler has the fields \['mean'\]"),
+        ({"spacing": {"@code": "1"}}, "the tag '@code' is unknown"),
+        ({"spacing": {"@array": "nowhere"}}, "the array nowhere is missing"),
+    ],
 )
-def test_a_model_file_names_no_function(tmp_path, module, name):
-    """Of flagst only its own dataclasses are made, not its functions nor what its modules import."""
-    with zipfile.ZipFile(tmp_path / "model.pt", "w") as file:
-        file.writestr("archive/data.pkl", f"c{module}\n{name}\n.".encode())
-        file.writestr("archive/version", "3\n")
-    with pytest.raises(ValueError, match=f"it asks for {module}.{name}"):
-        FLAG.load(str(tmp_path))
+def test_contents_that_no_model_has_are_refused(copied, rewrite, keys, message):
+    rewrite(**keys)
+    with pytest.raises(ValueError, match=f"model.json cannot be read: {message}"):
+        FLAG.load(copied)
 
 
-def test_a_broken_model_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="model.pt"):
-        FLAG.load(str(tmp_path))
-    (tmp_path / "model.pt").write_bytes(b"no model at all")
-    with pytest.raises(ValueError, match="model.pt cannot be read"):
-        FLAG.load(str(tmp_path))
+def test_damaged_files_are_named(copied, tmp_path):
+    with pytest.raises(FileNotFoundError, match="model.json"):
+        FLAG.load(str(tmp_path / "nowhere"))
+    document = _document(copied)
+    del document["fitted"]
+    (copied / "model.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"model.json cannot be read: it lacks \['fitted'\]"):
+        FLAG.load(copied)
+    for text, message in (("no model at all", "model.json cannot be read"), ("[]", "it is no saved model")):
+        (copied / "model.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            FLAG.load(copied)
+
+
+def test_damaged_arrays_are_named(copied):
+    file = copied / "model.safetensors"
+    values = file.read_bytes()
+    file.write_bytes(values[:-1] + bytes([values[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"model.safetensors is not the file that model.json was saved with"):
+        FLAG.load(copied)
+    file.write_bytes(values[: len(values) // 2])
+    with pytest.raises(ValueError, match="model.safetensors cannot be read"):
+        FLAG.load(copied)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match="model.safetensors"):
+        FLAG.load(copied)
+
+
+def test_weights_that_are_not_finite_are_refused(make, tmp_path):
+    model = make.model(make.table())
+    with torch.no_grad():
+        next(model.module.parameters())[0] = np.nan
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="model.safetensors has values in networks.*not finite"):
+        FLAG.load(tmp_path / "model")
+
+
+def test_a_save_that_fails_leaves_the_model_that_was_there(trained, make, query, copied, monkeypatch):
+    expected = FLAG.load(copied).predict(query.copy()).layers["flagst"]
+    model = make.model(make.table())
+    model.features_ = {"X_image": object()}
+    with pytest.raises(TypeError, match="cannot hold features/X_image, a object"):
+        model.save(copied, overwrite=True)
+    model.features_ = {}
+    monkeypatch.setattr(persistence, "sha256_of", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.save(copied, overwrite=True)
+    with pytest.raises(ZeroDivisionError):
+        model.save(copied.parent / "new")
+    monkeypatch.undo()
+    assert sorted(file.name for file in copied.parent.iterdir()) == ["copied"]  # no drafts, no half of a model
+    np.testing.assert_array_equal(FLAG.load(copied).predict(query).layers["flagst"], expected)
+
+
+def test_saving_again(make, tmp_path):
+    model = make.model(make.table())
+    model.save(tmp_path / "model", save_anndata=True)
+    with pytest.raises(ValueError, match="already exists. Name another folder, or pass overwrite=True"):
+        model.save(tmp_path / "model")
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    model.save(tmp_path / "model", prefix="second_", overwrite=True)
+    assert FLAG.load(tmp_path / "model").adata is not None
+    assert FLAG.load(tmp_path / "model", prefix="second_").adata is None
+    model.save(tmp_path / "model", overwrite=True)
+    assert FLAG.load(tmp_path / "model").adata is None  # the data of the model that was replaced is gone
+    names = {"model.json", "model.safetensors", "notes.txt", "second_model.json", "second_model.safetensors"}
+    assert {file.name for file in (tmp_path / "model").iterdir()} == names
+
+
+def test_arguments_of_scvi_tools_that_have_no_meaning(trained, folder, tmp_path):
+    for given in ({"save_kwargs": {"pickle_protocol": 4}}, {"legacy_mudata_format": True}, {"datamodule": object()}):
+        with pytest.raises(ValueError, match=f"{list(given)[0]}.*no meaning"):
+            trained.save(tmp_path / "model", **given)
+    with pytest.raises(ValueError, match="backup_url.*no meaning"):
+        FLAG.load(folder, backup_url="https://example.org/model.pt")
+    with pytest.raises(ValueError, match="loaded without its training data"):
+        FLAG.load(folder).save(tmp_path / "model", save_anndata=True)
+    assert FLAG.load(folder, accelerator="cpu", device=1).device == torch.device("cpu")
+
+
+def test_models_of_other_classes_are_asked_for(copied, rewrite):
+    rewrite(registry=_document(copied)["registry"] | {"model_name": "Mine"})
+    with pytest.raises(ValueError, match="of the class Mine"):
+        FLAG.load(copied)
+    assert FLAG.load(copied, allowed_classes_names_list=["Mine"]).is_trained_
+
+
+def test_what_was_registered_is_shown(folder, capsys):
+    assert FLAG.load_registry(folder)["setup_args"]["image_key"] == "X_image"
+    FLAG.view_setup_args(folder)
+    assert "'section_key': 'section'" in capsys.readouterr().out

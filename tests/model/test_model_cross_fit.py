@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from flagst.model import flag
-from flagst.sampling.fit import fit_before_diffusion
 from flagst.regression import match_draw_order
+from flagst.sampling.fit import fit_before_diffusion
 
 
 def train(model, **kwargs):
@@ -142,7 +142,7 @@ def test_the_spread_is_set_on_held_out_tissue(make, monkeypatch):
 
 
 def test_the_spread_is_that_of_draws_before_their_genes_get_the_order_of_the_training_sections(make):
-    given, free = (train(make.model(make.table(), match_order=on), **make.QUICK) for on in (True, False))
+    given, free = (train(make.model(make.table(), match_moran=on), **make.QUICK) for on in (True, False))
     for part in ("noise", "jitter"):
         np.testing.assert_array_equal(*(getattr(model.fitted_.residual, part) for model in (given, free)))
 
@@ -277,9 +277,9 @@ def test_early_stopping_without_held_out_tissue_is_refused(make):
 
 def test_the_average_has_forgotten_the_start():
     """The first average is a copy of nearly untrained weights; its share must be gone at the end of a run."""
-    from flagst.settings import Settings
     from flagst.model.training import EMA_DECAY
     from flagst.regression.folds import N_BLOCKS
+    from flagst.settings import Settings
 
     assert EMA_DECAY ** (Settings().max_steps / N_BLOCKS) < 0.02
 

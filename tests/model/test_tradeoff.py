@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from flagst.model.yardsticks import replicate
 
 import flagst
 from flagst import baselines, tl
 from flagst.data.graph import moran_graph
-from flagst.model.yardsticks import replicate
 
 SCORES = ["pcc", "mse", "gsc", "ssc", "moran_pred", "moran_true"]
 

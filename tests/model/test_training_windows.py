@@ -5,15 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from flagst.model.predicting import SectionPredictor
 
 from flagst.data.graph import knn
-from flagst.data.windows import section_inputs
 from flagst.data.sections import Section
+from flagst.data.windows import section_inputs
 from flagst.model import windows
+from flagst.regression import count_networks, network_folds
 from flagst.sampling.fit import TrainingData
 from flagst.sampling.held_out import held_out_parts
-from flagst.model.predicting import SectionPredictor
-from flagst.regression import count_networks, network_folds
 
 
 def _section(name, n_spots, seed):

@@ -9,10 +9,10 @@ import pytest
 from flagst import metrics
 from flagst.data.graph import moran_graph
 from flagst.model import spread
+from flagst.regression import LatentBasis
 from flagst.sampling.fit import Fitted
 from flagst.sampling.held_out import HeldOutTissue
 from flagst.sampling.noise_scale import calibrate_spread
-from flagst.regression import LatentBasis
 
 N_SIDE, N_LATENT, NOISE, SMOOTHNESS = 14, 3, 0.6, 6.0
 

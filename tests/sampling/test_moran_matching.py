@@ -5,8 +5,8 @@ import pytest
 
 from flagst.data.graph import knn
 from flagst.regression import draw_order, match_draw_order, neighbour_moran
-from flagst.sampling.moran_matching import BOUNDS, MATCHED_AT
 from flagst.regression.moran import order_by_abundance
+from flagst.sampling.moran_matching import BOUNDS, MATCHED_AT
 
 N_SIDE, G = 20, 12
 

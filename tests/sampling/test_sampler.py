@@ -69,7 +69,7 @@ def test_spread_and_quantiles_in_windows(model, slides, small_parts):
         {"edges": False},
         {"joint": False},
         {"diffusion": False},
-        {"match_order": False},
+        {"match_moran": False},
         {"regression": "ridge"},
         {"denoiser": "gene", "network": {"denoiser_kwargs": {"width": 16, "n_blocks": 2, "align_block": 1}}},
         {"regression": None, "process": "ve", "solver": "heun", "n_steps": 4, "n_average": 2},

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from flagst.data.graph import moran_graph
-from flagst.sampling.spot_noise import shared_noise, spot_noise
 from flagst.data.sections import Section
 from flagst.metrics import morans_i
+from flagst.sampling.spot_noise import shared_noise, spot_noise
 
 NAMES = np.array([f"A_{i}" for i in range(500)])
 

@@ -1,4 +1,4 @@
-"""What FLAG has to beat: simple predictions behind FLAG's own interface. No torch."""
+"""Simple predictions to compare FLAG with, behind FLAG's own interface. They need no torch."""
 
 from flagst.baselines.averages import KNN, Mean
 from flagst.baselines.depth import DepthOracle

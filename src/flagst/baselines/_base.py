@@ -1,18 +1,15 @@
-"""The interface every baseline shares with FLAG: setup, train, predict."""
+"""The interface that all baselines share with FLAG: set up, train, predict."""
 
-import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst._checks import require_one_of
+from flagst._checks import require_one_of, require_whole
 from flagst._keys import LAYERS, OBS, OBSM, PARAM, SLOT, TABLE, UNS
 from flagst.data.from_anndata import check_registered, panel_genes, sections_from_anndata
-from flagst.data.measured import section_rows
+from flagst.data.measured import counts_name, section_rows
 from flagst.data.prediction_record import check_request, table_of, write_prediction
 from flagst.data.prediction_table import check_features, prediction_table
 from flagst.data.sections import Section
@@ -24,49 +21,70 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Registration:
+class BaselineSetup:
     """Where a table keeps what a baseline reads; the arguments of :meth:`Baseline.setup_anndata`."""
 
-    section_key: str
-    layer: str | None
-    spatial_key: str
-    image_key: str
-    genes: list[str]
+    section_key: str = OBS.section
+    layer: str | None = None
+    spatial_key: str = OBSM.spatial
+    image_key: str = OBSM.image
+    genes: list[str] | None = None
 
+    @classmethod
+    def recorded(cls, adata: "AnnData") -> "BaselineSetup":
+        """What :meth:`Baseline.setup_anndata` wrote into a table; the defaults where it was not called."""
+        found = dict(adata.uns.get(UNS.flagst, {}).get(SLOT.setup, {}))
+        return cls(**found | ({"genes": list(found["genes"])} if found else {}))
 
-#: ``id(adata)`` -> its registration, forgotten together with the AnnData.
-_REGISTERED: dict[int, Registration] = {}
+    def record(self, adata: "AnnData") -> None:
+        """Write it into a table, with plain values only."""
+        found = {name: value for name, value in asdict(self).items() if value is not None}
+        adata.uns[UNS.flagst] = dict(adata.uns.get(UNS.flagst, {})) | {SLOT.setup: found}
+
+    def checked(self, adata: "AnnData") -> tuple["BaselineSetup", float | None]:
+        """Itself with the names of the genes, after all checks of a table; and its first count that is not whole."""
+        setup = replace(self, genes=panel_genes(adata, self.genes))
+        return setup, check_registered(adata, **asdict(setup))
 
 
 class Baseline(ABC):
     """A prediction to compare FLAG with.
 
-    Behind FLAG's own ``setup_anndata``, ``train`` and ``predict``. There is one draw per seed and no standard
-    deviation: ``n_samples``, ``return_std`` and ``sample`` are FLAG's alone, and so are saving, loading and
-    the registration of a SpatialData.
+    It has FLAG's own ``setup_anndata``, ``train`` and ``predict``. A seed gives one draw, and there is no standard
+    deviation. ``sample``, ``save``, ``load`` and the registration of a SpatialData are FLAG's alone.
 
     Parameters
     ----------
     adata
-        Training table, or a SpatialData whose ``"table"`` it is. Registered with the defaults of
-        :meth:`setup_anndata` unless that was called on it.
+        Training table, or a SpatialData whose ``"table"`` it is. Without a call of :meth:`setup_anndata` it is read
+        with the defaults of that method.
     target
         ``"lognorm"``, ``"log2"`` or ``"identity"``; predictions come back in this unit.
+    setup
+        What a FLAG model has registered and checked, used by :meth:`flagst.FLAG.front`; otherwise leave it out.
 
     Raises
     ------
-    KeyError, ValueError
-        As :meth:`setup_anndata`; an unknown target.
+    KeyError
+        A slot of the table is missing; the message names the call that makes it.
+    TypeError
+        ``adata`` is neither an AnnData nor a SpatialData.
+    ValueError
+        An unknown target, contents that cannot be right, fewer than 50 spots, or counts that are no whole numbers for
+        another target than ``"identity"``.
     """
 
     #: Whether ``structure`` changes what is predicted.
     has_dial = False
 
-    def __init__(self, adata: "AnnData | SpatialData", *, target: str = "lognorm"):
+    def __init__(self, adata: "AnnData | SpatialData", *, target: str = "lognorm", setup: BaselineSetup | None = None):
         require_one_of(target, TARGETS, name="target")
         self.adata, self.target = table_of(adata), target
-        self.setup_ = _REGISTERED.get(id(self.adata)) or _register(self.adata)
-        self.genes_ = self.setup_.genes
+        if setup is None:
+            setup, fraction = BaselineSetup.recorded(self.adata).checked(self.adata)
+            if target != "identity":
+                require_whole(fraction, where=counts_name(setup.layer))
+        self.setup_, self.genes_ = setup, setup.genes
         self.is_trained_ = False
         #: (n_genes,) cross-fitted Pearson correlation on the training spots; None where there is none.
         self.train_pcc_: np.ndarray | None = None
@@ -82,32 +100,57 @@ class Baseline(ABC):
         image_key: str = OBSM.image,
         genes: list[str] | None = None,
     ) -> None:
-        """Check a table and remember where it keeps what; valid for every baseline. Optional.
+        """Check a table and record where it keeps what; valid for every baseline.
+
+        It is needed only where a table keeps something elsewhere than under the defaults.
 
         Parameters
         ----------
-        adata, section_key, layer, spatial_key, image_key, genes
-            As in :meth:`flagst.FLAG.setup_anndata`. Nothing is written to ``adata``.
+        adata
+            Training table: raw counts, ``obs[section_key]``, ``obsm[spatial_key]`` ``(n_spots, 2)`` x then y in
+            full-resolution pixels, ``obsm[image_key]`` ``(n_spots, d_image)``.
+        section_key, layer, spatial_key, image_key
+            Where to look; ``layer=None`` is X.
+        genes
+            The panel; ``None`` takes ``var["flagst_panel"]`` if present, else all genes.
+
+        Writes
+        ------
+        ``uns["flagst"]["setup"]``: the arguments, which go with copies of the table and into its files.
 
         Raises
         ------
         KeyError
             A slot is missing; the message names the call that makes it.
+        TypeError
+            A SpatialData: pass its table.
         ValueError
-            Contents that cannot be right, fewer than 50 spots included.
+            Contents that cannot be right, or fewer than 50 spots.
+
+        Examples
+        --------
+        >>> flagst.baselines.Ridge.setup_anndata(adata, genes=["SIM001", "SIM004"])
+        >>> flagst.baselines.Ridge(adata).genes_
+        ['SIM001', 'SIM004']
         """
-        _REGISTERED[id(adata)] = _register(
-            adata,
-            section_key=section_key,
-            layer=layer,
-            spatial_key=spatial_key,
-            image_key=image_key,
-            genes=genes,
-        )
-        weakref.finalize(adata, _REGISTERED.pop, id(adata), None)
+        setup = BaselineSetup(section_key, layer, spatial_key, image_key, genes)
+        setup.checked(adata)[0].record(adata)
 
     def train(self) -> None:
-        """Fit on the registered table."""
+        """Fit on the registered table.
+
+        Raises
+        ------
+        KeyError, ValueError
+            The table has changed since it was checked.
+
+        Examples
+        --------
+        >>> knn = flagst.baselines.KNN(adata)
+        >>> knn.train()
+        >>> knn.is_trained_
+        True
+        """
         setup = asdict(self.setup_)
         self.features_ = dict(self.adata.uns.get(UNS.flagst, {}).get(SLOT.features, {}))
         sections = sections_from_anndata(self.adata, target=self.target, **setup)
@@ -132,10 +175,10 @@ class Baseline(ABC):
         adata
             Query with whole sections, positions and image features; ``None`` for the training table.
         structure
-            0 gives the mean, 1 a full draw. Baselines without noise ignore it.
+            Between 0, which gives the mean, and 1, which gives a full draw. Baselines without noise ignore it.
         seed
-            Seed of the draw. The noise of a spot is keyed by (seed, section, spot name). Baselines
-            without noise ignore it.
+            Seed of the draw. The noise of a spot depends on the seed, its section and its name, not on the other
+            spots. Baselines without noise ignore it.
         layer
             Name of the layer.
         allow_missing
@@ -156,9 +199,19 @@ class Baseline(ABC):
         ------
         RuntimeError
             Not trained.
-        KeyError, ValueError
-            The query lacks something, its features are of another kind, ``structure`` is out of range, or
-            ``layer`` has a ``/``.
+        KeyError
+            The query lacks positions or image features.
+        ValueError
+            The query lacks genes, its features are of another kind, ``structure`` is out of range, or ``layer`` has a
+            ``/`` or is that of the raw counts.
+
+        Examples
+        --------
+        >>> ridge = flagst.baselines.Ridge(adata)
+        >>> ridge.train()
+        >>> prediction = ridge.predict(adata.copy(), layer="ridge")
+        >>> prediction.layers["ridge"].shape == prediction.layers["ridge_mean"].shape == adata.shape
+        True
         """
         if not self.is_trained_:
             raise RuntimeError(f"{type(self).__name__} is not trained. Run train() first.")
@@ -199,30 +252,3 @@ class Baseline(ABC):
     @abstractmethod
     def _predict_section(self, section: Section, *, structure: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Prediction and mean of a section, each ``(n_spots, n_genes)`` in the unit of the target."""
-
-
-@contextmanager
-def registered(adata: "AnnData", **setup) -> Iterator[None]:
-    """Baselines made in here read a table as ``setup`` says, the arguments of :meth:`Baseline.setup_anndata`."""
-    before = _REGISTERED.get(id(adata))
-    _REGISTERED[id(adata)] = Registration(**setup)
-    try:
-        yield
-    finally:
-        _REGISTERED.pop(id(adata))
-        if before is not None:
-            _REGISTERED[id(adata)] = before
-
-
-def _register(
-    adata: "AnnData",
-    *,
-    section_key: str = OBS.section,
-    layer: str | None = None,
-    spatial_key: str = OBSM.spatial,
-    image_key: str = OBSM.image,
-    genes: list[str] | None = None,
-) -> Registration:
-    registration = Registration(section_key, layer, spatial_key, image_key, panel_genes(adata, genes))
-    check_registered(adata, **asdict(registration))
-    return registration

@@ -1,25 +1,45 @@
-"""Averages of training spots: of all of them, and of those with similar tissue."""
+"""Averages of training spots: of all of them, and of those with similar images."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst.baselines._base import Baseline
+from flagst.baselines._base import Baseline, BaselineSetup
 from flagst.data.sections import Section, stack_targets
 from flagst.regression import ContextFeatures
 
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
 N_NEAREST = 20
+#: Spots whose distances to all training spots are held at once.
 BLOCK = 1024
 
 
 class Mean(Baseline):
     """Mean of every gene over the training spots, the same for every spot.
 
-    ``structure`` and ``seed`` are ignored. Its correlations are 0 by definition; what it shows is the
-    squared error that knowing nothing about a spot costs.
+    Its correlations are 0 by definition. Its squared error is what it costs to know nothing about a spot.
+    ``structure`` and ``seed`` are ignored.
 
     Parameters
     ----------
-    adata, target
+    adata, target, setup
         See :class:`flagst.baselines.Ridge`.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        See :class:`flagst.baselines.Ridge`.
+
+    Examples
+    --------
+    >>> mean = flagst.baselines.Mean(adata, target="log2")
+    >>> mean.train()
+    >>> values = mean.predict(adata.copy()).layers["flagst"]
+    >>> bool((values == values[0]).all())
+    True
     """
 
     def _fit(self, sections: list[Section]) -> None:
@@ -31,26 +51,42 @@ class Mean(Baseline):
 
 
 class KNN(Baseline):
-    """Mean expression of the training spots that look most alike.
+    """Mean expression of the training spots with the most similar images.
 
-    Alike means near in FLAG's context features: a spot's image features and those of its surroundings, on
-    principal components. ``structure`` and ``seed`` are ignored.
+    Distances are those of FLAG's context features: the image features of a spot and of its surroundings, on principal
+    components. ``structure`` and ``seed`` are ignored.
 
     Parameters
     ----------
-    adata, target
+    adata, target, setup
         See :class:`flagst.baselines.Ridge`.
     n_nearest
-        Training spots averaged; with fewer training spots, all of them.
+        Training spots that are averaged; all of them where there are fewer.
 
     Raises
     ------
+    KeyError, TypeError
+        See :class:`flagst.baselines.Ridge`.
     ValueError
-        ``n_nearest`` is below 1.
+        ``n_nearest`` is below 1; otherwise see :class:`flagst.baselines.Ridge`.
+
+    Examples
+    --------
+    >>> knn = flagst.baselines.KNN(adata, n_nearest=10)
+    >>> knn.train()
+    >>> knn.predict(adata.copy()).layers["flagst"].shape == adata.shape
+    True
     """
 
-    def __init__(self, adata, *, target: str = "lognorm", n_nearest: int = N_NEAREST):
-        super().__init__(adata, target=target)
+    def __init__(
+        self,
+        adata: "AnnData | SpatialData",
+        *,
+        target: str = "lognorm",
+        n_nearest: int = N_NEAREST,
+        setup: BaselineSetup | None = None,
+    ):
+        super().__init__(adata, target=target, setup=setup)
         if n_nearest < 1:
             raise ValueError(f"n_nearest must be at least 1; got {n_nearest}.")
         self.n_nearest = n_nearest

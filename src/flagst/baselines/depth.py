@@ -1,4 +1,4 @@
-"""Expression predicted from a spot's measured library size alone."""
+"""Expression predicted from the measured total counts of a spot alone."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,16 +17,29 @@ if TYPE_CHECKING:
 
 
 class DepthOracle(Baseline):
-    """Least squares of every gene on the log of the spot's total counts.
+    """Least-squares regression of every gene on the logarithm of the spot's total counts.
 
-    An oracle, not a competitor: it reads the *measured* total counts of the query, which no prediction
-    from an image may know, and nothing else about the tissue. A method that trails it on PCC has learnt
-    less than one number per spot. ``structure`` and ``seed`` are ignored.
+    This is an oracle, not a competitor. It reads the *measured* total counts of the query, which a prediction from an
+    image cannot know, and nothing else about the tissue. A method with a lower PCC has learnt less than this one number
+    per spot. ``structure`` and ``seed`` are ignored.
 
     Parameters
     ----------
-    adata, target
+    adata, target, setup
         See :class:`flagst.baselines.Ridge`. The query needs ``obs["total_counts"]``.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        See :class:`flagst.baselines.Ridge`. ``predict`` also raises them for a query without total counts, or with
+        total counts that are negative or not finite.
+
+    Examples
+    --------
+    >>> oracle = flagst.baselines.DepthOracle(adata)
+    >>> oracle.train()
+    >>> oracle.predict(adata.copy()).layers["flagst"].shape == adata.shape
+    True
     """
 
     def _fit(self, sections: list[Section]) -> None:

@@ -1,8 +1,8 @@
-"""Noise around ridge: what structure costs without any model of it.
+"""Ridge regression with noise around it: the structure that noise gives without a diffusion model.
 
-Each draws a residual ``e`` in standardised units and predicts ``clip((m + structure * e) * sd + mean)``, with
-``m`` the ridge prediction. Noise is fitted on *cross-fitted* residuals, of spots whose section ridge has not
-seen: those of its own training spots would be too small.
+Each baseline draws a residual ``e`` in standardised units. It predicts ``clip((m + structure * e) * sd + mean, 0)``,
+where ``m`` is the ridge prediction. The noise is fitted on *cross-fitted* residuals: those of spots that ridge has not
+seen, as the residuals of its own training spots would be too small.
 """
 
 from abc import abstractmethod
@@ -20,7 +20,7 @@ JITTER = 1e-4
 
 
 class ResidualNoise(Ridge):
-    """Ridge plus ``structure`` times a drawn residual; structure 0 is Ridge exactly."""
+    """Ridge plus ``structure`` times a drawn residual; structure 0 is exactly Ridge."""
 
     has_dial = True
 
@@ -48,12 +48,27 @@ class ResidualNoise(Ridge):
 
 
 class IndependentNoise(ResidualNoise):
-    """Ridge with independent Gaussian noise per gene and spot, of the residual's standard deviation.
+    """Ridge with Gaussian noise that is independent between genes and spots.
+
+    The noise of a gene has the standard deviation of its residual.
 
     Parameters
     ----------
-    adata, target
+    adata, target, setup
         See :class:`flagst.baselines.Ridge`.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        See :class:`flagst.baselines.Ridge`.
+
+    Examples
+    --------
+    >>> baseline = flagst.baselines.IndependentNoise(adata)
+    >>> baseline.train()
+    >>> prediction = baseline.predict(adata.copy(), structure=0.5, seed=1)
+    >>> bool((prediction.layers["flagst"] != prediction.layers["flagst_mean"]).any())
+    True
     """
 
     def _fit_noise(self, residual: np.ndarray) -> None:
@@ -64,12 +79,27 @@ class IndependentNoise(ResidualNoise):
 
 
 class ResidualBootstrap(ResidualNoise):
-    """Ridge with the residual of a random training spot, all genes together; the mean residual is taken out.
+    """Ridge with the residual of a random training spot, all genes together.
+
+    The mean residual is subtracted.
 
     Parameters
     ----------
-    adata, target
+    adata, target, setup
         See :class:`flagst.baselines.Ridge`.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        See :class:`flagst.baselines.Ridge`.
+
+    Examples
+    --------
+    >>> baseline = flagst.baselines.ResidualBootstrap(adata)
+    >>> baseline.train()
+    >>> prediction = baseline.predict(adata.copy(), structure=0.5, seed=1)
+    >>> bool((prediction.layers["flagst"] != prediction.layers["flagst_mean"]).any())
+    True
     """
 
     def _fit_noise(self, residual: np.ndarray) -> None:
@@ -83,12 +113,27 @@ class ResidualBootstrap(ResidualNoise):
 
 
 class CorrelatedGaussian(ResidualNoise):
-    """Ridge with Gaussian noise of the residual's full gene-gene covariance, independent between spots.
+    """Ridge with Gaussian noise that has the gene-gene covariance of the residual.
+
+    The noise is independent between spots.
 
     Parameters
     ----------
-    adata, target
+    adata, target, setup
         See :class:`flagst.baselines.Ridge`.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        See :class:`flagst.baselines.Ridge`.
+
+    Examples
+    --------
+    >>> baseline = flagst.baselines.CorrelatedGaussian(adata)
+    >>> baseline.train()
+    >>> prediction = baseline.predict(adata.copy(), structure=0.5, seed=1)
+    >>> bool((prediction.layers["flagst"] != prediction.layers["flagst_mean"]).any())
+    True
     """
 
     def _fit_noise(self, residual: np.ndarray) -> None:
@@ -100,15 +145,28 @@ class CorrelatedGaussian(ResidualNoise):
 
 
 class BalancedGaussian(CorrelatedGaussian):
-    """:class:`CorrelatedGaussian` with its noise balanced as FLAG's is: with fewer correlations by chance.
+    """:class:`CorrelatedGaussian` with balanced noise, as FLAG's is.
 
-    See :func:`flagst.sampling.balanced_noise.balance_noise`: what a draw of FLAG gains by that, noise without any model
-    gains too.
+    Balanced noise has fewer correlations by chance, see :func:`flagst.sampling.balanced_noise.balance_noise`. FLAG's
+    predictions gain from that; this baseline gains from it too.
 
     Parameters
     ----------
-    adata, target
+    adata, target, setup
         See :class:`flagst.baselines.Ridge`.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        See :class:`flagst.baselines.Ridge`.
+
+    Examples
+    --------
+    >>> baseline = flagst.baselines.BalancedGaussian(adata)
+    >>> baseline.train()
+    >>> prediction = baseline.predict(adata.copy(), structure=0.5, seed=1)
+    >>> bool((prediction.layers["flagst"] != prediction.layers["flagst_mean"]).any())
+    True
     """
 
     def _draw(self, section: Section, seed: int, mean: np.ndarray) -> np.ndarray:

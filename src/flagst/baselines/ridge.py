@@ -9,25 +9,38 @@ from flagst.regression import RegressionStage
 
 
 class Ridge(Baseline):
-    """Ridge regression from a spot's image features and those of its surroundings.
+    """Ridge regression on the image features of a spot and of its surroundings.
 
-    FLAG's own scaling and context features. The penalty is chosen by squared error on left-out sections
-    (spatial blocks when there are fewer than three). ``structure`` and ``seed`` are ignored: there is
-    nothing to draw.
+    Scaling and context features are FLAG's own. The penalty is chosen by the squared error on sections that were left
+    out, or on spatial blocks where there are fewer than three sections. ``structure`` and ``seed`` are ignored.
 
     Parameters
     ----------
     adata
-        Training table with raw counts, ``obs["section"]``, ``obsm["spatial"]``, ``obsm["X_image"]``, or a
-        SpatialData whose ``"table"`` it is.
+        Training table with raw counts, ``obs["section"]``, ``obsm["spatial"]`` ``(n_spots, 2)`` x then y in
+        full-resolution pixels and ``obsm["X_image"]`` ``(n_spots, d_image)``, or a SpatialData whose ``"table"`` it is.
+        :meth:`setup_anndata` says where else they are.
     target
         ``"lognorm"`` (log1p of counts per 10,000), ``"log2"`` (log2(count + 1)) or ``"identity"``.
+    setup
+        What a FLAG model has registered, used by :meth:`flagst.FLAG.front`; otherwise leave it out.
+
+    Raises
+    ------
+    KeyError
+        A slot of the table is missing; the message names the call that makes it.
+    TypeError
+        ``adata`` is neither an AnnData nor a SpatialData.
+    ValueError
+        An unknown target, contents that cannot be right, fewer than 50 spots, or counts that are no whole numbers for
+        another target than ``"identity"``.
 
     Examples
     --------
-    >>> ridge = flagst.baselines.Ridge(adata, target="log2")  # doctest: +SKIP
-    >>> ridge.train()  # doctest: +SKIP
-    >>> prediction = ridge.predict(held_out)  # doctest: +SKIP
+    >>> ridge = flagst.baselines.Ridge(adata, target="log2")
+    >>> ridge.train()
+    >>> ridge.predict(adata.copy()).layers["flagst"].shape == adata.shape
+    True
     """
 
     def _fit(self, sections: list[Section]) -> None:

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
 
 from flagst._checks import (
+    first_fraction,
     require_anndata,
     require_counts,
     require_finite,
@@ -23,6 +25,9 @@ from flagst.data.stored import read_rows, row_sums
 from flagst.data.targets import to_target
 
 logger = logging.getLogger(__name__)
+
+#: Spots that it takes to train on.
+MIN_TRAINING_SPOTS = 50
 
 
 def sections_from_anndata(
@@ -84,9 +89,6 @@ def sections_from_anndata(
     return sections
 
 
-MIN_SPOTS = 50
-
-
 def panel_genes(adata: AnnData, genes: str | list[str] | None) -> list[str]:
     """The genes given, else those of ``var["flagst_panel"]``, else all that were measured; every one must be present.
 
@@ -118,18 +120,30 @@ def panel_genes(adata: AnnData, genes: str | list[str] | None) -> list[str]:
 
 def check_registered(
     adata: AnnData, *, section_key: str, spatial_key: str, image_key: str | None, layer: str | None, genes: list[str]
-) -> None:
-    """Everything :func:`sections_from_anndata` would refuse, and fewer than 50 spots.
+) -> float | None:
+    """Refuse what :func:`sections_from_anndata` would refuse, and fewer than 50 spots; nothing is kept.
 
-    ``image_key=None`` leaves out the image features: the check before they are extracted.
+    Counts are read 4,096 spots at a time, and none of them are copied.
+
+    Parameters
+    ----------
+    adata, section_key, spatial_key, layer, genes
+        As in :func:`sections_from_anndata`.
+    image_key
+        ``None`` leaves out the image features: the check before they are extracted.
+
+    Returns
+    -------
+    The first count that is no whole number, ``None`` when all are. Only the target says whether that is an error:
+    ``"identity"`` takes any values that are not negative.
 
     Raises
     ------
     KeyError, ValueError
         As in :func:`sections_from_anndata`.
     """
-    if adata.n_obs < MIN_SPOTS:
-        raise ValueError(f"FLAG needs at least {MIN_SPOTS} spots; got {adata.n_obs}. Add sections.")
+    if adata.n_obs < MIN_TRAINING_SPOTS:
+        raise ValueError(f"FLAG needs at least {MIN_TRAINING_SPOTS} spots; got {adata.n_obs}. Add sections.")
     _positions(adata, spatial_key)
     names = _checked_rows(adata, section_key)
     _scales(adata, names)
@@ -137,7 +151,15 @@ def check_registered(
         section_layout(adata, name)
     if image_key is not None:
         _image_features(adata, image_key)
-    _expression(adata, genes, target="identity", layer=layer)
+    matrix, columns, where = _counts(adata, genes, layer)
+    per_gene, fraction = np.zeros(adata.n_vars), None
+    for _, part in read_rows(matrix):
+        require_non_negative(part, where=where)
+        fraction = first_fraction(part) if fraction is None else fraction
+        per_gene += np.asarray(part.sum(axis=0), dtype=np.float64).ravel()
+    total_counts(adata, matrix)
+    _require_expressed(adata, columns, per_gene[columns] > 0)
+    return fraction
 
 
 def _checked_rows(adata: AnnData, section_key: str) -> dict[str, np.ndarray]:
@@ -190,6 +212,15 @@ def _expression(
     adata: AnnData, genes: list[str] | None, *, target: str, layer: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Targets ``(n_spots, n_genes)`` and depths ``(n_spots,)`` after all checks on counts."""
+    matrix, columns, where = _counts(adata, genes, layer)
+    counts = checked_counts(matrix, columns, target=target, where=where)
+    depth = total_counts(adata, matrix)
+    _require_expressed(adata, columns, counts.any(axis=0))
+    return to_target(counts, depth, target), depth
+
+
+def _counts(adata: AnnData, genes: list[str] | None, layer: str | None) -> tuple[Any, np.ndarray, str]:
+    """Raw counts, wherever they are stored; the columns of the genes; and how to call the counts in messages."""
     require_unique(adata.var_names, where="Gene names (adata.var_names)", hint="Run adata.var_names_make_unique().")
     where = counts_name(layer)
     if layer is not None:
@@ -201,16 +232,18 @@ def _expression(
     gone = [gene for gene, column in zip(genes or [], columns, strict=False) if column < 0]
     if gone:
         raise KeyError(f"{len(gone)} genes of the panel are no longer in adata.var_names, for example {gone[:5]}.")
-    counts = checked_counts(matrix, columns, target=target, where=where)
-    depth = total_counts(adata, matrix)
-    empty = np.flatnonzero(~counts.any(axis=0))
+    return matrix, columns, where
+
+
+def _require_expressed(adata: AnnData, columns: np.ndarray, expressed: np.ndarray) -> None:
+    """Raise a ``ValueError`` for genes without any count."""
+    empty = np.flatnonzero(~expressed)
     if len(empty):
         shown = [str(adata.var_names[columns[i]]) for i in empty[:5]]
         raise ValueError(
             f"{len(empty)} genes have no count in any spot, for example {shown}. "
             "Remove them (sc.pp.filter_genes) or choose the panel with flagst.pp.select_genes."
         )
-    return to_target(counts, depth, target), depth
 
 
 def checked_counts(matrix, columns: np.ndarray, *, target: str, where: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 logger = logging.getLogger(__name__)
 
-#: Rows of counts in a file that are read at once.
+#: Rows of counts that are read or checked at once.
 ROWS_AT_A_TIME = 4096
 
 
@@ -17,26 +17,24 @@ def is_stored(matrix) -> bool:
 
 
 def read_rows(matrix) -> Iterator[tuple[slice, object]]:
-    """Parts of a matrix of counts, in memory.
+    """A matrix of counts, 4,096 rows at a time.
 
     Parameters
     ----------
     matrix
-        ``(n_spots, n_genes)``: an array or scipy matrix, which is one part, or one in an h5ad file or a zarr store or
-        of dask, of which 4,096 rows are read at a time. A sparse one that is stored by genes is read as a whole.
+        ``(n_spots, n_genes)``: a numpy array or scipy matrix, or one that is in an h5ad file, in a zarr store or of
+        dask. A sparse matrix that is not stored by spots (csr) comes as a whole, and stays sparse.
 
     Yields
     ------
-    Rows and their counts, ``(n_rows, n_genes)``, numpy or scipy sparse.
+    Rows and their counts, ``(n_rows, n_genes)``, in memory, numpy or scipy sparse.
     """
-    if not is_stored(matrix):
-        yield slice(None), matrix
+    if getattr(matrix, "format", "csr") != "csr":
+        if is_stored(matrix):
+            logger.warning("Counts are stored by genes (csc) and read as a whole; by spots (csr) they come in parts.")
+        yield slice(None), in_memory(matrix)
         return
-    if getattr(matrix, "format", None) == "csc":
-        logger.warning("Counts are stored by genes (csc) and read as a whole; by spots (csr) they are read in parts.")
-        yield slice(None), matrix.to_memory()
-        return
-    for start in range(0, matrix.shape[0], ROWS_AT_A_TIME):
+    for start in range(0, max(matrix.shape[0], 1), ROWS_AT_A_TIME):
         rows = slice(start, start + ROWS_AT_A_TIME)
         part = matrix[rows]
         yield rows, part.compute() if hasattr(part, "compute") else part

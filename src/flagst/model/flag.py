@@ -13,14 +13,15 @@ from scvi.train import TrainRunner
 
 from flagst._keys import SLOT, TABLE, UNS
 from flagst.data.from_anndata import sections_from_anndata
+from flagst.data.identity import spot_digests
 from flagst.data.measured import section_rows, training_spacing
 from flagst.data.prediction_record import table_of
 from flagst.data.prediction_table import check_features
 from flagst.data.sections import Section
 from flagst.model.alignment_targets import build_alignment, require_vectors
-from flagst.model.loading import Loading, spot_digests
+from flagst.model.persistence import Persistence
 from flagst.model.predict import Prediction
-from flagst.model.setup import IMAGE_FIELD, Registration
+from flagst.model.registration import IMAGE_FIELD, Registration
 from flagst.model.training import check_training, train_denoiser
 from flagst.model.training_windows import split_windows, training_inputs
 from flagst.module import FlagModule
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 MAX_WHITE = 50
 
 
-class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseModelClass):
+class FLAG(Registration, Persistence, Prediction, UnsupervisedTrainingMixin, BaseModelClass):
     """Spatial gene expression from H&E histology, with its gene-gene correlation and spatial autocorrelation.
 
     The model is a regression mean from image features and their surroundings, plus a diffusion of the residual: few
@@ -73,7 +74,8 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
     Raises
     ------
     KeyError, TypeError, ValueError
-        An unknown preset or choice, or data that were not registered.
+        An unknown preset or choice, data that were not registered, or counts that are not whole numbers (only
+        ``target="identity"`` takes those).
 
     Source
     ------
@@ -109,6 +111,7 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
         self.settings_ = resolve(preset, target=target, gfm=gfm, **changes)
         if adata is not None:
             require_vectors(self.adata, self.settings_)
+            self._require_whole_counts()
         self.setup_ = dict(self.registry_["setup_args"])
         self.genes_ = [str(gene) for gene in self.setup_["genes"]]
         self.d_features_ = int(self.summary_stats[f"n_{IMAGE_FIELD}"])
@@ -120,7 +123,6 @@ class FLAG(Registration, Loading, Prediction, UnsupervisedTrainingMixin, BaseMod
             f"FLAG: {len(self.genes_)} genes, target {self.settings_.target}, "
             f"{self.settings_.denoiser} denoiser, alignment {self.settings_.gfm}"
         )
-        self.init_params_ = self._get_init_params(locals())
 
     def train(
         self,

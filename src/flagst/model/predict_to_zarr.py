@@ -11,10 +11,10 @@ from anndata import AnnData
 
 from flagst import __version__
 from flagst._keys import LAYERS, PARAM, SLOT, TABLE, UNS, prediction_layers
+from flagst.data.identity import fingerprint
 from flagst.data.prediction_record import table_of, write_prediction
 from flagst.data.prediction_store import PredictionStore, finished_request
 from flagst.data.reading import read_spots
-from flagst.model.fingerprint import fingerprint
 from flagst.sampling.layers import layer_parts
 from flagst.sampling.progress import Bars
 from flagst.sampling.sampler import SectionSampler

@@ -155,11 +155,12 @@ def _named(model, baselines: Sequence | Mapping | None) -> dict[str, "Baseline"]
 def _trained(model) -> list["Baseline"]:
     """:data:`BASELINES`, trained on the model's data as it reads them."""
     from flagst import baselines
-    from flagst.baselines._base import registered
+    from flagst.baselines._base import BaselineSetup
 
     keys = ("section_key", "layer", "spatial_key", "image_key")
-    with registered(model.adata, genes=model.genes_, **{key: model.setup_[key] for key in keys}):
-        made = [getattr(baselines, name)(model.adata, target=model.settings_.target) for name in BASELINES]
+    setup = BaselineSetup(genes=model.genes_, **{key: model.setup_[key] for key in keys})
+    target = model.settings_.target
+    made = [getattr(baselines, name)(model.adata, target=target, setup=setup) for name in BASELINES]
     for baseline in made:
         baseline.train()
     return made

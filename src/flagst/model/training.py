@@ -11,9 +11,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from flagst._keys import TENSOR
 from flagst.model.alignment_targets import Alignment
-from flagst.model.quiet import quiet_libraries
 from flagst.sampling.threads import threads_for
 from flagst.settings import Settings
+from flagst.train.quiet import quiet_libraries
 from flagst.train.ranks import allow_unused, is_distributed
 
 #: Per step of a network. Weights are averaged once in as many steps as there are networks, which share the steps.

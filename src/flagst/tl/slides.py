@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flagst._files import MODEL_FILE
 from flagst._keys import LAYERS
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def predict_slides(
 
     jobs = _jobs(paths, Path(out_dir))
     model_dir = Path(model_dir).resolve()
-    if not (model_dir / "model.pt").exists():
+    if not (model_dir / MODEL_FILE).exists():
         raise FileNotFoundError(f"{model_dir} holds no saved model. Pass the folder that model.save() wrote.")
     _check_options(options)
     Path(out_dir).mkdir(parents=True, exist_ok=True)
@@ -163,7 +164,7 @@ def _predict(path: Path, out: Path, model_dir: Path, *, overwrite: bool, options
     import zarr
 
     start, there = time.perf_counter(), out.exists()
-    model = _model(str(model_dir), (model_dir / "model.pt").stat().st_mtime_ns)
+    model = _model(str(model_dir), (model_dir / MODEL_FILE).stat().st_mtime_ns)
     model.predict_to_zarr(path, out, resume=not overwrite, overwrite=overwrite, progress=False, **options)
     layer = zarr.open_group(out, mode="r")["layers"][options.get("layer", LAYERS.draw)]
     status = "skipped" if there and not overwrite else "done"

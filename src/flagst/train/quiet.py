@@ -10,9 +10,8 @@ LOGGERS = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.pytorch.accelerators.cuda",
     "scvi.data.fields._arraylike_field",  # says that it names the columns of obsm
-    "scvi.data._download",  # says that a folder on disk needs no download
 )
-#: Windows have no batch size, validation may be empty and genes are matched by name: all on purpose.
+#: Windows have no batch size, and validation may be empty: all on purpose.
 MESSAGES = (
     r".*Trying to infer the `batch_size`.*",
     r".*does not have many workers.*",
@@ -23,13 +22,12 @@ MESSAGES = (
     r".*Total length of `(list|DataLoader)` across ranks is zero.*",
     r".*Checkpoint directory.*",
     r"early_stopping was automatically disabled due to the use of DDP",
-    r".*`var_names` for the loaded `model` does not match.*",
 )
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hide what training, registration and loading say about themselves, and the warnings listed above."""
+    """Hide what training and registration say about themselves, and the warnings listed above."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Registration of training data: which slots of a table a model reads."""
+"""Registration of training data: the checks, and which slots of a table a model reads."""
 
 from typing import TYPE_CHECKING
 
@@ -7,22 +7,26 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager, fields
 
+from flagst._checks import require_whole
 from flagst._keys import OBS, OBSM, TABLE
 from flagst.data.from_anndata import check_registered, panel_genes
+from flagst.data.measured import counts_name
 from flagst.data.prediction_record import record_setup, table_of
-from flagst.model.quiet import quiet_libraries
+from flagst.train.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 IMAGE_FIELD = "image_features"
+#: Key in a registry: the first count that is no whole number, ``None`` when all are.
+FRACTION = "first_fraction"
 
 
 class SectionField(fields.CategoricalObsField):
-    """The column of sections. Categories without a spot, as a subset of a larger table keeps them, do not count."""
+    """The column of sections. It leaves out categories without a spot, which a subset of a larger table keeps."""
 
     def register_field(self, adata: AnnData) -> dict:
-        """What is registered: sections that have spots, and the number of each spot's."""
+        """Register the sections that have spots, and the number of the section of every spot."""
         state = super().register_field(adata)
         used, code = np.unique(adata.obs[self.attr_key], return_inverse=True)
         adata.obs[self.attr_key] = code
@@ -31,6 +35,12 @@ class SectionField(fields.CategoricalObsField):
 
 class Registration:
     """The two ways to register training data; a part of :class:`flagst.FLAG`."""
+
+    def _require_whole_counts(self) -> None:
+        """Raise a ``ValueError`` for registered counts that are no whole numbers, where the target needs them."""
+        if self.settings_.target != "identity":
+            where = counts_name(self.registry_["setup_args"]["layer"])
+            require_whole(self.registry_[FRACTION], where=where)
 
     @classmethod
     def setup_anndata(
@@ -44,22 +54,25 @@ class Registration:
         genes: list[str] | None = None,
         **kwargs,
     ) -> None:
-        """Register a table. Cheap: no image is opened.
+        """Check and register a table. No image is opened, and counts are read 4,096 spots at a time.
 
         Parameters
         ----------
         adata
-            Raw counts, ``obs[section_key]``, ``obsm[spatial_key]`` ``(n_spots, 2)`` x then y in
-            full-resolution pixels, ``obsm[image_key]`` ``(n_spots, d_image)`` from
+            Raw counts ``(n_spots, n_genes)``, ``obs[section_key]``, ``obsm[spatial_key]`` ``(n_spots, 2)`` x then y in
+            full-resolution pixels, and ``obsm[image_key]`` ``(n_spots, d_image)`` from
             :func:`flagst.pp.image_features`.
         section_key, layer, spatial_key, image_key
             Where to look; ``layer=None`` is X.
         genes
             The panel; ``None`` takes ``var["flagst_panel"]`` if present, else all genes.
+        **kwargs
+            Of scvi-tools, which passes a registry when it transfers one.
 
         Writes
         ------
-        ``uns["flagst"]["params"]``: the section column and the layer of raw counts, for the tools that come after.
+        ``uns["flagst"]["params"]``: the section column and the layer of raw counts, for the tools that come after; and
+        the slots of scvi-tools, ``uns["_scvi_uuid"]``, ``uns["_scvi_manager_uuid"]`` and ``obs["_scvi_section"]``.
 
         Raises
         ------
@@ -68,13 +81,21 @@ class Registration:
         TypeError
             A SpatialData: see :meth:`setup_spatialdata`.
         ValueError
-            Contents that cannot be right, see :func:`flagst.data.from_anndata.check_registered`.
+            Fewer than 50 spots, a section of one spot, names that are not unique, positions, features or counts that
+            are not finite, negative counts, or spots or genes without any count. Counts that are no whole numbers are
+            refused later, by the constructor, as it knows the target.
+
+        Examples
+        --------
+        >>> flagst.FLAG.setup_anndata(adata, genes=["SIM001", "SIM004"])
+        >>> flagst.FLAG(adata).genes_
+        ['SIM001', 'SIM004']
         """
         genes = panel_genes(adata, genes)
-        check_registered(
+        arguments = cls._get_setup_method_args(**locals())
+        fraction = check_registered(
             adata, section_key=section_key, spatial_key=spatial_key, image_key=image_key, layer=layer, genes=genes
         )
-        arguments = cls._get_setup_method_args(**locals())
         manager = AnnDataManager(
             fields=[
                 fields.LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False, correct_data_format=False),
@@ -86,12 +107,13 @@ class Registration:
         )
         with quiet_libraries():
             manager.register_fields(adata, **kwargs)
+        manager.registry[FRACTION] = fraction
         cls.register_manager(manager)
         record_setup(adata, section_key=section_key, counts_layer=layer)
 
     @classmethod
     def setup_spatialdata(cls, sdata: "SpatialData", *, table_key: str = TABLE, **kwargs) -> None:
-        """Register the table of a SpatialData, extracting image features first where there are none.
+        """Register the table of a SpatialData. Where it has no image features, they are extracted first.
 
         Parameters
         ----------
@@ -101,6 +123,22 @@ class Registration:
             Name of the table.
         **kwargs
             Passed to :meth:`setup_anndata`.
+
+        Writes
+        ------
+        What :meth:`setup_anndata` writes, and ``obsm[image_key]`` where it was missing, see
+        :func:`flagst.pp.image_features`.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            As :meth:`setup_anndata`; no such table; or images that features cannot be extracted from.
+
+        Examples
+        --------
+        >>> flagst.FLAG.setup_spatialdata(sdata)
+        >>> flagst.FLAG(sdata).adata is sdata.tables["table"]
+        True
         """
         from flagst import pp
 
