@@ -75,9 +75,9 @@ def test_all_networks_come_back(make, query, tmp_path, names, n_networks):
             own = expected.state_dict()
             for name, values in found.state_dict().items():
                 np.testing.assert_array_equal(values.numpy(), own[name].numpy())
-        residual = loaded.fitted_.residual
-        np.testing.assert_array_equal(residual.jitter, model.fitted_.residual.jitter)
-        np.testing.assert_array_equal(residual.noise, model.fitted_.residual.noise)
+        residual = loaded.fitted_.latent
+        np.testing.assert_array_equal(residual.jitter, model.fitted_.latent.jitter)
+        np.testing.assert_array_equal(residual.noise, model.fitted_.latent.noise)
         assert (loaded.intervals_.n_sections, loaded.intervals_.n_spots) == (len(names), adata.n_obs)
         np.testing.assert_array_equal(loaded.sample(query, 2), model.sample(query, 2))
 
