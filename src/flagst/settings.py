@@ -134,7 +134,7 @@ def resolve(preset: str, *, target: str | None, gfm: str | None, **changes) -> S
         raise ValueError("Without a regression mean there is nothing but the diffusion; got diffusion=False.")
     if settings.regression is not None and settings.n_average > 1:
         raise ValueError(
-            f"n_average={settings.n_average} averages draws where regression=None. Around a regression mean a "
-            "prediction is one draw, and structure says how much of it; pass n_average=1."
+            f"n_average={settings.n_average} averages samples where regression=None. Around a regression mean a "
+            "prediction is one sample, and structure says how much of it; pass n_average=1."
         )
     return settings

@@ -364,7 +364,7 @@ def test_unknown_choices(make):
         ({"n_latent": 0}, ValueError, "n_latent must be at least 1; got 0"),
         ({"n_steps": 0}, ValueError, "n_steps must be at least 1; got 0"),
         ({"regression": None, "diffusion": False}, ValueError, "nothing but the diffusion; got diffusion=False"),
-        ({"n_average": 8}, ValueError, "n_average=8 averages draws where regression=None"),
+        ({"n_average": 8}, ValueError, "n_average=8 averages samples where regression=None"),
     ):
         with pytest.raises(error, match=message):
             make.model(adata, **kwargs)

@@ -39,7 +39,7 @@ def table_of(data: "AnnData | SpatialData", table_key: str = TABLE) -> AnnData:
 
 #: Parameters that are not of one prediction.
 _OF_TABLE = (PARAM.section_key, PARAM.counts_layer, PARAM.layer)
-#: Fewer full draws than this cannot say where the outer 5 % begin.
+#: Fewer posterior samples do not determine the outer 5 %.
 MIN_DRAWS = 20
 
 
@@ -52,7 +52,7 @@ def check_request(
     quantiles: tuple[float, ...] = (),
     counts_layer: str | None = None,
 ) -> None:
-    """Raise a ``ValueError`` for a structure or quantiles out of range, too few draws, or a bad layer name.
+    """Raise a ``ValueError`` for a structure or quantiles out of range, too few samples, or a bad layer name.
 
     ``counts_layer`` is the layer of raw counts, which is not written over.
     """
@@ -99,7 +99,7 @@ def write_prediction(
     predicted
         ``"draw"`` and the other parts named by :func:`prediction_layers`, ``(n_spots, n_genes)`` each.
     layer
-        Name of the layer of the draw.
+        Name of the layer of the prediction.
     params, train_pcc, genes, history
         As in :func:`record_prediction`; the layer is added to ``params``.
     ood
@@ -120,7 +120,7 @@ def write_prediction(
     if table is not query and is_spatialdata(data):
         keep_predictions(data, table)
     others = _other_predictions(table, layer)
-    # spread and quantiles of an earlier prediction do not belong to this one
+    # standard deviation and quantiles of an earlier prediction do not belong to this one
     for name in [n for n in table.layers if is_beside(n, layer) and n not in layers]:
         del table.layers[name]
     params = params | {PARAM.layer: layer}

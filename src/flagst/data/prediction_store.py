@@ -1,6 +1,6 @@
 """A prediction that is written to zarr piece by piece, goes on after a stop, and is there only when it is complete.
 
-Everything is made in the folder ``<out>.partial`` beside the result: the layers as arrays of their own, drawn states,
+Everything is made in the folder ``<out>.partial`` beside the result: the layers as arrays of their own, latent states,
 and a journal that says what they are of and how much is done. The table is written last, and the whole is moved to
 ``<out>`` in one step.
 """
@@ -158,7 +158,7 @@ class PredictionStore:
         shutil.rmtree(self.partial)
 
     def states(self, section: int) -> ArrayFolder:
-        """Where the drawn states of a section are kept."""
+        """Where the latent states of a section are kept."""
         return ArrayFolder(self.partial / "states" / str(section))
 
     def _begin(self) -> None:

@@ -229,7 +229,7 @@ class FLAG(Registration, Persistence, Prediction, UnsupervisedTrainingMixin, Bas
         self.intervals_ = calibrate_intervals(held_out())
 
     def _reset_module(self) -> None:
-        """Networks with fresh weights, drawn from ``seed``."""
+        """Networks with initial weights, random by ``seed``."""
         settings = self.settings_
         with torch.random.fork_rng():
             torch.manual_seed(self.seed_)

@@ -113,14 +113,14 @@ def front(
     for spots, sampler in samplers:
         section = sampler.section
         graphs[section.name] = moran_graph(section.coords, section.layout)
-        for structure, drawn in sampler.whole().along(structures, n_draws, seed):
-            score = _scores(drawn, measured[spots], graphs[section.name])
+        for structure, samples in sampler.whole().along(structures, n_draws, seed):
+            score = _scores(samples, measured[spots], graphs[section.name])
             rows.append({"method": "FLAG", "structure": structure, "section": section.name} | score)
     for method, baseline in named.items():
-        for structure, drawn in _baseline_draws(baseline, query, self.genes_, structures, n_draws, seed):
+        for structure, samples in _baseline_draws(baseline, query, self.genes_, structures, n_draws, seed):
             for spots, sampler in samplers:
                 name = sampler.section.name
-                score = _scores(drawn[:, spots], measured[spots], graphs[name])
+                score = _scores(samples[:, spots], measured[spots], graphs[name])
                 row = {"method": method, "structure": structure, "section": name}
                 rows.append(row | score)
     if references:
@@ -178,7 +178,7 @@ def _check_baseline(baseline, genes: list[str], target: str) -> None:
 
 
 def _counts(query: "AnnData", genes: list[str], *, layer: str | None, target: str) -> tuple[np.ndarray, np.ndarray]:
-    """Counts ``(n_spots, n_genes)`` and totals ``(n_spots,)``; genes without any are allowed, unlike in training."""
+    """Counts ``(n_spots, n_genes)`` and totals ``(n_spots,)``; genes without any count are allowed here."""
     if layer is not None:
         require_key(query.layers, layer, where="adata.layers", hint="The model reads raw counts from it.")
     matrix = query.X if layer is None else query.layers[layer]
@@ -207,9 +207,9 @@ def _baseline_draws(
         yield structure, np.stack([predict(structure, i)[:, genes].layers[LAYERS.draw] for i in range(n_used)])
 
 
-def _scores(drawn: np.ndarray, measured: np.ndarray, graph) -> dict[str, float]:
-    """Mean over draws ``(n_draws, n_spots, n_genes)`` of the scores of one section."""
-    varies = ~np.isnan(metrics.per_gene_pcc(drawn[0], measured))
+def _scores(samples: np.ndarray, measured: np.ndarray, graph) -> dict[str, float]:
+    """Mean over samples ``(n_draws, n_spots, n_genes)`` of the scores of one section."""
+    varies = ~np.isnan(metrics.per_gene_pcc(samples[0], measured))
     scores = [
         {
             "pcc": metrics.pcc(values, measured),
@@ -218,7 +218,7 @@ def _scores(drawn: np.ndarray, measured: np.ndarray, graph) -> dict[str, float]:
             "ssc": metrics.ssc(values, measured, graph),
             "moran_pred": metrics.morans_i(values, graph)[varies].mean(),
         }
-        for values in drawn
+        for values in samples
     ]
     mean = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
     return mean | {"moran_true": float(metrics.morans_i(measured, graph)[varies].mean())}

@@ -28,7 +28,7 @@ class FlagModule(BaseModuleClass):
     joint
         Mix the states of neighbouring spots while denoising.
     n_networks
-        Networks of the same shape, each trained on its own windows; a draw takes them in turn, one per
+        Networks of the same shape, each trained on its own windows. In a sample they take turns, one per
         network evaluation.
     **network_kwargs
         See :class:`flagst.nn.FlagNetwork`.

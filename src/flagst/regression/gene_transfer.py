@@ -19,14 +19,14 @@ MAX_CHOOSING = 1000
 class GeneTransfer:
     """Weights from the genes of a panel to any gene that has a vector too.
 
-    A gene's standardised expression is a weighted sum of the panel's, the weights a kernel ridge regression over
-    genes: genes with like vectors are alike in the tissue. What all genes share, their average, goes in by a loading
-    that is regressed in the same way, so that a gene no vector is like gets the average, not nothing; what a gene
-    has beyond it goes in with a gain. Kernel ridge alone shrinks both alike, and where all genes follow the depth of a
-    spot, the shared part is all that is left of a gene.
+    A gene's standardised expression is a weighted sum of the panel's. The weights are a kernel ridge regression over
+    genes: genes with similar vectors have similar expression. The average over genes goes in by a loading, which is
+    regressed in the same way, so that a gene without similar vectors gets the average. What a gene has beyond the
+    average goes in with a gain. Kernel ridge alone would shrink both alike, and where all genes follow the depth of a
+    spot, only the average would remain.
 
-    Level and spread of a gene are kernel averages of the panel's, which is a guess: compare spots of such a gene,
-    not its level with that of other genes.
+    Mean and standard deviation of a gene are kernel averages of the panel's. They are uncertain: compare spots of such
+    a gene, not its level with that of other genes.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class GeneTransfer:
         ``(n_known,)`` of each gene on the average, 1 on average.
     correlation
         ``(n_known, n_known)`` of standardised expression over the training spots.
-    level, log_spread
+    level, log_sd
         ``(n_known,)`` mean and logarithm of the standard deviation, in the unit of the target.
     pcc, own_pcc
         Mean correlation with measured expression when a known gene is left out and predicted from the others, over
@@ -68,13 +68,13 @@ class GeneTransfer:
     loading: np.ndarray
     correlation: np.ndarray
     level: np.ndarray
-    log_spread: np.ndarray
+    log_sd: np.ndarray
     pcc: float
     own_pcc: float
 
     @classmethod
     def fit(
-        cls, vectors: np.ndarray, mean: np.ndarray, expression: np.ndarray, level: np.ndarray, spread: np.ndarray
+        cls, vectors: np.ndarray, mean: np.ndarray, expression: np.ndarray, level: np.ndarray, sd: np.ndarray
     ) -> "GeneTransfer":
         """Choose width, penalty and gain by leaving out one gene at a time.
 
@@ -86,7 +86,7 @@ class GeneTransfer:
             ``(n_spots, n_panel)`` cross-fitted standardised mean of the training spots.
         expression
             ``(n_spots, n_panel)`` standardised expression there.
-        level, spread
+        level, sd
             ``(n_panel,)`` mean and standard deviation of the target.
 
         Raises
@@ -112,8 +112,8 @@ class GeneTransfer:
         width, alpha, gain, pcc, own_pcc = chosen
         solve = np.linalg.inv(_kernel(unit, unit, width) + alpha * np.eye(len(unit)))
         correlation, loading = seen.T @ seen / len(seen), _loading(mean[:, known])
-        spreads = level[known], np.log(spread[known])
-        return cls(unit, known, solve, width, gain, loading, correlation, *spreads, pcc, own_pcc)
+        moments = level[known], np.log(sd[known])
+        return cls(unit, known, solve, width, gain, loading, correlation, *moments, pcc, own_pcc)
 
     def weights(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What is needed to predict genes with these vectors.
@@ -146,7 +146,7 @@ class GeneTransfer:
         weights /= np.sqrt(np.maximum(explained, 1))[:, None]  # no gene varies more than the standardised ones
         shares = kernel / np.maximum(kernel.sum(axis=1, keepdims=True), 1e-300)
         noise = np.sqrt(np.clip(1 - explained, 0, None))
-        return weights, noise, shares @ self.level, np.exp(shares @ self.log_spread)
+        return weights, noise, shares @ self.level, np.exp(shares @ self.log_sd)
 
 
 def unit_vectors(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,14 @@ class KernelFeatures:
         Kernel is ``exp(-precision * squared distance)``.
     usual_gap
         95th percentile over the landmarks of the kernel variance that all others leave unexplained.
+
+    Examples
+    --------
+    >>> from flagst.regression import KernelFeatures
+    >>> design = np.random.default_rng(0).normal(size=(50, 3))
+    >>> kernel = KernelFeatures.fit(design)
+    >>> kernel.transform(design).shape
+    (50, 50)
     """
 
     landmarks: np.ndarray
@@ -36,7 +44,16 @@ class KernelFeatures:
 
     @classmethod
     def fit(cls, design: np.ndarray, *, width: float = 1.0) -> "KernelFeatures":
-        """``width`` is the exponent at the median squared distance of the training spots."""
+        """``width`` is the exponent at the median squared distance of the training spots.
+
+        Examples
+        --------
+        >>> from flagst.regression import KernelFeatures
+        >>> design = np.random.default_rng(0).normal(size=(50, 3))
+        >>> kernel = KernelFeatures.fit(design)
+        >>> kernel.landmarks.shape
+        (50, 3)
+        """
         rng = np.random.default_rng(0)
         keep = np.sort(rng.permutation(len(design))[:MAX_LANDMARKS])
         landmarks = design[keep]
@@ -50,7 +67,16 @@ class KernelFeatures:
         return cls(landmarks, projection, precision, float(np.quantile(gap, 0.95)))
 
     def transform(self, design: np.ndarray) -> np.ndarray:
-        """``(n_spots, d) -> (n_spots, n_landmarks)``."""
+        """``(n_spots, d) -> (n_spots, n_landmarks)``.
+
+        Examples
+        --------
+        >>> from flagst.regression import KernelFeatures
+        >>> design = np.random.default_rng(0).normal(size=(50, 3))
+        >>> kernel = KernelFeatures.fit(design)
+        >>> kernel.transform(design[:4]).shape
+        (4, 50)
+        """
         return np.exp(-self.precision * _squared_distances(design, self.landmarks)) @ self.projection
 
     def weight(self, features: np.ndarray) -> np.ndarray:
@@ -60,6 +86,14 @@ class KernelFeatures:
         each other; 1 where they are no smaller. A spot that is as near to the landmarks as they are to each other has
         weight 1. A spot that no landmark reaches has weight 0: there a Gaussian kernel falls back to the mean, and
         ridge still extrapolates.
+
+        Examples
+        --------
+        >>> from flagst.regression import KernelFeatures
+        >>> design = np.random.default_rng(0).normal(size=(50, 3))
+        >>> kernel = KernelFeatures.fit(design)
+        >>> kernel.weight(kernel.transform(np.full((1, 3), 1e3)))
+        array([[0.]])
         """
         explained = np.clip((features**2).sum(axis=1, keepdims=True), 0, 1)
         ours, usual = explained * self.usual_gap, (1 - explained) * (1 - self.usual_gap)

@@ -84,8 +84,8 @@ class MoranSums:
         """
         total, total_squared, own_total, own_squared, around, product = self.sums
         mean = total / self.n_spots
-        spread = total_squared / self.n_spots - mean**2
-        constant = spread <= CONSTANT * np.maximum(spread + (mean + self.centre) ** 2, CONSTANT)
+        total_variance = total_squared / self.n_spots - mean**2
+        constant = total_variance <= CONSTANT * np.maximum(total_variance + (mean + self.centre) ** 2, CONSTANT)
         variance = own_squared - 2 * mean * own_total + self.n_rows * mean**2
         shared = product - mean * (own_total + around) + self.n_rows * mean**2
         return np.where(constant, 0.0, shared / np.where(variance > 0, variance, np.inf))

@@ -6,16 +6,16 @@ from flagst.regression import LatentBasis
 
 #: Leading components of the mean that noise is made uncorrelated with.
 N_MEAN = 5
-#: A spot of which more lies along the axes, the constant included, keeps its noise: little would be left of it.
+#: A spot keeps its noise when more than this share of it lies along the axes, the constant included.
 MAX_LEVERAGE = 0.75
-#: Fewer spots than this many times the axes have too few directions to give away.
+#: With fewer spots per axis too few directions are left.
 SPOTS_PER_AXIS = 4
-#: Chance correlations of more spots have a standard deviation below 0.016; panels too wide would take long.
+#: Chance correlations of more spots have a standard deviation below 0.016. Wider panels would take long.
 MAX_SPOTS, MAX_VALUES, MAX_RANK = 4096, 2**22, 1024
 
 
 def can_balance(n_spots: int, n_genes: int) -> bool:
-    """Whether :func:`balance_noise` is for a section and panel of that size."""
+    """Whether a section and panel have a size for which :func:`balance_noise` works."""
     return n_spots <= MAX_SPOTS and n_spots * n_genes <= MAX_VALUES and min(n_spots, n_genes) <= MAX_RANK
 
 
@@ -44,15 +44,14 @@ def balanced(
 
 
 def balance_noise(noise: np.ndarray, leading: np.ndarray, state: np.ndarray) -> np.ndarray:
-    """Make noise uncorrelated, over the spots of a section, with the leading mean, the state, and between genes.
+    """Remove chance correlations of noise with the mean, with the state, and between genes, over one section.
 
-    Independent numbers of a few hundred spots are correlated by chance, by one over the root of their number: as
-    strongly as many genes are. A measured section has chance correlations too, but others, so that those of a draw
-    only hide the ones that are meant. Here they are taken out: the noise is projected off a constant, the leading
-    scores of the mean and the state, then turned into the nearest noise whose genes are uncorrelated. With more genes
-    than spots less the axes that were projected off, there is no such noise, and what is left is as little correlated
-    as it can be: of 200 genes in 181 spots, half of what it was. Spots of which more than three quarters lie along the
-    axes are left out of the projection.
+    Independent numbers of ``n`` spots have chance correlations of about ``1 / sqrt(n)``, as large for a few hundred
+    spots as the correlations of many genes. They hide the correlations that a sample is meant to have. The noise is projected
+    off a constant, the leading scores of the mean and the state. Then it is replaced by the nearest noise whose genes
+    are uncorrelated. With more genes than remaining directions there is no such noise, and the result is as little
+    correlated as possible: half as much for 200 genes in 181 spots. Spots with a leverage above three quarters keep
+    their noise.
 
     Parameters
     ----------
@@ -61,7 +60,7 @@ def balance_noise(noise: np.ndarray, leading: np.ndarray, state: np.ndarray) -> 
     leading
         ``(n_spots, at most 5)`` scores of the regression mean, see :func:`leading_scores`.
     state
-        ``(n_spots, n_latent)`` drawn state.
+        ``(n_spots, n_latent)`` sampled state.
 
     Returns
     -------
@@ -85,11 +84,11 @@ def balance_noise(noise: np.ndarray, leading: np.ndarray, state: np.ndarray) -> 
 
 
 def uncorrelated(values: np.ndarray) -> np.ndarray:
-    """The nearest to drawn components whose columns are uncorrelated over the spots of a section.
+    """The nearest components whose columns are uncorrelated over the spots of a section.
 
-    Smooth fields over a few hundred spots are correlated by chance much more strongly than independent numbers, and
-    components carry most of what genes have in common. They are uncorrelated over the training sections, where they
-    were fitted.
+    Smooth fields over a few hundred spots have much stronger chance correlations than independent numbers, and the
+    components carry most of what genes have in common. Over the training sections, where they were fitted, components
+    are uncorrelated.
 
     Parameters
     ----------
@@ -138,9 +137,9 @@ def _nearest_orthogonal(values: np.ndarray) -> np.ndarray:
 
 
 def _axes(columns: np.ndarray) -> np.ndarray:
-    """Orthonormal axes ``(n_spots, at most n_columns)`` of what columns span, 0 at spots that axes are made of.
+    """Orthonormal axes ``(n_spots, at most n_columns)`` of the span of the columns, 0 at spots of high leverage.
 
-    A spot that makes up an axis by itself would lose its noise, and the tissue most unlike the rest would vary least.
+    A spot that alone determines an axis would lose its noise, and the most unusual tissue would vary least.
     """
     columns = columns.copy()
     while True:
@@ -152,7 +151,7 @@ def _axes(columns: np.ndarray) -> np.ndarray:
 
 
 def _orthonormal(columns: np.ndarray) -> np.ndarray:
-    """Orthonormal basis of what columns span; those that others or nothing make up are left out."""
+    """Orthonormal basis of the span of the columns; zero and dependent columns are left out."""
     length = np.linalg.norm(columns, axis=0)
     used = length > 1e-9 * length.max()
     left, values, _ = np.linalg.svd(columns[:, used] / length[used], full_matrices=False)

@@ -16,34 +16,33 @@ N_COMPONENTS = 30
 USUAL = 0.95
 #: Spots whose features are scaled at a time.
 SPOTS_AT_ONCE = 8192
-#: Squared distance from a plane that holds the training spots in full, per feature, that counts as a usual one.
+#: Smallest mean squared distance from the plane, per feature: less is rounding.
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class OutOfDistribution:
-    """How far image features lie from those of the training spots.
+    """Distance of image features from those of the training spots.
 
-    Features are centred and scaled by the *training* spots, not per section as for the mean and the network:
-    that would hide what is unusual about a whole slide. The squared distance is the mean of two parts, each
-    divided by its mean over the training spots: within the plane of the leading principal components, scaled by
-    their variances (Hotelling's T2), and off the plane (the squared prediction error). The first sees ordinary
-    features with extreme values, the second combinations of features that no training spot has.
+    Features are centred and scaled by the *training* spots, and not per section as for the mean and the network: that
+    would hide what is unusual about a whole slide. The squared distance is the mean of two parts, each divided by its
+    mean over the training spots. The first is within the plane of the leading principal components, scaled by their
+    variances (Hotelling's T2): it finds extreme values. The second is off the plane (the squared prediction error): it
+    finds combinations of features that no training spot has.
 
     The unit is the 95th percentile of the distance over training spots whose section (or block, with one or two
-    sections) was left out of the fit: above 1, a spot is further away than nearly all spots of a training
-    section are from the others.
+    sections) was left out of the fit. Above 1, a spot is further away than 95 % of the spots of a left-out training
+    section.
 
     Attributes
     ----------
     centre, scale
         ``(d_image,)`` mean and standard deviation of the training features; 1 for constant ones.
     axes, sd
-        ``(n_components, d_image)`` orthonormal, and ``(n_components,)``.
+        ``(n_components, d_image)`` orthonormal axes, and the standard deviation ``(n_components,)`` along them.
     remainder
-        Mean squared distance of the training spots from the plane, at least 1e-6 per feature: where features depend
-        on each other, spots in which they do not are far off. Infinite where the plane is of as many dimensions as
-        there are features, or as so few spots can have: nothing is known of what is off it.
+        Mean squared distance of the training spots from the plane, at least 1e-6 per feature. Infinite where the plane
+        has as many dimensions as there are features, or as the training spots can have.
     usual
         Distance that is the unit of :meth:`score`.
 

@@ -58,7 +58,7 @@ class SectionSampler:
         Per spot layout ``(n_genes,)`` Moran's I that samples are matched to; ``None`` takes that of the training
         sections, ``fitted.moran``. Samples of another layout are left unmodified.
     moran_weight
-        How far that Moran's I holds for this section, 0 to 1: see
+        Weight of that Moran's I, 0 to 1, by the share of spots in distribution: see
         :func:`flagst.sampling.moran_matching.moran_factors`.
     networks
         Networks that take turns in a sample; ``None`` for all.

@@ -18,7 +18,7 @@ def spot_noise(section: str, spot_names: np.ndarray, *, seed: int | str, widths:
     section, spot_names
         Names; ``spot_names`` is ``(n_spots,)``.
     seed
-        Seed of the draw.
+        Seed of the sample.
     widths
         Numbers per spot, one array each.
 
@@ -51,7 +51,7 @@ def shared_noise(section: Section, around: np.ndarray, *, seed: int | str, width
         ``(n_rows, n_around)`` spots whose noise is summed up for each row, see
         :meth:`flagst.data.sections.Section.around`.
     seed
-        Seed of the draw. The noise that is summed up is keyed as in :func:`spot_noise`.
+        Seed of the sample. The noise that is summed up is keyed as in :func:`spot_noise`.
     width
         Numbers per spot, independent of each other.
 

@@ -85,7 +85,7 @@ class FlagTrainingPlan(TrainingPlan):
             torch.nn.utils.clip_grad_norm_([*network.parameters(), *heads], self.gradient_clip)
 
     def on_train_start(self) -> None:
-        """Ranks start from one random state, and shall not draw the same noise for their windows."""
+        """Ranks start from one random state, and must not use the same noise for their windows."""
         if self.trainer.world_size > 1:
             seeds = torch.randint(2**31, (self.trainer.world_size,))
             torch.manual_seed(int(seeds[self.global_rank]))
