@@ -97,7 +97,7 @@ def test_figure_and_file(predicted, drawn, tmp_path):
 
 def test_errors(predicted, drawn):
     samples, genes, _ = drawn
-    with pytest.raises(ValueError, match=r"\(n_draws, 240, 29\); got \(19, 240, 30\)"):
+    with pytest.raises(ValueError, match=r"\(n_samples, 240, 29\); got \(19, 240, 30\)"):
         calibration(predicted, samples, genes=genes[1:])
     with pytest.raises(KeyError, match="no .*'OTHER'"):
         calibration(predicted, samples, genes=[*genes[1:], "OTHER"])

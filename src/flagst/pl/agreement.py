@@ -1,4 +1,4 @@
-"""Is the biology kept: gene-gene correlation and Moran's I, measured against predicted."""
+"""Structure of a prediction: gene-gene correlation and Moran's I, measured against predicted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,10 +40,10 @@ def structure(
     save: str | Path | None = None,
     return_fig: bool = False,
 ):
-    """Gene-gene correlation heat maps, measured and predicted, and Moran's I of every gene.
+    """Plot gene-gene correlation, measured and predicted, and Moran's I of every gene.
 
-    Both heat maps have the same order of genes, from hierarchical clustering of the measured correlation, and
-    the same scale from -1 to 1. Titles carry the section's GSC and SSC. Genes constant in the measurement are
+    Both heat maps have the same sequence of genes, from hierarchical clustering of the measured correlation, and
+    the same scale from -1 to 1. Titles have the section's GSC and SSC. Genes constant in the measurement are
     left out, and so are those marked as not measured, as in :func:`flagst.tl.evaluate`.
 
     Parameters
@@ -51,15 +51,29 @@ def structure(
     adata
         Table with the prediction in a layer and measured expression.
     layer
-        Layer with the prediction, (n_obs, n_vars).
+        Layer with the prediction, (n_spots, n_genes).
     section
         Section or sections to draw, one row of panels each; None draws all.
-    section_key, truth, target, spatial_key, layout
-        As in :func:`flagst.tl.evaluate`.
+    section_key
+        Column of ``adata.obs``. None: the recorded one, else ``"section"``, else all spots are one section.
+    truth
+        Measured expression in the unit of the prediction: a layer, an (n_spots, n_genes) array, or a DataFrame
+        matched by name. None: computed from raw counts, in ``adata.X`` or the registered layer, with the
+        target that is recorded of ``layer``.
+    target
+        ``"lognorm"``, ``"log2"`` or ``"identity"``; overrides the recorded target when ``truth`` is None.
+    spatial_key
+        Positions in ``adata.obsm``, (n_spots, 2), x then y, any unit of length.
+    layout
+        ``"square"``, ``"hex"``, ``"irregular"`` or ``"other"``, as in :func:`flagst.tl.evaluate`.
     cmap
         Colours of the heat maps.
-    show, save, return_fig
-        Show the figure (None: in interactive sessions), write it to a file, return it instead of the axes.
+    show
+        Show the figure; None shows it in interactive sessions unless it is saved or returned.
+    save
+        File to write the figure to.
+    return_fig
+        Return the figure instead of the axes.
 
     Returns
     -------
@@ -68,8 +82,20 @@ def structure(
 
     Raises
     ------
-    KeyError, ValueError
-        As :func:`flagst.tl.evaluate`; KeyError also for an unknown section.
+    KeyError
+        The layer, the positions, a section or the target is missing, or as :func:`flagst.tl.evaluate`.
+    TypeError
+        ``adata`` is a SpatialData.
+    ValueError
+        As :func:`flagst.tl.evaluate`.
+
+    Examples
+    --------
+    >>> axes = flagst.pl.structure(prediction, section=["S1", "S2"])
+    >>> axes.shape
+    (2, 3)
+    >>> axes[0, 2].get_xlabel()
+    "Moran's I, measured"
     """
     require_anndata(adata)
     require_key(adata.layers, layer, where="adata.layers", hint="Run FLAG.predict first, or name a layer.")

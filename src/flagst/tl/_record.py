@@ -1,4 +1,4 @@
-"""Tables of sections, and where their record goes."""
+"""Tables of scores with sections in rows, and where their record is written."""
 
 from typing import TYPE_CHECKING
 

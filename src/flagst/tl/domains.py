@@ -1,4 +1,4 @@
-"""Downstream check: do clusters of predicted expression find the tissue domains of measured expression?"""
+"""Agreement of tissue domains: clusters of predicted against clusters of measured expression."""
 
 import logging
 from collections.abc import Sequence
@@ -41,13 +41,13 @@ def domain_agreement(
     target: str | None = None,
     section_key: str | None = None,
 ) -> "pd.DataFrame":
-    """Clusters of predicted against clusters of measured expression, section by section, over several seeds.
+    """Compare clusters of predicted with clusters of measured expression in every section, over several seeds.
 
-    Every gene that varies in the measurement is brought to mean 0 and variance 1 over the spots of a section,
-    principal components are taken, and spots are clustered by k-means (10 starts), the same way for both.
-    Positions take no part. Clusters of the same data differ from seed to seed, and predicted clusters are compared
-    with measured ones of another seed: a prediction that equals the measurement has ``ari_self``. Under target
-    log2 clusters follow the library size, and a prediction from depth alone agrees well with the measurement:
+    Both clusterings are made in the same way. Every gene that varies in the measurement is brought to mean 0 and
+    variance 1 over the spots of a section, principal components are taken, and spots are clustered by k-means (10
+    starts). Positions are not used. Clusters of the same data differ from seed to seed, and predicted clusters are
+    compared with measured ones of another seed: a prediction that equals the measurement has ``ari_self``. Under
+    target log2 clusters follow the library size, and a prediction from depth alone agrees well with the measurement:
     choose ``"lognorm"`` where domains matter.
 
     Parameters
@@ -55,20 +55,26 @@ def domain_agreement(
     adata
         Table with the prediction in a layer and measured expression.
     layer
-        Layer with the prediction, (n_obs, n_vars).
+        Layer with the prediction, (n_spots, n_genes).
     label_key
-        Column of ``adata.obs`` with known domains, such as a pathologist's: both clusterings are compared
-        with it too. Spots without a label are left out of that comparison only.
+        Column of ``adata.obs`` with known domains, such as a pathologist's. Both clusterings are also compared
+        with it. Spots without a label are left out of that comparison only.
     ignore_labels
         Labels that count as none, such as ``["unlabelled", "undetermined"]``.
     n_clusters
-        Clusters per section; None: as many as the section has labels, 6 without ``label_key``.
+        Clusters per section, at least 2. None: as many as the section has labels, 6 without ``label_key``.
     n_components
         Principal components; fewer where there are fewer genes or spots.
     n_seeds
         Seeds 0 to ``n_seeds - 1``, at least 2.
-    truth, target, section_key
-        As in :func:`flagst.tl.evaluate`.
+    truth
+        Measured expression in the unit of the prediction: a layer, an (n_spots, n_genes) array, or a DataFrame
+        matched by name. None: computed from raw counts, in ``adata.X`` or the registered layer, with the
+        target that is recorded of ``layer``.
+    target
+        ``"lognorm"``, ``"log2"`` or ``"identity"``; overrides the recorded target when ``truth`` is None.
+    section_key
+        Column of ``adata.obs``. None: the recorded one, else ``"section"``, else all spots are one section.
 
     Returns
     -------
@@ -85,12 +91,22 @@ def domain_agreement(
     ------
     KeyError
         Layer, label or section column are missing, or as :func:`flagst.tl.evaluate`.
+    TypeError
+        ``adata`` is a SpatialData.
     ValueError
         Fewer than 2 seeds or clusters, fewer spots than clusters, or a section with fewer than two labels.
 
     Source
     ------
     ARI: Hubert & Arabie, J. Classif. 1985, 2:193.
+
+    Examples
+    --------
+    >>> table = flagst.tl.domain_agreement(prediction, n_clusters=3, n_seeds=2)
+    >>> int(table.loc["S1", "n_spots"])
+    60
+    >>> sorted(prediction.uns["flagst"]["metrics"]["flagst"]["domains"])
+    ['definitions', 'label_key', 'mean', 'n_seeds', 'sections']
     """
     require_anndata(adata)
     if n_seeds < 2:
@@ -161,7 +177,7 @@ def _components(values: np.ndarray, n_components: int) -> np.ndarray:
 def _agreement(guess: np.ndarray, true: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
     """ARI and NMI over seeds; ``guess`` and ``true`` (n_seeds, n_spots), ``labels`` (n_spots,) or None.
 
-    Clusterings of one seed start alike, so that those that are compared are of different ones.
+    Clusterings of the same seed start alike, so predicted ones are compared with measured ones of the next seed.
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
