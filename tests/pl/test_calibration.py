@@ -24,7 +24,7 @@ def test_curve_and_bars_are_ranks_of_the_measurement(predicted, drawn):
     counts = np.histogram((below + 0.5) / 20, np.linspace(0, 1, 5))[0]
     bars = [bar.get_height() for bar in left.patches]
     np.testing.assert_allclose(bars, 4 * counts / counts.sum(), atol=1e-9)
-    curve = next(line for line in right.lines if line.get_label() == "draws, all genes")
+    curve = next(line for line in right.lines if line.get_label() == "samples, all genes")
     np.testing.assert_array_equal(curve.get_xdata(), [0.5, 0.9])
     inside = [np.mean((below >= 5) & (below < 15)), np.mean((below >= 1) & (below < 19))]
     np.testing.assert_allclose(curve.get_ydata(), inside, atol=1e-9)

@@ -7,7 +7,7 @@ import numpy as np
 from flagst._checks import require_finite
 from flagst.metrics._inputs import as_matrix
 
-#: Numbers held at once in float64 while draws are worked on: 32 MB, whatever the size of the draws.
+#: Numbers held at once in float64 while samples are scored: 32 MB, whatever their size.
 BUDGET = 4_000_000
 
 
@@ -26,8 +26,8 @@ def check_draws(samples, measured, *, least: int = 1) -> tuple[np.ndarray, np.nd
         raise ValueError(f"samples holds {len(samples)} of them; this needs at least {least}.")
     if samples.dtype.kind not in "fiub":
         raise TypeError(f"samples must be numeric; got dtype {samples.dtype}.")
-    for draw in samples:
-        require_finite(draw, where="samples", hint="Leave those spots out.")
+    for sample in samples:
+        require_finite(sample, where="samples", hint="Leave those spots out.")
     return samples, measured
 
 

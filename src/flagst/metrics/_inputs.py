@@ -85,6 +85,13 @@ def replicate_pair(replicate, measured) -> tuple[np.ndarray, np.ndarray]:
     return replicate[:, kept], measured[:, kept]
 
 
+def require_graph(graph, n_spots: int) -> None:
+    """Raise a ``ValueError`` unless ``graph`` is (n_spots, n_spots)."""
+    shape = getattr(graph, "shape", None)
+    if shape != (n_spots, n_spots):
+        raise ValueError(f"graph must be ({n_spots}, {n_spots}), one row per spot of this section; got {shape}.")
+
+
 def pearson(left: np.ndarray, right: np.ndarray) -> float:
     """Pearson correlation of a predicted and a measured vector of the same length.
 

@@ -46,9 +46,9 @@ def pit(samples, measured, *, seed: int = 0) -> np.ndarray:
     """
     samples, measured = check_draws(samples, measured)
     below, equal = np.zeros(measured.shape), np.zeros(measured.shape)
-    for draw in samples:
-        below += draw < measured
-        equal += draw == measured
+    for sample in samples:
+        below += sample < measured
+        equal += sample == measured
     return (below + np.random.default_rng(seed).random(measured.shape) * (equal + 1)) / (len(samples) + 1)
 
 
@@ -178,8 +178,8 @@ def share_below(quantiles, levels, measured) -> np.ndarray:
     shares = []
     for level, quantile in zip(levels, quantiles, strict=True):
         below = measured < quantile
-        by_lot = np.where((quantile <= 0) & (measured <= 0), level / np.maximum(mass, level), below)
-        shares.append([below.mean(), by_lot.mean(), (measured <= quantile).mean()])
+        below_or_tied = np.where((quantile <= 0) & (measured <= 0), level / np.maximum(mass, level), below)
+        shares.append([below.mean(), below_or_tied.mean(), (measured <= quantile).mean()])
     return np.array(shares).T
 
 

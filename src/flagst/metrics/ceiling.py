@@ -175,8 +175,8 @@ def _corrected(half: np.ndarray) -> Ceiling:
     """Scores between halves, (n_splits,), at full depth."""
     reliability = 2 * half / (1 + half)
     mean = float(reliability.mean())
-    spread = float(reliability.std(ddof=1)) if len(half) > 1 else float("nan")
-    return Ceiling(float(half.mean()), mean, spread, float(np.sqrt(max(mean, 0.0))), len(half))
+    deviation = float(reliability.std(ddof=1)) if len(half) > 1 else float("nan")
+    return Ceiling(float(half.mean()), mean, deviation, float(np.sqrt(max(mean, 0.0))), len(half))
 
 
 def _other_counts(counts: np.ndarray, total_counts) -> np.ndarray:

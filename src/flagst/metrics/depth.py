@@ -46,7 +46,7 @@ def gsc_depth_residual(predicted, measured, depth) -> float:
     """
     predicted, measured, _ = scored_pair(predicted, measured)
     basis = _depth_basis(depth, len(measured))
-    predicted, measured = (_without(values, basis) for values in (predicted, measured))
+    predicted, measured = (_residuals(values, basis) for values in (predicted, measured))
     if not measured.any():
         return float("nan")
     return gsc(predicted, measured)
@@ -104,7 +104,7 @@ def _depth_basis(depth, n_spots: int) -> np.ndarray:
     return np.concatenate([line, square / np.linalg.norm(square)], axis=1)
 
 
-def _without(values: np.ndarray, basis: np.ndarray) -> np.ndarray:
+def _residuals(values: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Residuals of every column on ``basis`` and a constant, float64; 0 where only rounding is left."""
     rounding = 32 * np.finfo(values.dtype if values.dtype.kind == "f" else np.float64).eps
     size = np.abs(values).max(axis=0).astype(np.float64)

@@ -219,12 +219,11 @@ def gsc_permutation_test(predicted, measured, *, n_permutations: int = 999, seed
     predicted, measured, _ = scored_pair(predicted, measured)
     guess, true = (_centred_correlation(values) for values in (predicted, measured))
 
-    def score(order: np.ndarray) -> float:
-        # the diagonals are 0, and both triangles count twice alike
-        return float(sum(guess[gene, order] @ row for gene, row in zip(order, true, strict=True)))
+    def product(genes: np.ndarray) -> float:
+        # the diagonals are 0, and both triangles hold the same numbers
+        return float(sum(guess[gene, genes] @ row for gene, row in zip(genes, true, strict=True)))
 
-    sizes = np.linalg.norm(guess), np.linalg.norm(true)
-    return _test(score, len(true), sizes, n_permutations=n_permutations, seed=seed)
+    return _permutation_test(product, guess, true, n_permutations, seed)
 
 
 def ssc_permutation_test(predicted, measured, graph, *, n_permutations: int = 999, seed: int = 0) -> NullTest:
@@ -269,31 +268,26 @@ def ssc_permutation_test(predicted, measured, graph, *, n_permutations: int = 99
     predicted, measured, _ = scored_pair(predicted, measured)
     guess, true = (standardise(morans_i(values, graph)[:, None])[:, 0] for values in (predicted, measured))
 
-    def score(order: np.ndarray) -> float:
-        return float(guess[order] @ true)
-
-    sizes = np.linalg.norm(guess), np.linalg.norm(true)
-    return _test(score, len(true), sizes, n_permutations=n_permutations, seed=seed)
+    return _permutation_test(lambda genes: float(guess[genes] @ true), guess, true, n_permutations, seed)
 
 
-def _test(
-    score: Callable[[np.ndarray], float],
-    n_genes: int,
-    sizes: tuple[float, float],
-    *,
-    n_permutations: int,
-    seed: int,
+def _permutation_test(
+    product: Callable[[np.ndarray], float], guess: np.ndarray, true: np.ndarray, n_permutations: int, seed: int
 ) -> NullTest:
-    """Observed and permuted scores over the product of ``sizes``; ``score`` takes an order of genes."""
+    """Inner product of ``true`` with ``guess`` and with permuted ``guess``, over the product of their norms.
+
+    ``product`` gives the inner product for a permutation of genes, (n_genes,) int64.
+    """
     if n_permutations < 1:
         raise ValueError(f"n_permutations must be at least 1; got {n_permutations}.")
-    # Correlations are of order 1, so a spread at the level of rounding means that all are equal.
-    if n_genes < 3 or min(sizes) <= 1e-12 * n_genes:
+    n_genes, norms = len(true), (np.linalg.norm(guess), np.linalg.norm(true))
+    # Correlations are at most 1, so a norm at the level of rounding means that all are equal.
+    if n_genes < 3 or min(norms) <= 1e-12 * n_genes:
         nothing = float("nan")
         return NullTest(nothing, nothing, nothing, nothing, int(n_permutations))
-    rng, scale = np.random.default_rng(seed), sizes[0] * sizes[1]
-    observed = score(np.arange(n_genes)) / scale
-    null = np.array([score(rng.permutation(n_genes)) for _ in range(n_permutations)]) / scale
+    rng, scale = np.random.default_rng(seed), norms[0] * norms[1]
+    observed = product(np.arange(n_genes)) / scale
+    null = np.array([product(rng.permutation(n_genes)) for _ in range(n_permutations)]) / scale
     # a permutation that changes nothing must count as equal, whatever the rounding
     n_as_large = int((null >= observed - 1e-12).sum())
     p_value = (1 + n_as_large) / (1 + n_permutations)

@@ -8,7 +8,7 @@ in the measurement are left out, as in every other metric.
 import numpy as np
 
 from flagst.metrics._draws import BUDGET, check_draws, gene_blocks
-from flagst.metrics._inputs import varying_genes
+from flagst.metrics._inputs import require_graph, varying_genes
 
 
 def per_gene_crps(samples, measured, *, fair: bool = False) -> np.ndarray:
@@ -261,10 +261,10 @@ def spatial_variogram_score(samples, measured, graph, *, order: float = 0.5) -> 
 
 
 def _squared_gaps(samples, seen: np.ndarray, left, right, order: float) -> float:
-    """Sum over ``(seen - mean over draws of |draw[left] - draw[right]|^order)^2``."""
+    """Sum over ``(seen - mean over samples of |sample[left] - sample[right]|^order)^2``."""
     expected = np.zeros(seen.shape)
-    for draw in samples:
-        expected += np.abs(draw[left].astype(np.float64) - draw[right]) ** order
+    for sample in samples:
+        expected += np.abs(sample[left].astype(np.float64) - sample[right]) ** order
     return float(((seen - expected / len(samples)) ** 2).sum())
 
 
@@ -278,9 +278,7 @@ def _genes_of_pairs(pairs: np.ndarray, n_genes: int) -> tuple[np.ndarray, np.nda
 
 def _edges(graph, n_spots: int) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of every connected pair of spots, each pair once."""
-    shape = getattr(graph, "shape", None)
-    if shape != (n_spots, n_spots):
-        raise ValueError(f"graph must be ({n_spots}, {n_spots}), one row per spot; got {shape}.")
+    require_graph(graph, n_spots)
     ends = np.sort(np.stack(graph.nonzero()), axis=0)
     ends = np.unique(ends[:, ends[0] != ends[1]], axis=1)
     if ends.shape[1] == 0:

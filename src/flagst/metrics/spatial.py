@@ -7,6 +7,7 @@ from flagst.metrics._inputs import (
     constant_genes,
     pearson,
     replicate_pair,
+    require_graph,
     scored_pair,
     standardise,
 )
@@ -102,7 +103,7 @@ def ssc(predicted, measured, graph) -> float:
     >>> round(flagst.metrics.ssc(2 * measured + 1, measured, line), 6)
     1.0
     """
-    return pearson(*_orders(predicted, measured, graph))
+    return pearson(*_moran_pair(predicted, measured, graph))
 
 
 def moran_rmse(predicted, measured, graph) -> float:
@@ -134,7 +135,7 @@ def moran_rmse(predicted, measured, graph) -> float:
     >>> round(flagst.metrics.moran_rmse(2 * measured + 1, measured, line), 6)
     0.0
     """
-    guess, true = _orders(predicted, measured, graph)
+    guess, true = _moran_pair(predicted, measured, graph)
     return float(np.sqrt(np.mean((guess - true) ** 2)))
 
 
@@ -166,7 +167,7 @@ def moran_mae(predicted, measured, graph) -> float:
     >>> round(flagst.metrics.moran_mae(2 * measured + 1, measured, line), 6)
     0.0
     """
-    guess, true = _orders(predicted, measured, graph)
+    guess, true = _moran_pair(predicted, measured, graph)
     return float(np.mean(np.abs(guess - true)))
 
 
@@ -203,7 +204,7 @@ def moran_ccc(predicted, measured, graph) -> float:
     >>> round(flagst.metrics.moran_ccc(2 * measured + 1, measured, line), 6)
     1.0
     """
-    guess, true = _orders(predicted, measured, graph)
+    guess, true = _moran_pair(predicted, measured, graph)
     if len(true) < 3 or constant_genes(true[:, None])[0]:
         return float("nan")
     return ccc(guess[:, None], true[:, None])
@@ -245,7 +246,7 @@ def replicate_ssc(replicate, measured, replicate_graph, graph) -> float:
     return pearson(morans_i(replicate, replicate_graph), morans_i(measured, graph))
 
 
-def _orders(predicted, measured, graph) -> tuple[np.ndarray, np.ndarray]:
+def _moran_pair(predicted, measured, graph) -> tuple[np.ndarray, np.ndarray]:
     """Predicted and measured Moran's I of the genes that vary in the measurement, (n_genes,) each."""
     predicted, measured, _ = scored_pair(predicted, measured)
     return morans_i(predicted, graph), morans_i(measured, graph)
@@ -253,9 +254,7 @@ def _orders(predicted, measured, graph) -> tuple[np.ndarray, np.ndarray]:
 
 def _total_weight(graph, n_spots: int) -> float:
     """Sum of all weights; raises unless ``graph`` is a usable (n_spots, n_spots) graph."""
-    shape = getattr(graph, "shape", None)
-    if shape != (n_spots, n_spots):
-        raise ValueError(f"graph must be ({n_spots}, {n_spots}), one row per spot of this section; got {shape}.")
+    require_graph(graph, n_spots)
     total = float(graph.sum())
     if not np.isfinite(total):
         raise ValueError("graph has NaN or infinite weights.")

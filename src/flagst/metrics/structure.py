@@ -131,7 +131,7 @@ def _triangle_correlation(left: np.ndarray, right: np.ndarray) -> float:
     for pairs_left, pairs_right in _upper_triangles(left, right):
         a, b = pairs_left - mean_left, pairs_right - mean_right
         cross, square_left, square_right = cross + a @ b, square_left + a @ a, square_right + b @ b
-    # Correlations are of order 1, so a spread at the level of rounding means that all are equal.
+    # Correlations are at most 1, so a variation at the level of rounding means that all are equal.
     rounding = 1e-24 * n_genes**2
     if square_right <= rounding:
         return float("nan")

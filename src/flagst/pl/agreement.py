@@ -11,10 +11,12 @@ from flagst import metrics
 from flagst._checks import require_anndata, require_key
 from flagst._keys import LAYERS, OBSM
 from flagst.data.graph import moran_graph
-from flagst.data.measured import chosen_sections, measured_expression, measured_genes, section_layout, section_rows
+from flagst.data.measured import chosen_sections, section_layout, section_rows
 from flagst.pl._finish import finish
+from flagst.tl._inputs import prediction_and_truth
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
 
@@ -31,7 +33,7 @@ def structure(
     *,
     section: str | Sequence[str] | None = None,
     section_key: str | None = None,
-    truth=None,
+    truth: "str | np.ndarray | pd.DataFrame | None" = None,
     target: str | None = None,
     spatial_key: str = OBSM.spatial,
     layout: str | None = None,
@@ -98,11 +100,9 @@ def structure(
     "Moran's I, measured"
     """
     require_anndata(adata)
-    require_key(adata.layers, layer, where="adata.layers", hint="Run FLAG.predict first, or name a layer.")
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
-    measured = measured_expression(adata, truth, target=target, layer=layer)
-    known = measured_genes(adata, truth)
-    measured, predicted, names = measured[:, known], adata.layers[layer][:, known], adata.var_names[known]
+    predicted, measured, known = prediction_and_truth(adata, layer, truth, target=target)
+    names = np.asarray(adata.var_names[known])
     coords = np.asarray(adata.obsm[spatial_key])[:, :2]
     rows = section_rows(adata, section_key)
     wanted = chosen_sections(rows, section)
@@ -111,7 +111,7 @@ def structure(
     for (left, middle, right), name in zip(axes, wanted, strict=True):
         graph = moran_graph(coords[rows[name]], layout or section_layout(adata, name))
         p, m = predicted[rows[name]], measured[rows[name]]
-        _draw_correlations(left, middle, p, m, names=np.asarray(names), cmap=cmap)
+        _draw_correlations(left, middle, p, m, names=names, cmap=cmap)
         _draw_morans(right, p, m, graph)
         left.set_title(f"{name}, measured")
     return finish(figure, axes, show=show, save=save, return_fig=return_fig)

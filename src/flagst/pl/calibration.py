@@ -14,13 +14,14 @@ from flagst.data.measured import measured_expression, measured_genes
 from flagst.pl._finish import finish
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
 
 #: Nominal levels of the central intervals on the reliability panel.
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-#: Share of genes inside the shaded spread.
-SPREAD = 0.9
+#: Share of genes inside the shaded band.
+MIDDLE = 0.9
 COLOUR = "tab:blue"
 
 
@@ -31,7 +32,7 @@ def calibration(
     genes: Sequence[str],
     intervals: Mapping[float, tuple[str, str]] | None = None,
     layer: str = LAYERS.draw,
-    truth=None,
+    truth: "str | np.ndarray | pd.DataFrame | None" = None,
     target: str | None = None,
     levels: Sequence[float] = LEVELS,
     n_bins: int = 10,
@@ -134,8 +135,8 @@ def calibration(
         theirs = measured_expression(adata, truth, target=target, layer=bounds[0])[:, columns[kept]]
         per_gene = metrics.per_gene_coverage(low, high, theirs)
         label = f"{' to '.join(bounds)}: {np.nanmean(per_gene):.1%}"
-        spread = _quantiles(per_gene[~np.isnan(per_gene), None])
-        axes[1].vlines(level, *spread, color="tab:orange", lw=2.5, alpha=0.5, zorder=4)
+        middle = _quantiles(per_gene[~np.isnan(per_gene), None])
+        axes[1].vlines(level, *middle, color="tab:orange", lw=2.5, alpha=0.5, zorder=4)
         axes[1].plot(level, np.nanmean(per_gene), "o", color="tab:orange", ms=6, label=label, zorder=5)
     axes[1].legend(frameon=False, fontsize=8, loc="lower right")
     return finish(figure, axes, show=show, save=save, return_fig=return_fig)
@@ -153,7 +154,7 @@ def _draw_histogram(ax: "Axes", values: np.ndarray, n_bins: int) -> None:
         ax.axhline(share * n_bins, color="0.35", lw=1, ls="--")
     ax.axhline(1, color="0.35", lw=1)
     ax.set(xlim=(0, 1), ylim=(0, 1.1 * max(high.max(), pooled.max(), 1.5)))
-    ax.set(xlabel="PIT: place of the measurement among the draws", ylabel="frequency (1: calibrated)")
+    ax.set(xlabel="PIT: rank of the measurement among the samples", ylabel="frequency (1: calibrated)")
     ax.set_title(f"{values.shape[0]} spots, {values.shape[1]} genes")
 
 
@@ -166,8 +167,8 @@ def _draw_reliability(ax: "Axes", values: np.ndarray, levels: Sequence[float]) -
     for side, label in zip(band.T, ("chance, one calibrated gene", None), strict=True):
         ax.plot(levels, side, color="0.35", lw=1, ls="--", label=label)
     low, high = _quantiles(per_gene)
-    ax.fill_between(levels, low, high, color=COLOUR, alpha=0.2, lw=0, label=f"middle {SPREAD:.0%} of genes")
-    ax.plot(levels, per_gene.mean(axis=0), "o-", color=COLOUR, ms=3.5, lw=1.5, label="draws, all genes")
+    ax.fill_between(levels, low, high, color=COLOUR, alpha=0.2, lw=0, label=f"middle {MIDDLE:.0%} of genes")
+    ax.plot(levels, per_gene.mean(axis=0), "o-", color=COLOUR, ms=3.5, lw=1.5, label="samples, all genes")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     ax.set(xlabel="nominal coverage", ylabel="observed coverage")
     shown = min(levels, key=lambda level: abs(level - 0.9))
@@ -176,4 +177,4 @@ def _draw_reliability(ax: "Axes", values: np.ndarray, levels: Sequence[float]) -
 
 def _quantiles(per_gene: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of the middle share of genes, (n,) each; ``per_gene`` is (n_genes, n)."""
-    return tuple(np.quantile(per_gene, [(1 - SPREAD) / 2, (1 + SPREAD) / 2], axis=0))
+    return tuple(np.quantile(per_gene, [(1 - MIDDLE) / 2, (1 + MIDDLE) / 2], axis=0))

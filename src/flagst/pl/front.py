@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PANELS = {"gsc": "GSC", "ssc": "SSC"}
 COLUMNS = ("method", "structure", "section", "pcc", *PANELS)
-#: Dashes of the yardsticks, which have no accuracy of their own.
+#: Dashes of the reference values, which have no accuracy of their own.
 DASHES = ((0, (5, 3)), (0, (1.5, 1.5)), (0, (5, 2, 1, 2)))
 
 
@@ -71,14 +71,14 @@ def front(
         for name, rows in frame.groupby("method", sort=False)
     }
     lines = {name: rows for name, rows in methods.items() if rows["pcc"].notna().any()}
-    yardsticks = {name: rows for name, rows in methods.items() if name not in lines}
+    references = {name: rows for name, rows in methods.items() if name not in lines}
     if not lines:
         raise ValueError(f"No method of the frame has an accuracy; found {sorted(methods)}, all with NaN as pcc.")
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.2), layout="constrained")
     for ax, (column, title) in zip(axes, PANELS.items(), strict=True):
         for number, (name, rows) in enumerate(lines.items()):
             _draw_method(ax, rows, column, name=name, number=number)
-        for (name, rows), dash in zip(yardsticks.items(), DASHES * len(yardsticks), strict=False):
+        for (name, rows), dash in zip(references.items(), DASHES * len(references), strict=False):
             if rows[column].notna().any():
                 ax.axhline(rows[column].mean(), color="0.35", lw=1.2, ls=dash, label=name, zorder=1)
         ax.set(xlabel="PCC", ylabel=title)

@@ -26,6 +26,7 @@ from flagst.metrics import per_gene_pcc
 from flagst.pl._finish import finish
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
 
@@ -53,7 +54,7 @@ def spatial(
     layer: str = LAYERS.draw,
     section: str | Sequence[str] | None = None,
     section_key: str | None = None,
-    truth=None,
+    truth: "str | np.ndarray | pd.DataFrame | None" = None,
     target: str | None = None,
     spatial_key: str = OBSM.spatial,
     cmap: str = "viridis",

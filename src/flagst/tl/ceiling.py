@@ -12,7 +12,7 @@ from flagst.data.graph import moran_graph
 from flagst.data.measured import has_counts, measured_genes, raw_counts, recorded_params, section_layout, section_rows
 from flagst.data.stored import in_memory
 from flagst.data.targets import half_to_target
-from flagst.tl._record import section_records, section_table
+from flagst.tl._record import section_records, section_table, write_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,14 +120,13 @@ def structure_ceiling(
             f"{name}_{part}": getattr(score, part) for name, score in scores.items() for part in DEFINITIONS
         } | {"n_spots": len(rows)}
     table = section_table(found)
-    slot = dict(adata.uns.get(UNS.flagst, {}))
-    slot[SLOT.ceiling] = section_records(table, list(found)) | {
+    record = section_records(table) | {
         "definitions": dict(DEFINITIONS),
         "target": target,
         "n_splits": int(n_splits),
         "seed": int(seed),
     }
-    adata.uns[UNS.flagst] = slot
+    write_record(adata, record, SLOT.ceiling)
     logger.info("Wrote the noise ceiling of %d sections to adata.uns.", len(found))
     return table
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flagst._checks import require_anndata, require_key
-from flagst._keys import LAYERS, RECORD
+from flagst._keys import LAYERS, RECORD, SLOT
 from flagst.data.measured import section_rows
 from flagst.tl._inputs import prediction_and_truth
 from flagst.tl._record import section_records, section_table, write_record
@@ -37,7 +37,7 @@ def domain_agreement(
     n_clusters: int | None = None,
     n_components: int = 20,
     n_seeds: int = 5,
-    truth=None,
+    truth: "str | np.ndarray | pd.DataFrame | None" = None,
     target: str | None = None,
     section_key: str | None = None,
 ) -> "pd.DataFrame":
@@ -110,18 +110,19 @@ def domain_agreement(
     """
     require_anndata(adata)
     if n_seeds < 2:
-        raise ValueError(f"n_seeds must be at least 2, for a spread; got {n_seeds}.")
+        raise ValueError(f"n_seeds must be at least 2, for a standard deviation; got {n_seeds}.")
     labels = None if label_key is None else _labels(adata, label_key, ignore_labels)
     predicted, measured, _ = prediction_and_truth(adata, layer, truth, target=target)
     found = {}
     for section, rows in section_rows(adata, section_key).items():
         own = None if labels is None else labels[rows]
+        n_labels = None if own is None else len(set(own) - {""})
         try:
-            n = n_clusters or (6 if own is None else len(set(own) - {""}))
+            n = n_clusters or (6 if own is None else n_labels)
             options = {"n_clusters": n, "n_components": n_components, "n_seeds": n_seeds}
             # genes constant in the measurement are left out, as in every other score
             kept = np.ptp(measured[rows], axis=0) > 0
-            if own is not None and len(set(own) - {""}) < 2:
+            if own is not None and n_labels < 2:
                 raise ValueError(f"fewer than two labels in adata.obs[{label_key!r}].")
             if not kept.any():
                 raise ValueError("no gene varies in the measurement.")
@@ -130,12 +131,12 @@ def domain_agreement(
         except ValueError as error:
             raise ValueError(f"Section {section!r}: {error}") from error
     table = section_table(found)
-    record = section_records(table, list(found)) | {
+    record = section_records(table) | {
         "definitions": dict(DEFINITIONS),
         "label_key": label_key or "",
         "n_seeds": int(n_seeds),
     }
-    write_record(adata, layer, RECORD.domains, record)
+    write_record(adata, record, SLOT.metrics, layer, RECORD.domains)
     logger.info("Wrote agreement of domains of layer %r to adata.uns.", layer)
     return table
 
@@ -165,11 +166,11 @@ def _clusters(values: np.ndarray, *, n_clusters: int, n_components: int, n_seeds
 def _components(values: np.ndarray, n_components: int) -> np.ndarray:
     """Principal component scores of standardised genes, (n_spots, <= n_components)."""
     values = values.astype(np.float64)
-    spread = values.std(axis=0)
-    kept = spread > 1e-7 * np.abs(values).max(axis=0)
+    deviation = values.std(axis=0)
+    kept = deviation > 1e-7 * np.abs(values).max(axis=0)
     if not kept.any():
         return np.zeros((len(values), 1))
-    unit = (values[:, kept] - values[:, kept].mean(axis=0)) / spread[kept]
+    unit = (values[:, kept] - values[:, kept].mean(axis=0)) / deviation[kept]
     left, size, _ = np.linalg.svd(unit, full_matrices=False)
     return (left * size)[:, :n_components]
 

@@ -29,7 +29,7 @@ def evaluate(
     adata: "AnnData",
     layer: str = LAYERS.draw,
     *,
-    truth=None,
+    truth: "str | np.ndarray | pd.DataFrame | None" = None,
     target: str | None = None,
     section_key: str | None = None,
     spatial_key: str = OBSM.spatial,
@@ -147,18 +147,18 @@ def evaluate(
         scores[section] |= top_genes(genes[section][VAR.pcc], train_pcc, n_top)
         scores[section] |= sizes(genes[section][VAR.pcc], len(rows), n_unmeasured)
     table = section_table(scores)
-    record = (
-        section_records(table, list(scores))
-        | {
-            "definitions": definitions(table.columns, n_top),
-            "graph": graphs,
-            "n_genes_constant": {name: score["n_genes_constant"] for name, score in scores.items()},
-            "n_genes_unmeasured": n_unmeasured,
-            "truth": _origin(adata, layer, truth, target),
-        }
-        | certainty
-    )
-    _write(adata, layer, record=record, genes=genes, known=known)
+    record = section_records(table) | {
+        "definitions": definitions(table.columns, n_top),
+        "graph": graphs,
+        "n_genes_constant": {name: score["n_genes_constant"] for name, score in scores.items()},
+        "n_genes_unmeasured": n_unmeasured,
+        "truth": _origin(adata, layer, truth, target),
+    }
+    before = adata.uns.get(UNS.flagst, {}).get(SLOT.metrics, {}).get(layer, {})
+    of_others = {part: before[part] for part in OTHER_TOOLS if part in before}
+    # nothing before this changed adata
+    write_record(adata, record | certainty | of_others, SLOT.metrics, layer)
+    _write_genes(adata, genes, known)
     logger.info("Wrote metrics of layer %r to adata.uns and per-gene scores to adata.var.", layer)
     return table
 
@@ -180,25 +180,11 @@ def _origin(adata: "AnnData", layer: str, truth, target: str | None) -> str:
     return f"layer {truth}" if isinstance(truth, str) else "array"
 
 
-def _write(
-    adata: "AnnData",
-    layer: str,
-    *,
-    record: dict,
-    genes: dict[str, dict[str, np.ndarray]],
-    known: np.ndarray,
-) -> None:
-    """Store the record in ``uns`` and per-gene averages in ``var``; nothing before this changed ``adata``.
-
-    ``genes`` has one value per ``known`` gene; the others get NaN.
-    """
-    before = adata.uns.get(UNS.flagst, {}).get(SLOT.metrics, {}).get(layer, {})
-    kept = {part: before[part] for part in OTHER_TOOLS if part in before}
-    write_record(adata, layer, None, record | kept)
+def _write_genes(adata: "AnnData", genes: dict[str, dict[str, np.ndarray]], known: np.ndarray) -> None:
+    """Store averages over sections in ``var``; ``genes`` has one value per ``known`` gene, the others get NaN."""
     for column in (VAR.pcc, VAR.moran_pred, VAR.moran_true):
         values = np.stack([scores[column] for scores in genes.values()])
         n_sections = (~np.isnan(values)).sum(axis=0)
-        totals = np.where(n_sections > 0, np.nansum(values, axis=0), np.nan)
-        column_values = np.full(adata.n_vars, np.nan)
-        column_values[known] = totals / np.maximum(n_sections, 1)
-        adata.var[column] = column_values
+        averages = np.full(adata.n_vars, np.nan)
+        averages[known] = np.where(n_sections > 0, np.nansum(values, axis=0), np.nan) / np.maximum(n_sections, 1)
+        adata.var[column] = averages

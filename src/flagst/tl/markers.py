@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flagst._checks import require_anndata, require_key
-from flagst._keys import LAYERS, RECORD
+from flagst._keys import LAYERS, RECORD, SLOT
 from flagst.data.measured import section_rows
 from flagst.tl._inputs import prediction_and_truth
 from flagst.tl._record import write_record
@@ -31,7 +31,7 @@ def marker_overlap(
     n_top: Sequence[int] = (20, 50),
     ignore_groups: Sequence[str] = (),
     method: str = "wilcoxon",
-    truth=None,
+    truth: "str | np.ndarray | pd.DataFrame | None" = None,
     target: str | None = None,
     section_key: str | None = None,
 ) -> "pd.DataFrame":
@@ -119,7 +119,7 @@ def marker_overlap(
         "groupby": groupby,
         "method": method,
     }
-    write_record(adata, layer, RECORD.markers, record)
+    write_record(adata, record, SLOT.metrics, layer, RECORD.markers)
     logger.info("Wrote overlap of markers of layer %r to adata.uns.", layer)
     return table
 

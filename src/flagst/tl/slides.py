@@ -90,6 +90,7 @@ def predict_slides(
     On a cluster: pass ``client=distributed.Client(distributed.LocalCluster(threads_per_worker=1))``.
     """
     import pandas as pd
+    from tqdm.auto import tqdm
 
     jobs = _jobs(paths, Path(out_dir))
     model_dir = Path(model_dir).resolve()
@@ -100,7 +101,7 @@ def predict_slides(
     common = {"overwrite": overwrite, "options": options}
     run = _here(jobs, model_dir, common) if client is None else _on(client, jobs, model_dir, common, retries)
     found = {}
-    for row in _counted(run, len(jobs), shown=progress):
+    for row in tqdm(run, total=len(jobs), desc="slides", unit="slide", disable=not progress):
         found[row["path"]] = row
         if row["error"]:
             logger.warning("%s failed: %s", row["path"], row["error"])
@@ -132,12 +133,6 @@ def _check_options(options: dict) -> None:
     unknown = sorted(set(options) - known)
     if unknown:
         raise TypeError(f"predict_slides() has no options {unknown}; there are {sorted(known)}.")
-
-
-def _counted(rows: Iterator[dict], n_rows: int, *, shown: bool) -> Iterator[dict]:
-    from tqdm.auto import tqdm
-
-    yield from tqdm(rows, total=n_rows, desc="slides", unit="slide", disable=not shown)
 
 
 def _here(jobs: list[tuple[Path, Path]], model_dir: Path, common: dict) -> Iterator[dict]:
