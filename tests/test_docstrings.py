@@ -271,4 +271,5 @@ def test_examples(name, originals, tmp_path, monkeypatch):
     said = []
     doctest.DocTestRunner(optionflags=OPTIONS).run(parsed, out=said.append)
     plt.close("all")
-    assert not said, "".join(said)
+    if said:
+        pytest.fail("".join(said), pytrace=False)

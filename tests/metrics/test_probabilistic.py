@@ -166,9 +166,9 @@ def test_draws_are_left_alone(drawn):
 
 def test_errors(drawn):
     samples, measured = drawn
-    with pytest.raises(ValueError, match=r"samples must be .*\(n_draws, 7, 4\).*got \(7, 4\)"):
+    with pytest.raises(ValueError, match=r"samples must be .*\(n_samples, 7, 4\).*got \(7, 4\)"):
         crps(measured, measured)
-    with pytest.raises(ValueError, match="1 draws; this needs at least 2"):
+    with pytest.raises(ValueError, match="holds 1 of them; this needs at least 2"):
         crps(samples[:1], measured, fair=True)
     with pytest.raises(ValueError, match="samples has NaN"):
         energy_score(samples * np.nan, measured)

@@ -24,7 +24,7 @@ def test_curve_and_bars_are_ranks_of_the_measurement(predicted, drawn):
     counts = np.histogram((below + 0.5) / 20, np.linspace(0, 1, 5))[0]
     bars = [bar.get_height() for bar in left.patches]
     np.testing.assert_allclose(bars, 4 * counts / counts.sum(), atol=1e-9)
-    curve = next(line for line in right.lines if line.get_label() == "draws, all genes")
+    curve = next(line for line in right.lines if line.get_label() == "samples, all genes")
     np.testing.assert_array_equal(curve.get_xdata(), [0.5, 0.9])
     inside = [np.mean((below >= 5) & (below < 15)), np.mean((below >= 1) & (below < 19))]
     np.testing.assert_allclose(curve.get_ydata(), inside, atol=1e-9)
@@ -97,7 +97,7 @@ def test_figure_and_file(predicted, drawn, tmp_path):
 
 def test_errors(predicted, drawn):
     samples, genes, _ = drawn
-    with pytest.raises(ValueError, match=r"\(n_draws, 240, 29\); got \(19, 240, 30\)"):
+    with pytest.raises(ValueError, match=r"\(n_samples, 240, 29\); got \(19, 240, 30\)"):
         calibration(predicted, samples, genes=genes[1:])
     with pytest.raises(KeyError, match="no .*'OTHER'"):
         calibration(predicted, samples, genes=[*genes[1:], "OTHER"])

@@ -1,4 +1,4 @@
-"""The front: lines through means over sections, yardsticks across."""
+"""pl.front: lines through means over sections, reference values as horizontal lines."""
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,7 @@ def test_structures_of_the_first_method_are_marked(frame):
         np.testing.assert_allclose(marked["0.5"], lines_of(ax)["FLAG"].get_xydata()[1])
 
 
-def test_yardsticks_are_horizontal(frame):
+def test_reference_values_are_horizontal(frame):
     extra = pd.DataFrame(
         {
             "method": ["replicate", "replicate", "ceiling"],
@@ -65,7 +65,7 @@ def test_yardsticks_are_horizontal(frame):
     assert labels == ["FLAG", "IndependentNoise", "Ridge", "replicate", "ceiling"]
 
 
-def test_a_yardstick_without_a_score_is_left_out(frame):
+def test_a_reference_value_without_a_score_is_left_out(frame):
     nothing = {"method": "replicate", "structure": np.nan, "section": "A", "pcc": np.nan, "gsc": np.nan, "ssc": np.nan}
     axes = pl.front(pd.concat([frame, pd.DataFrame([nothing])]), show=False)
     assert all(set(lines_of(ax)) == set(METHODS) for ax in axes)

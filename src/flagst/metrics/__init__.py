@@ -1,8 +1,9 @@
 """Accuracy, gene structure, spatial structure and uncertainty of a prediction: plain numpy functions.
 
 Most take ``(predicted, measured)``, arrays of shape ``(n_spots, n_genes)`` of **one section** in the same
-unit; average over sections yourself or use :func:`flagst.tl.evaluate`. The spatial ones take the spot graph
-third. Those of draws take ``(samples, measured)`` with samples of shape ``(n_draws, n_spots, n_genes)``.
+unit. Average over sections yourself, or use :func:`flagst.tl.evaluate`. The spatial ones take the spot graph
+as third argument. Those of posterior samples take ``(samples, measured)``, with samples of shape
+``(n_samples, n_spots, n_genes)``.
 """
 
 from flagst.metrics.accuracy import ccc, mae, mse, pcc, per_gene_pcc

@@ -1,4 +1,4 @@
-"""What every metric of draws does with its input first: check, drop constant genes, cut into blocks."""
+"""What every metric of posterior samples does with its input first: check it, and cut it into blocks."""
 
 from collections.abc import Iterator
 
@@ -7,37 +7,27 @@ import numpy as np
 from flagst._checks import require_finite
 from flagst.metrics._inputs import as_matrix
 
-#: Numbers held at once in float64 while draws are worked on: 32 MB, whatever the size of the draws.
+#: Numbers held at once in float64 while samples are scored: 32 MB, whatever their size.
 BUDGET = 4_000_000
 
 
 def check_draws(samples, measured, *, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Draws and measurement as arrays in their own dtypes.
+    """Samples ``(n_samples, n_spots, n_genes)`` and measurement ``(n_spots, n_genes)`` in their own dtypes.
 
-    Returns
-    -------
-    samples
-        ``(n_draws, n_spots, n_genes)``.
-    measured
-        ``(n_spots, n_genes)``.
-
-    Raises
-    ------
-    ValueError
-        Shapes do not fit, fewer than ``least`` draws, fewer than 3 spots, NaN or infinite values.
+    Raises a ``ValueError`` or ``TypeError`` unless there are ``least`` samples or more and all can be scored.
     """
     measured, samples = as_matrix(measured, name="measured"), np.asarray(samples)
     if samples.ndim != 3 or samples.shape[1:] != measured.shape:
         raise ValueError(
-            f"samples must be (n_draws, n_spots, n_genes) = (n_draws, {measured.shape[0]}, "
+            f"samples must be (n_samples, n_spots, n_genes) = (n_samples, {measured.shape[0]}, "
             f"{measured.shape[1]}), as measured is; got {samples.shape}."
         )
     if len(samples) < least:
-        raise ValueError(f"samples has {len(samples)} draws; this needs at least {least}.")
+        raise ValueError(f"samples holds {len(samples)} of them; this needs at least {least}.")
     if samples.dtype.kind not in "fiub":
         raise TypeError(f"samples must be numeric; got dtype {samples.dtype}.")
-    for draw in samples:
-        require_finite(draw, where="samples", hint="Leave those spots out.")
+    for sample in samples:
+        require_finite(sample, where="samples", hint="Leave those spots out.")
     return samples, measured
 
 

@@ -1,4 +1,4 @@
-"""What every metric does with its input first: check, drop constant genes, standardise in float64."""
+"""What every metric does with its input first: check it, drop constant genes, standardise in float64."""
 
 import numpy as np
 
@@ -59,19 +59,9 @@ def standardise(values: np.ndarray) -> np.ndarray:
 
 
 def scored_pair(predicted, measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both matrices without the genes that are constant in ``measured``, and the mask of genes kept.
+    """Both matrices ``(n_spots, n_kept)`` without genes constant in ``measured``, and which are kept ``(n_genes,)``.
 
-    Returns
-    -------
-    predicted, measured
-        ``(n_spots, n_kept)`` in their own dtypes.
-    kept
-        ``(n_genes,)`` bool.
-
-    Raises
-    ------
-    ValueError
-        Shapes differ, values are not finite, too few spots, or no gene varies.
+    Raises a ``ValueError`` unless the shapes agree, values are finite, and some gene varies.
     """
     predicted, measured = as_matrix(predicted, name="predicted"), as_matrix(measured, name="measured")
     if predicted.shape != measured.shape:
@@ -93,6 +83,13 @@ def replicate_pair(replicate, measured) -> tuple[np.ndarray, np.ndarray]:
         )
     kept = varying_genes(measured)
     return replicate[:, kept], measured[:, kept]
+
+
+def require_graph(graph, n_spots: int) -> None:
+    """Raise a ``ValueError`` unless ``graph`` is (n_spots, n_spots)."""
+    shape = getattr(graph, "shape", None)
+    if shape != (n_spots, n_spots):
+        raise ValueError(f"graph must be ({n_spots}, {n_spots}), one row per spot of this section; got {shape}.")
 
 
 def pearson(left: np.ndarray, right: np.ndarray) -> float:

@@ -1,7 +1,7 @@
-"""How close the predicted expression is, spot by spot.
+"""Agreement of predicted and measured expression, spot by spot.
 
-In all of them genes that are constant in the measurement are left out, so every metric of a section is about
-the same genes. The exception is :func:`per_gene_pcc`, which marks them.
+Genes that are constant in the measurement are left out of every metric, so that all metrics of a section
+describe the same genes. :func:`per_gene_pcc` keeps their place and marks them with NaN.
 """
 
 import numpy as np
@@ -10,12 +10,12 @@ from flagst.metrics._inputs import scored_pair, standardise
 
 
 def per_gene_pcc(predicted, measured) -> np.ndarray:
-    """Pearson correlation across spots, gene by gene.
+    """Pearson correlation across spots of every gene.
 
     Parameters
     ----------
     predicted, measured
-        (n_spots, n_genes), same unit, spots and genes in the same order; dense or scipy sparse.
+        (n_spots, n_genes), numeric, dense or scipy sparse; same unit, spots and genes in the same order.
 
     Returns
     -------
@@ -25,10 +25,11 @@ def per_gene_pcc(predicted, measured) -> np.ndarray:
     ------
     ValueError
         Shapes differ, NaN or infinite values, fewer than 3 spots, or no gene varies in ``measured``.
+    TypeError
+        Values are not numeric.
 
     Examples
     --------
-    >>> import numpy as np
     >>> from flagst.metrics import per_gene_pcc
     >>> measured = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
     >>> per_gene_pcc(3 * measured + 1, measured)
@@ -41,12 +42,14 @@ def per_gene_pcc(predicted, measured) -> np.ndarray:
 
 
 def pcc(predicted, measured) -> float:
-    """Mean over genes of :func:`per_gene_pcc`, genes constant in the measurement left out.
+    """Pearson correlation across spots, mean over genes.
+
+    Genes constant in the measurement are left out; genes constant only in the prediction count with 0.
 
     Parameters
     ----------
     predicted, measured
-        (n_spots, n_genes), same unit and order.
+        (n_spots, n_genes), numeric, dense or scipy sparse; same unit, spots and genes in the same order.
 
     Returns
     -------
@@ -54,8 +57,15 @@ def pcc(predicted, measured) -> float:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         As :func:`per_gene_pcc`.
+
+    Examples
+    --------
+    >>> measured = np.array([[0.0, 3.0], [1.0, 1.0], [2.0, 2.0]])
+    >>> predicted = np.array([[0.0, 5.0], [1.0, 5.0], [2.0, 5.0]])
+    >>> round(flagst.metrics.pcc(predicted, measured), 6)
+    0.5
     """
     return float(np.nanmean(per_gene_pcc(predicted, measured)))
 
@@ -66,7 +76,7 @@ def mse(predicted, measured) -> float:
     Parameters
     ----------
     predicted, measured
-        (n_spots, n_genes), same unit and order.
+        (n_spots, n_genes), numeric, dense or scipy sparse; same unit, spots and genes in the same order.
 
     Returns
     -------
@@ -74,8 +84,14 @@ def mse(predicted, measured) -> float:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         As :func:`per_gene_pcc`.
+
+    Examples
+    --------
+    >>> measured = np.array([[0.0], [1.0], [2.0]])
+    >>> flagst.metrics.mse(measured + 2, measured)
+    4.0
     """
     predicted, measured, _ = scored_pair(predicted, measured)
     return float(np.mean((predicted.astype(np.float64) - measured) ** 2))
@@ -87,7 +103,7 @@ def mae(predicted, measured) -> float:
     Parameters
     ----------
     predicted, measured
-        (n_spots, n_genes), same unit and order.
+        (n_spots, n_genes), numeric, dense or scipy sparse; same unit, spots and genes in the same order.
 
     Returns
     -------
@@ -95,8 +111,14 @@ def mae(predicted, measured) -> float:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         As :func:`per_gene_pcc`.
+
+    Examples
+    --------
+    >>> measured = np.array([[0.0], [1.0], [2.0]])
+    >>> flagst.metrics.mae(measured + 2, measured)
+    2.0
     """
     predicted, measured, _ = scored_pair(predicted, measured)
     return float(np.mean(np.abs(predicted.astype(np.float64) - measured)))
@@ -105,14 +127,14 @@ def mae(predicted, measured) -> float:
 def ccc(predicted, measured) -> float:
     """Lin's concordance correlation coefficient per gene, averaged over genes.
 
-    ``2 cov(p, m) / (var(p) + var(m) + (mean(p) - mean(m))^2)`` with population moments over spots: a
-    correlation that also falls when level or spread are wrong. Genes constant in the measurement are left
-    out.
+    ``2 cov(p, m) / (var(p) + var(m) + (mean(p) - mean(m))^2)`` with population moments over spots. Unlike a
+    correlation, it also falls when the mean or the standard deviation is wrong. Genes constant in the
+    measurement are left out.
 
     Parameters
     ----------
     predicted, measured
-        (n_spots, n_genes), same unit and order.
+        (n_spots, n_genes), numeric, dense or scipy sparse; same unit, spots and genes in the same order.
 
     Returns
     -------
@@ -120,12 +142,18 @@ def ccc(predicted, measured) -> float:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         As :func:`per_gene_pcc`.
 
     Source
     ------
     Lin, Biometrics 1989, 45:255.
+
+    Examples
+    --------
+    >>> measured = np.array([[0.0], [1.0], [2.0]])
+    >>> round(flagst.metrics.ccc(measured + 2, measured), 6)
+    0.25
     """
     predicted, measured, _ = scored_pair(predicted, measured)
     predicted, measured = predicted.astype(np.float64), measured.astype(np.float64)

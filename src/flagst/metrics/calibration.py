@@ -1,4 +1,4 @@
-"""Do draws and intervals hold what they promise: the place of the measurement, and how often it is inside."""
+"""Calibration of posterior samples and of intervals: PIT values and coverage."""
 
 import numpy as np
 
@@ -8,18 +8,20 @@ from flagst.metrics._inputs import as_matrix, scored_pair
 
 
 def pit(samples, measured, *, seed: int = 0) -> np.ndarray:
-    """Probability integral transform: where the measurement lies among the draws.
+    """Probability integral transform: the rank of the measurement among the samples, from 0 to 1.
 
-    ``(b + u (t + 1)) / (n_draws + 1)`` with ``b`` draws below the measurement, ``t`` equal to it, and ``u``
-    uniform in [0, 1): uniform where the measurement is one more draw of the same distribution, also when many
-    values are exactly zero. Too narrow draws give a U, too wide ones a hump.
+    ``(b + u (t + 1)) / (n_samples + 1)`` with ``b`` samples below the measurement, ``t`` samples equal to it, and ``u``
+    uniform in [0, 1). The values are uniform where the measurement follows the distribution of the samples, also when
+    many values are exactly zero. Overconfident samples give a U-shaped histogram, too wide ones a hump in the middle.
 
     Parameters
     ----------
-    samples, measured
-        As in :func:`flagst.metrics.crps`.
+    samples
+        (n_samples, n_spots, n_genes), numeric, in the unit of ``measured``; as ``FLAG.sample`` returns them.
+    measured
+        (n_spots, n_genes), numeric, dense or scipy sparse; spots and genes in the same order.
     seed
-        Of ``u``.
+        Seed of ``u``.
 
     Returns
     -------
@@ -27,32 +29,40 @@ def pit(samples, measured, *, seed: int = 0) -> np.ndarray:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         As :func:`flagst.metrics.crps`.
 
     Source
     ------
-    Czado, Gneiting & Held, Biometrics 2009, 65:1254: the randomised transform of counts, here of draws.
+    Czado, Gneiting & Held, Biometrics 2009, 65:1254: the randomised transform of counts, here of samples.
+
+    Examples
+    --------
+    >>> measured = np.array([[0.0], [1.0], [2.0]])
+    >>> samples = np.stack([measured - 1, measured - 2, measured + 1])
+    >>> values = flagst.metrics.pit(samples, measured)
+    >>> bool(((values >= 0.5) & (values < 0.75)).all())  # two of three samples are below
+    True
     """
     samples, measured = check_draws(samples, measured)
     below, equal = np.zeros(measured.shape), np.zeros(measured.shape)
-    for draw in samples:
-        below += draw < measured
-        equal += draw == measured
+    for sample in samples:
+        below += sample < measured
+        equal += sample == measured
     return (below + np.random.default_rng(seed).random(measured.shape) * (equal + 1)) / (len(samples) + 1)
 
 
 def per_gene_coverage(lower, upper, measured) -> np.ndarray:
     """Share of spots whose measurement lies between the bounds, gene by gene.
 
-    Bounds count as inside. Where measurement and bound are often both zero, the share is therefore larger
-    than the nominal level even for a perfect forecast; the share of :func:`pit` values in the same central
-    interval is not.
+    The bounds count as inside. Where measurement and bound are often both zero, the share is therefore larger
+    than the nominal level, even for a perfect forecast. The share of :func:`pit` values in the same central
+    interval has no such excess.
 
     Parameters
     ----------
     lower, upper, measured
-        (n_spots, n_genes), same unit, spots and genes in the same order.
+        (n_spots, n_genes), numeric, dense or scipy sparse; same unit, spots and genes in the same order.
 
     Returns
     -------
@@ -63,6 +73,14 @@ def per_gene_coverage(lower, upper, measured) -> np.ndarray:
     ValueError
         Shapes differ, NaN or infinite values, fewer than 3 spots, a lower bound above its upper one, or no
         gene varies in ``measured``.
+    TypeError
+        Values are not numeric.
+
+    Examples
+    --------
+    >>> measured = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 5.0], [3.0, 9.0]])
+    >>> flagst.metrics.per_gene_coverage(np.zeros((4, 2)), np.full((4, 2), 3.0), measured)
+    array([1. , 0.5])
     """
     low, truth, kept = scored_pair(lower, measured)
     high, _, _ = scored_pair(upper, measured)
@@ -74,12 +92,14 @@ def per_gene_coverage(lower, upper, measured) -> np.ndarray:
 
 
 def coverage(lower, upper, measured) -> float:
-    """Mean over genes of :func:`per_gene_coverage`: the share pooled over spots and genes.
+    """Share of measurements between the bounds, pooled over spots and genes.
+
+    The mean over genes of :func:`per_gene_coverage`.
 
     Parameters
     ----------
     lower, upper, measured
-        As in :func:`per_gene_coverage`.
+        (n_spots, n_genes), numeric, dense or scipy sparse; same unit, spots and genes in the same order.
 
     Returns
     -------
@@ -87,8 +107,14 @@ def coverage(lower, upper, measured) -> float:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         As :func:`per_gene_coverage`.
+
+    Examples
+    --------
+    >>> measured = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 5.0], [3.0, 9.0]])
+    >>> flagst.metrics.coverage(np.zeros((4, 2)), np.full((4, 2), 3.0), measured)
+    0.75
     """
     return float(np.nanmean(per_gene_coverage(lower, upper, measured)))
 
@@ -96,34 +122,46 @@ def coverage(lower, upper, measured) -> float:
 def share_below(quantiles, levels, measured) -> np.ndarray:
     """Share of measurements below each predicted quantile, pooled over spots and genes.
 
-    A zero measured where the quantile is zero lies anywhere in the mass that the prediction puts on zero. The
-    randomised transform draws lots for it; here it counts with its probability, the level over that mass, so that
-    nothing is left to chance. The coverage of an interval is the difference of two shares: with ties by lot, it is
-    nominal for a perfect forecast, unlike :func:`coverage`.
+    Where the quantile and the measurement are both zero, the measurement lies anywhere in the probability that the
+    prediction gives to zero. :func:`pit` breaks such ties at random. This function counts each tie with its
+    probability, the level divided by that mass, so that the result is not random. The coverage of an interval is the
+    difference of two shares. With ties counted by probability, it is nominal for a perfect forecast, unlike
+    :func:`coverage`.
 
     Parameters
     ----------
     quantiles
-        (n_levels, n_spots, n_genes) predicted quantiles, ascending with the level, not negative. The mass on zero is
+        (n_levels, n_spots, n_genes), numeric, >= 0, ascending with the level. The mass on zero is
         the highest level whose quantile is zero: pass many levels, as
         ``model.predict(adata, quantiles=levels)`` writes them.
     levels
         (n_levels,) in (0, 1).
     measured
-        (n_spots, n_genes), in the same unit.
+        (n_spots, n_genes), numeric, dense or scipy sparse, in the same unit.
 
     Returns
     -------
-    (3, n_levels): strictly below, below with ties at zero by lot, and at or below.
+    (3, n_levels) float64 in [0, 1]: strictly below; below, with ties at zero counted by probability; at or below.
 
     Raises
     ------
     ValueError
         Shapes differ, levels outside (0, 1), NaN or infinite values.
+    TypeError
+        Values are not numeric.
 
     Source
     ------
     Ties: Smith, J. Forecast. 1985, 4:283; Czado, Gneiting & Held, Biometrics 2009, 65:1254.
+
+    Examples
+    --------
+    >>> measured = np.array([[0.0], [0.0], [3.0], [4.0]])
+    >>> quantiles = np.array([np.zeros((4, 1)), np.zeros((4, 1))])
+    >>> flagst.metrics.share_below(quantiles, [0.25, 0.5], measured)
+    array([[0.  , 0.  ],
+           [0.25, 0.5 ],
+           [0.5 , 0.5 ]])
     """
     quantiles, levels = np.asarray(quantiles), np.asarray(levels, dtype=np.float64)
     measured = as_matrix(measured, name="measured")
@@ -140,13 +178,13 @@ def share_below(quantiles, levels, measured) -> np.ndarray:
     shares = []
     for level, quantile in zip(levels, quantiles, strict=True):
         below = measured < quantile
-        by_lot = np.where((quantile <= 0) & (measured <= 0), level / np.maximum(mass, level), below)
-        shares.append([below.mean(), by_lot.mean(), (measured <= quantile).mean()])
+        below_or_tied = np.where((quantile <= 0) & (measured <= 0), level / np.maximum(mass, level), below)
+        shares.append([below.mean(), below_or_tied.mean(), (measured <= quantile).mean()])
     return np.array(shares).T
 
 
 def binomial_band(level: float, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Range in which the observed share of ``n`` independent trials lies when ``level`` is true.
+    """Range in which the observed share of ``n`` independent trials lies when ``level`` is the true share.
 
     Spots of a section are not independent: the coverage of a calibrated gene varies more than this.
 
@@ -155,9 +193,9 @@ def binomial_band(level: float, n: int, *, confidence: float = 0.95) -> tuple[fl
     level
         True share, in [0, 1].
     n
-        Number of trials, for the coverage of a gene the number of spots.
+        Number of trials; for the coverage of a gene, the number of spots.
     confidence
-        Probability of the range, at least.
+        Smallest probability of the range, in (0, 1).
 
     Returns
     -------
@@ -167,6 +205,11 @@ def binomial_band(level: float, n: int, *, confidence: float = 0.95) -> tuple[fl
     ------
     ValueError
         ``level`` outside [0, 1], ``confidence`` outside (0, 1) or ``n`` below 1.
+
+    Examples
+    --------
+    >>> flagst.metrics.binomial_band(0.9, 100)
+    (0.84, 0.95)
     """
     from scipy.stats import binom
 

@@ -1,4 +1,4 @@
-"""How much of a score is library size: structure without it, and what it predicts alone."""
+"""Library size: gene-gene correlation without it, and how much it predicts alone."""
 
 import numpy as np
 
@@ -8,21 +8,21 @@ from flagst.metrics.structure import gsc
 
 
 def gsc_depth_residual(predicted, measured, depth) -> float:
-    """GSC after taking out of every gene what the spot's measured total counts explain.
+    """GSC after removing from every gene what the measured total counts of a spot explain.
 
     Every gene, predicted and measured alike, is regressed by least squares on a constant, ``log(depth + 1)``
-    and its square; :func:`gsc` of the residuals. Where all genes rise and fall with the library size, as in
-    log2(count + 1), their correlations share that one pattern, and a GSC can be high for it alone. The square
+    and its square; the result is :func:`gsc` of the residuals. Where all genes rise and fall with the library size, as
+    in log2(count + 1), their correlations share that one pattern, which can give a high GSC alone. The square
     is needed because log counts bend where counts are few: with a straight line, two nearly empty spots of a
-    section left an average correlation of 0.2 between genes, and 0.01 with the square.
+    section left an average correlation of 0.2 between genes; with the square, 0.01.
 
     Parameters
     ----------
     predicted, measured
-        (n_spots, n_genes), spots and genes in the same order; dense or scipy sparse.
+        (n_spots, n_genes), numeric, dense or scipy sparse; same unit, spots and genes in the same order.
     depth
-        (n_spots,) measured total counts of every spot, over all genes. The same for both: what a prediction
-        has to say about depth is taken out as far as it is right, and no further.
+        (n_spots,) measured total counts of every spot, over all genes, >= 0. The same depth is used for both matrices:
+        what the prediction says about it is removed only as far as it is right.
 
     Returns
     -------
@@ -33,29 +33,38 @@ def gsc_depth_residual(predicted, measured, depth) -> float:
     ------
     ValueError
         As :func:`gsc`; ``depth`` of the wrong length, negative or not finite.
+    TypeError
+        Values are not numeric.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> depth = rng.poisson(500, 50)
+    >>> measured = rng.normal(size=(50, 4)) + 5 * np.log1p(depth)[:, None]
+    >>> round(flagst.metrics.gsc_depth_residual(3 * measured, measured, depth), 6)
+    1.0
     """
     predicted, measured, _ = scored_pair(predicted, measured)
     basis = _depth_basis(depth, len(measured))
-    predicted, measured = (_without(values, basis) for values in (predicted, measured))
+    predicted, measured = (_residuals(values, basis) for values in (predicted, measured))
     if not measured.any():
         return float("nan")
     return gsc(predicted, measured)
 
 
 def depth_pcc(measured, depth) -> float:
-    """PCC of a predictor that knows the spot's total counts and nothing else, mean over genes.
+    """PCC of a predictor that knows the total counts of a spot and nothing else, mean over genes.
 
     Every gene is predicted by least squares on a constant, ``log(depth + 1)`` and its square, **on the
-    section that is scored**: an oracle that reads the test section twice, for the depth and for the fit. It
-    tells how much of a PCC library size can give, and is no method. It is above zero by chance too, by about
-    ``1.25 / sqrt(n_spots)``.
+    section that is scored**. This is an oracle and no method: it reads the test section twice, for the depth and for
+    the fit. It tells how much PCC the library size can give. By chance alone it is about ``1.25 / sqrt(n_spots)``.
 
     Parameters
     ----------
     measured
-        (n_spots, n_genes), dense or scipy sparse.
+        (n_spots, n_genes), numeric, dense or scipy sparse.
     depth
-        (n_spots,) measured total counts of every spot, over all genes.
+        (n_spots,) measured total counts of every spot, over all genes, >= 0.
 
     Returns
     -------
@@ -63,8 +72,14 @@ def depth_pcc(measured, depth) -> float:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         As :func:`gsc_depth_residual`.
+
+    Examples
+    --------
+    >>> depth = np.array([10, 100, 1000, 5000])
+    >>> round(flagst.metrics.depth_pcc(np.log1p(depth)[:, None], depth), 6)
+    1.0
     """
     measured, _, _ = scored_pair(measured, measured)
     # the correlation of a least-squares fit with what was fitted is the length of its projection
@@ -89,7 +104,7 @@ def _depth_basis(depth, n_spots: int) -> np.ndarray:
     return np.concatenate([line, square / np.linalg.norm(square)], axis=1)
 
 
-def _without(values: np.ndarray, basis: np.ndarray) -> np.ndarray:
+def _residuals(values: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Residuals of every column on ``basis`` and a constant, float64; 0 where only rounding is left."""
     rounding = 32 * np.finfo(values.dtype if values.dtype.kind == "f" else np.float64).eps
     size = np.abs(values).max(axis=0).astype(np.float64)

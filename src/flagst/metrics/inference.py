@@ -1,4 +1,4 @@
-"""How sure a score of one section is, and what chance alone would give."""
+"""Uncertainty of a score on one section, and the scores that chance alone gives."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,24 @@ from flagst.metrics.spatial import morans_i
 
 @dataclass(frozen=True)
 class Interval:
-    """A score of one section with its jackknife standard error and interval."""
+    """A score of one section with its jackknife standard error and interval.
+
+    Attributes
+    ----------
+    estimate
+        Score of all spots.
+    standard_error
+        Jackknife standard error, in the unit of the score.
+    low, high
+        Ends of the interval.
+    n_blocks
+        Number of blocks that were left out, one at a time.
+
+    Examples
+    --------
+    >>> flagst.metrics.Interval(estimate=0.6, standard_error=0.05, low=0.5, high=0.7, n_blocks=20).low
+    0.5
+    """
 
     estimate: float
     standard_error: float
@@ -23,7 +40,24 @@ class Interval:
 
 @dataclass(frozen=True)
 class NullTest:
-    """A score against the same score after permutation; ``p_value`` is one-sided, ``(1 + b) / (1 + n)``."""
+    """A score against the same score after permutation.
+
+    Attributes
+    ----------
+    observed
+        Score without permutation.
+    null_mean, null_sd
+        Mean and standard deviation of the score over permutations.
+    p_value
+        One-sided, ``(1 + b) / (1 + n_permutations)`` with ``b`` permuted scores at least as large as the observed one.
+    n_permutations
+        Number of permutations.
+
+    Examples
+    --------
+    >>> flagst.metrics.NullTest(0.6, null_mean=0.0, null_sd=0.1, p_value=0.001, n_permutations=999).p_value
+    0.001
+    """
 
     observed: float
     null_mean: float
@@ -33,10 +67,10 @@ class NullTest:
 
 
 def spatial_blocks(coords, n_blocks: int) -> np.ndarray:
-    """Cut a section into compact blocks with the same number of spots, give or take one.
+    """Cut a section into compact blocks with the same number of spots, up to a difference of one.
 
-    The set of spots is halved across its longer side, and the halves again, until there are ``n_blocks``.
-    Does not depend on the order of the spots.
+    The set of spots is halved across its longer side, and so are the halves, until there are ``n_blocks``.
+    The result does not depend on the order of the spots.
 
     Parameters
     ----------
@@ -53,6 +87,12 @@ def spatial_blocks(coords, n_blocks: int) -> np.ndarray:
     ------
     ValueError
         ``coords`` is not (n_spots, 2) or not finite, or more blocks than spots.
+
+    Examples
+    --------
+    >>> coords = np.array([[0, 0], [1, 0], [10, 0], [11, 0]])
+    >>> flagst.metrics.spatial_blocks(coords, 2)
+    array([0, 0, 1, 1])
     """
     coords = np.asarray(coords, dtype=np.float64)
     if coords.ndim != 2 or coords.shape[1] != 2:
@@ -80,28 +120,27 @@ def jackknife(
 ) -> Interval:
     """Standard error and interval of a score, by leaving out one compact block of the tissue at a time.
 
-    Neighbouring spots are alike, so spots left out one by one would make every score look too certain; blocks
-    much wider than the reach of that likeness do not, and narrower ones do, the more the further it reaches: with
-    blocks of a few spots read the error as a lower bound. The interval is
-    ``estimate +- t * standard_error`` with ``n_blocks - 1`` degrees of freedom, and may reach past 1. It
-    tells how much the score would vary over other tissue like this section, not over sections, patients or
-    seeds.
+    Neighbouring spots are alike, so leaving out single spots would make every score look too certain. Blocks that are
+    much wider than the range of this similarity avoid that. With blocks of a few spots, read the error as a lower
+    bound. The interval is ``estimate +- t * standard_error`` with ``n_blocks - 1`` degrees of freedom, and may exceed
+    1. It says how much the score would vary over other tissue like this section. It does not describe the variation
+    over sections, patients or seeds.
 
     Parameters
     ----------
     metric
-        Called with the rows to use, (n_kept,) int64 ascending; returns one number. Cut a graph to the rows,
-        do not build it anew: that would join spots across the hole.
+        Called with the rows to use, (n_kept,) int64 ascending; returns one number. Cut a graph to the rows;
+        do not build it anew, which would join spots across the hole.
     coords
         (n_spots, 2) of one section, x then y, any unit of length.
     n_blocks
         Number of blocks, at least 2; see :func:`spatial_blocks`.
     confidence
-        Probability of the interval.
+        Probability of the interval, in (0, 1).
 
     Returns
     -------
-    An :class:`Interval`, its values plain floats. NaN where the score of a part is.
+    An :class:`Interval` of plain floats; NaN where the score of a part is NaN.
 
     Raises
     ------
@@ -115,9 +154,14 @@ def jackknife(
 
     Examples
     --------
-    >>> from flagst.metrics import gsc, jackknife, ssc
-    >>> jackknife(lambda rows: gsc(predicted[rows], measured[rows]), coords)  # doctest: +SKIP
-    >>> jackknife(lambda r: ssc(predicted[r], measured[r], graph[r][:, r]), coords)  # doctest: +SKIP
+    >>> from flagst.metrics import gsc, jackknife
+    >>> rng = np.random.default_rng(0)
+    >>> coords, measured = rng.random((100, 2)), rng.normal(size=(100, 5))
+    >>> found = jackknife(lambda rows: gsc(measured[rows] + 1, measured[rows]), coords)
+    >>> round(found.estimate, 6), found.n_blocks
+    (1.0, 20)
+
+    With a graph: ``jackknife(lambda rows: ssc(predicted[rows], measured[rows], graph[rows][:, rows]), coords)``.
     """
     from scipy.stats import t
 
@@ -134,99 +178,116 @@ def jackknife(
 
 
 def gsc_permutation_test(predicted, measured, *, n_permutations: int = 999, seed: int = 0) -> NullTest:
-    """Mantel test of the GSC: is it more than any wrong assignment of genes would give?
+    """Mantel test of the GSC: is it higher than with genes assigned at random?
 
-    Rows and columns of the predicted correlation matrix are permuted together, so that it keeps its shape and
-    loses the names of its genes. A small p-value says that genes were told apart, not that much was
-    predicted: knowing which genes are expressed strongly is enough.
+    Rows and columns of the predicted correlation matrix are permuted together: its values stay, and its genes change
+    places. A small p-value says that the prediction distinguishes genes. It does not say that much was
+    predicted: knowing which genes have a high expression is enough.
 
     Parameters
     ----------
     predicted, measured
-        (n_spots, n_genes), as in :func:`flagst.metrics.gsc`.
+        (n_spots, n_genes), numeric, dense or scipy sparse; same unit, spots and genes in the same order.
     n_permutations
         At least 1; the smallest p-value is ``1 / (1 + n_permutations)``.
     seed
-        Of the permutations.
+        Seed of the permutations.
 
     Returns
     -------
-    A :class:`NullTest`, its values plain numbers; ``observed`` is the GSC. NaN with fewer than 3 genes that
-    vary, or when either set of correlations are all equal.
+    A :class:`NullTest` of plain numbers; ``observed`` is the GSC. NaN with fewer than 3 genes that
+    vary, or when the correlations of either matrix are all equal.
 
     Raises
     ------
     ValueError
         As :func:`flagst.metrics.gsc`, or ``n_permutations`` below 1. Memory is quadratic in genes.
+    TypeError
+        Values are not numeric.
 
     Source
     ------
-    Mantel, Cancer Res. 1967, 27:209. The p-value counts the observed order: Phipson & Smyth, Stat. Appl.
+    Mantel, Cancer Res. 1967, 27:209. The p-value counts the observed assignment: Phipson & Smyth, Stat. Appl.
     Genet. Mol. Biol. 2010, 9:39.
+
+    Examples
+    --------
+    >>> measured = np.random.default_rng(0).normal(size=(50, 8))
+    >>> flagst.metrics.gsc_permutation_test(measured, measured, n_permutations=99).p_value
+    0.01
     """
     predicted, measured, _ = scored_pair(predicted, measured)
     guess, true = (_centred_correlation(values) for values in (predicted, measured))
 
-    def score(order: np.ndarray) -> float:
-        # the diagonals are 0, and both triangles count twice alike
-        return float(sum(guess[gene, order] @ row for gene, row in zip(order, true, strict=True)))
+    def product(genes: np.ndarray) -> float:
+        # the diagonals are 0, and both triangles hold the same numbers
+        return float(sum(guess[gene, genes] @ row for gene, row in zip(genes, true, strict=True)))
 
-    sizes = np.linalg.norm(guess), np.linalg.norm(true)
-    return _test(score, len(true), sizes, n_permutations=n_permutations, seed=seed)
+    return _permutation_test(product, guess, true, n_permutations, seed)
 
 
 def ssc_permutation_test(predicted, measured, graph, *, n_permutations: int = 999, seed: int = 0) -> NullTest:
-    """Permutation test of the SSC: predicted Moran's I with the labels of genes shuffled.
+    """Permutation test of the SSC: is it higher than with genes assigned at random?
+
+    The genes of the predicted Moran's I are permuted.
 
     Parameters
     ----------
-    predicted, measured, graph
-        As in :func:`flagst.metrics.ssc`.
-    n_permutations, seed
-        As in :func:`gsc_permutation_test`.
+    predicted, measured
+        (n_spots, n_genes), numeric, dense or scipy sparse; same unit, spots and genes in the same order.
+    graph
+        (n_spots, n_spots) weights, as in :func:`flagst.metrics.morans_i`.
+    n_permutations
+        At least 1; the smallest p-value is ``1 / (1 + n_permutations)``.
+    seed
+        Seed of the permutations.
 
     Returns
     -------
-    A :class:`NullTest`, its values plain numbers; ``observed`` is the SSC. NaN with fewer than 3 genes that
-    vary, or when either set of Moran's I are all equal.
+    A :class:`NullTest` of plain numbers; ``observed`` is the SSC. NaN with fewer than 3 genes that
+    vary, or when the predicted or the measured Moran's I are all equal.
 
     Raises
     ------
     ValueError
         As :func:`flagst.metrics.ssc`, or ``n_permutations`` below 1.
+    TypeError
+        Values are not numeric.
 
     Source
     ------
     As :func:`gsc_permutation_test` for the p-value.
+
+    Examples
+    --------
+    >>> measured = np.random.default_rng(0).normal(size=(50, 8))
+    >>> line = np.eye(50, k=1) + np.eye(50, k=-1)
+    >>> flagst.metrics.ssc_permutation_test(measured, measured, line, n_permutations=99).p_value
+    0.01
     """
     predicted, measured, _ = scored_pair(predicted, measured)
     guess, true = (standardise(morans_i(values, graph)[:, None])[:, 0] for values in (predicted, measured))
 
-    def score(order: np.ndarray) -> float:
-        return float(guess[order] @ true)
-
-    sizes = np.linalg.norm(guess), np.linalg.norm(true)
-    return _test(score, len(true), sizes, n_permutations=n_permutations, seed=seed)
+    return _permutation_test(lambda genes: float(guess[genes] @ true), guess, true, n_permutations, seed)
 
 
-def _test(
-    score: Callable[[np.ndarray], float],
-    n_genes: int,
-    sizes: tuple[float, float],
-    *,
-    n_permutations: int,
-    seed: int,
+def _permutation_test(
+    product: Callable[[np.ndarray], float], guess: np.ndarray, true: np.ndarray, n_permutations: int, seed: int
 ) -> NullTest:
-    """Observed and permuted scores over the product of ``sizes``; ``score`` takes an order of genes."""
+    """Inner product of ``true`` with ``guess`` and with permuted ``guess``, over the product of their norms.
+
+    ``product`` gives the inner product for a permutation of genes, (n_genes,) int64.
+    """
     if n_permutations < 1:
         raise ValueError(f"n_permutations must be at least 1; got {n_permutations}.")
-    # Correlations are of order 1, so a spread at the level of rounding means that all are equal.
-    if n_genes < 3 or min(sizes) <= 1e-12 * n_genes:
+    n_genes, norms = len(true), (np.linalg.norm(guess), np.linalg.norm(true))
+    # Correlations are at most 1, so a norm at the level of rounding means that all are equal.
+    if n_genes < 3 or min(norms) <= 1e-12 * n_genes:
         nothing = float("nan")
         return NullTest(nothing, nothing, nothing, nothing, int(n_permutations))
-    rng, scale = np.random.default_rng(seed), sizes[0] * sizes[1]
-    observed = score(np.arange(n_genes)) / scale
-    null = np.array([score(rng.permutation(n_genes)) for _ in range(n_permutations)]) / scale
+    rng, scale = np.random.default_rng(seed), norms[0] * norms[1]
+    observed = product(np.arange(n_genes)) / scale
+    null = np.array([product(rng.permutation(n_genes)) for _ in range(n_permutations)]) / scale
     # a permutation that changes nothing must count as equal, whatever the rounding
     n_as_large = int((null >= observed - 1e-12).sum())
     p_value = (1 + n_as_large) / (1 + n_permutations)

@@ -1,31 +1,31 @@
-"""Are the draws the right distribution: proper scores.
+"""Proper scores of posterior samples.
 
 All are means, lower is better, and on average no distribution scores better than the true one. ``samples``
-are draws of **one section**, ``(n_draws, n_spots, n_genes)``, as ``FLAG.sample`` gives them. Genes constant
+are samples of **one section**, ``(n_samples, n_spots, n_genes)``, as ``FLAG.sample`` returns them. Genes constant
 in the measurement are left out, as in every other metric.
 """
 
 import numpy as np
 
 from flagst.metrics._draws import BUDGET, check_draws, gene_blocks
-from flagst.metrics._inputs import varying_genes
+from flagst.metrics._inputs import require_graph, varying_genes
 
 
 def per_gene_crps(samples, measured, *, fair: bool = False) -> np.ndarray:
     """Continuous ranked probability score of every gene, mean over spots.
 
-    ``mean_k |x_k - y| - c sum_kl |x_k - x_l|``, over the ``m`` draws ``x`` of a spot, with
-    ``c = 1 / (2 m^2)``. Equal to the absolute error for one draw. Draws are sorted: the time is ``m log m``.
+    ``mean_k |x_k - y| - c sum_kl |x_k - x_l|``, over the ``m`` samples ``x`` of a spot, with
+    ``c = 1 / (2 m^2)``. It equals the absolute error for one sample. Samples are sorted: the time is ``m log m``.
 
     Parameters
     ----------
     samples
-        (n_draws, n_spots, n_genes), in the unit of ``measured``.
+        (n_samples, n_spots, n_genes), numeric, in the unit of ``measured``; as ``FLAG.sample`` returns them.
     measured
-        (n_spots, n_genes), dense or scipy sparse.
+        (n_spots, n_genes), numeric, dense or scipy sparse; spots and genes in the same order.
     fair
-        ``c = 1 / (2 m (m - 1))``: unbiased for the distribution that the draws come from, however few they
-        are. Without it few draws score worse than many. Needs two draws; may be below 0 by chance.
+        ``c = 1 / (2 m (m - 1))``: unbiased for the distribution that the samples come from, however few they
+        are. Without it, few samples score worse than many. Needs two samples; may be below 0 by chance.
 
     Returns
     -------
@@ -34,12 +34,20 @@ def per_gene_crps(samples, measured, *, fair: bool = False) -> np.ndarray:
     Raises
     ------
     ValueError
-        Shapes do not fit, too few draws, fewer than 3 spots, NaN, or no gene varies in ``measured``.
+        Shapes do not fit, too few samples, fewer than 3 spots, NaN, or no gene varies in ``measured``.
+    TypeError
+        Values are not numeric.
 
     Source
     ------
     Gneiting & Raftery, JASA 2007, 102:359, equation 21; ``fair``: Ferro, Q. J. R. Meteorol. Soc. 2014,
     140:1917.
+
+    Examples
+    --------
+    >>> measured = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> flagst.metrics.per_gene_crps(np.stack([measured + 0.5, measured - 0.5]), measured)
+    array([0.25,  nan])
     """
     samples, measured = check_draws(samples, measured, least=2 if fair else 1)
     n_draws, n_spots, n_genes = samples.shape
@@ -55,14 +63,19 @@ def per_gene_crps(samples, measured, *, fair: bool = False) -> np.ndarray:
 
 
 def crps(samples, measured, *, fair: bool = False) -> float:
-    """Mean over genes of :func:`per_gene_crps`, genes constant in the measurement left out.
+    """Continuous ranked probability score, mean over spots and genes.
 
-    It looks at one gene of one spot at a time: whether draws move together is for :func:`energy_score`,
+    The mean over genes of :func:`per_gene_crps`, genes constant in the measurement left out. It
+    looks at one gene of one spot at a time. Whether the samples are right jointly is for :func:`energy_score`,
     :func:`variogram_score` and :func:`spatial_variogram_score`.
 
     Parameters
     ----------
-    samples, measured, fair
+    samples
+        (n_samples, n_spots, n_genes), numeric, in the unit of ``measured``; as ``FLAG.sample`` returns them.
+    measured
+        (n_spots, n_genes), numeric, dense or scipy sparse; spots and genes in the same order.
+    fair
         As in :func:`per_gene_crps`.
 
     Returns
@@ -71,12 +84,11 @@ def crps(samples, measured, *, fair: bool = False) -> float:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         As :func:`per_gene_crps`.
 
     Examples
     --------
-    >>> import numpy as np
     >>> from flagst.metrics import crps
     >>> measured = np.array([[0.0], [1.0], [2.0]])
     >>> crps(np.stack([measured + 0.5, measured - 0.5]), measured)
@@ -89,12 +101,17 @@ def energy_score(samples, measured, *, fair: bool = False) -> float:
     """Energy score over the genes of a spot, mean over spots: the CRPS of whole expression vectors.
 
     ``mean_k |x_k - y| - c sum_kl |x_k - x_l|`` with Euclidean norms over genes and ``c`` as in
-    :func:`per_gene_crps`. Genes with a large spread weigh more: divide all by a scale per gene where that is
-    not wanted. It sees level and spread well, correlation between genes less: see :func:`variogram_score`.
+    :func:`per_gene_crps`. Genes with a large standard deviation weigh more; divide every gene by a scale where that is
+    not wanted. The score reacts to a wrong mean or standard deviation, and less to wrong correlations between genes:
+    see :func:`variogram_score`.
 
     Parameters
     ----------
-    samples, measured, fair
+    samples
+        (n_samples, n_spots, n_genes), numeric, in the unit of ``measured``; as ``FLAG.sample`` returns them.
+    measured
+        (n_spots, n_genes), numeric, dense or scipy sparse; spots and genes in the same order.
+    fair
         As in :func:`per_gene_crps`.
 
     Returns
@@ -103,12 +120,18 @@ def energy_score(samples, measured, *, fair: bool = False) -> float:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         As :func:`per_gene_crps`.
 
     Source
     ------
     Gneiting & Raftery, JASA 2007, 102:359, equation 22.
+
+    Examples
+    --------
+    >>> measured = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]])
+    >>> round(flagst.metrics.energy_score((measured + [3.0, 4.0])[None], measured), 6)
+    5.0
     """
     samples, measured = check_draws(samples, measured, least=2 if fair else 1)
     kept = np.flatnonzero(varying_genes(measured))
@@ -126,22 +149,25 @@ def energy_score(samples, measured, *, fair: bool = False) -> float:
 
 
 def variogram_score(samples, measured, *, order: float = 0.5, max_pairs: int | None = 20_000, seed: int = 0) -> float:
-    """Variogram score over pairs of genes of a spot, mean over pairs and spots: are genes tied as measured?
+    """Variogram score over pairs of genes of a spot, mean over pairs and spots.
 
-    Mean of ``(|y_i - y_j|^p - mean_k |x_ki - x_kj|^p)^2`` over pairs of genes ``i < j`` and spots.
-    Blind to a shift that is the same for all genes. Memory is linear in the number of genes.
+    Mean of ``(|y_i - y_j|^p - mean_k |x_ki - x_kj|^p)^2`` over pairs of genes ``i < j`` and spots. It
+    judges whether genes vary together as measured, and does not change when all genes shift by the same amount. Memory
+    is linear in the number of genes.
 
     Parameters
     ----------
-    samples, measured
-        As in :func:`per_gene_crps`.
+    samples
+        (n_samples, n_spots, n_genes), numeric, in the unit of ``measured``; as ``FLAG.sample`` returns them.
+    measured
+        (n_spots, n_genes), numeric, dense or scipy sparse; spots and genes in the same order.
     order
         ``p``, positive.
     max_pairs
-        With more pairs of genes (from 201 genes on), that many chosen at random, the same for every spot;
+        With more pairs of genes (from 201 genes on), this many are chosen at random, the same for every spot;
         None takes all, at a cost quadratic in genes.
     seed
-        Of the choice of pairs.
+        Seed of the choice of pairs.
 
     Returns
     -------
@@ -151,11 +177,19 @@ def variogram_score(samples, measured, *, order: float = 0.5, max_pairs: int | N
     ------
     ValueError
         As :func:`per_gene_crps`; fewer than two genes that vary; ``order`` or ``max_pairs`` not positive.
+    TypeError
+        Values are not numeric.
 
     Source
     ------
     Scheuerer & Hamill, Mon. Weather Rev. 2015, 143:1321, equation 10; theirs is the weighted sum over all
     ordered pairs, ours the mean.
+
+    Examples
+    --------
+    >>> measured = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]])
+    >>> flagst.metrics.variogram_score(measured[None] + 5, measured)
+    0.0
     """
     samples, measured = check_draws(samples, measured)
     kept = np.flatnonzero(varying_genes(measured))
@@ -177,16 +211,18 @@ def variogram_score(samples, measured, *, order: float = 0.5, max_pairs: int | N
 
 
 def spatial_variogram_score(samples, measured, graph, *, order: float = 0.5) -> float:
-    """Variogram score over pairs of neighbouring spots, mean over genes: are maps as smooth as measured?
+    """Variogram score over pairs of neighbouring spots, mean over genes and pairs.
 
     Mean of ``(|y_a - y_b|^p - mean_k |x_ka - x_kb|^p)^2`` over genes and pairs of spots ``a, b`` that the
-    graph connects in either direction, whatever the weight. It judges whether draws are joint over spots,
-    which the CRPS cannot.
+    graph connects in either direction, whatever the weight. It judges whether the maps of samples are as smooth as
+    measured, which the CRPS cannot.
 
     Parameters
     ----------
-    samples, measured
-        As in :func:`per_gene_crps`.
+    samples
+        (n_samples, n_spots, n_genes), numeric, in the unit of ``measured``; as ``FLAG.sample`` returns them.
+    measured
+        (n_spots, n_genes), numeric, dense or scipy sparse; spots and genes in the same order.
     graph
         (n_spots, n_spots), scipy sparse or dense; see :func:`flagst.data.graph.moran_graph`.
     order
@@ -200,10 +236,19 @@ def spatial_variogram_score(samples, measured, graph, *, order: float = 0.5) -> 
     ------
     ValueError
         As :func:`per_gene_crps`; graph of the wrong shape or without edges; ``order`` not positive.
+    TypeError
+        Values are not numeric.
 
     Source
     ------
     Scheuerer & Hamill, Mon. Weather Rev. 2015, 143:1321, equation 10, on pairs of places.
+
+    Examples
+    --------
+    >>> measured = np.array([[0.0], [1.0], [2.0]])
+    >>> line = np.eye(3, k=1) + np.eye(3, k=-1)
+    >>> flagst.metrics.spatial_variogram_score(np.zeros((1, 3, 1)), measured, line, order=1)
+    1.0
     """
     samples, measured = check_draws(samples, measured)
     _check_positive(order=order)
@@ -216,10 +261,10 @@ def spatial_variogram_score(samples, measured, graph, *, order: float = 0.5) -> 
 
 
 def _squared_gaps(samples, seen: np.ndarray, left, right, order: float) -> float:
-    """Sum over ``(seen - mean over draws of |draw[left] - draw[right]|^order)^2``."""
+    """Sum over ``(seen - mean over samples of |sample[left] - sample[right]|^order)^2``."""
     expected = np.zeros(seen.shape)
-    for draw in samples:
-        expected += np.abs(draw[left].astype(np.float64) - draw[right]) ** order
+    for sample in samples:
+        expected += np.abs(sample[left].astype(np.float64) - sample[right]) ** order
     return float(((seen - expected / len(samples)) ** 2).sum())
 
 
@@ -233,9 +278,7 @@ def _genes_of_pairs(pairs: np.ndarray, n_genes: int) -> tuple[np.ndarray, np.nda
 
 def _edges(graph, n_spots: int) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of every connected pair of spots, each pair once."""
-    shape = getattr(graph, "shape", None)
-    if shape != (n_spots, n_spots):
-        raise ValueError(f"graph must be ({n_spots}, {n_spots}), one row per spot; got {shape}.")
+    require_graph(graph, n_spots)
     ends = np.sort(np.stack(graph.nonzero()), axis=0)
     ends = np.unique(ends[:, ends[0] != ends[1]], axis=1)
     if ends.shape[1] == 0:

@@ -1,4 +1,4 @@
-"""Which genes move together: agreement of predicted and measured gene-gene correlation."""
+"""Gene-gene correlation: agreement between prediction and measurement."""
 
 from collections.abc import Iterator
 
@@ -11,12 +11,12 @@ BLOCK = 512
 
 
 def gene_correlation(values) -> np.ndarray:
-    """Gene x gene Pearson correlation across spots.
+    """Pearson correlation across spots between all pairs of genes.
 
     Parameters
     ----------
     values
-        (n_spots, n_genes), dense or scipy sparse.
+        (n_spots, n_genes), numeric, dense or scipy sparse, any unit.
 
     Returns
     -------
@@ -26,6 +26,16 @@ def gene_correlation(values) -> np.ndarray:
     ------
     ValueError
         NaN or infinite values, not two-dimensional, or fewer than 3 spots.
+    TypeError
+        Values are not numeric.
+
+    Examples
+    --------
+    >>> values = np.array([[0.0, 1.0, 5.0], [1.0, 0.0, 5.0], [2.0, -1.0, 5.0]])
+    >>> flagst.metrics.gene_correlation(values).round(6)
+    array([[ 1., -1.,  0.],
+           [-1.,  1.,  0.],
+           [ 0.,  0.,  1.]])
     """
     unit = standardise(as_matrix(values, name="values"))
     correlation = np.clip(unit.T @ unit, -1.0, 1.0)
@@ -34,7 +44,7 @@ def gene_correlation(values) -> np.ndarray:
 
 
 def gsc(predicted, measured) -> float:
-    """Gene structural correlation: are the right genes correlated with each other?
+    """Gene structural correlation: does the prediction have the measured gene-gene correlations?
 
     Pearson correlation between the upper triangles (without diagonal) of the predicted and the measured gene
     x gene correlation matrices. Genes constant in the measurement are left out; genes constant only in the
@@ -43,16 +53,19 @@ def gsc(predicted, measured) -> float:
     Parameters
     ----------
     predicted, measured
-        (n_spots, n_genes), spots and genes in the same order; dense or scipy sparse.
+        (n_spots, n_genes), numeric, dense or scipy sparse; same unit, spots and genes in the same order.
 
     Returns
     -------
-    Number in [-1, 1]; 0 when the predicted correlations are all equal, NaN with fewer than 3 genes that vary.
+    Number in [-1, 1]; 0 when the predicted correlations are all equal, NaN with fewer than 3 genes that vary or when
+    the measured correlations are all equal.
 
     Raises
     ------
     ValueError
         Shapes differ, NaN or infinite values, fewer than 3 spots, or no gene varies in ``measured``.
+    TypeError
+        Values are not numeric.
 
     Source
     ------
@@ -60,7 +73,6 @@ def gsc(predicted, measured) -> float:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from flagst.metrics import gsc
     >>> measured = np.random.default_rng(0).normal(size=(50, 4))
     >>> round(gsc(2 * measured + 1, measured), 6)
@@ -71,21 +83,21 @@ def gsc(predicted, measured) -> float:
 
 
 def replicate_gsc(replicate, measured) -> float:
-    """GSC of one measured section against another: what a real neighbouring section reaches.
+    """GSC of one measured section against another: a reference value from a neighbouring section.
 
-    As :func:`gsc`, between sections with spots of their own. A yardstick, not a ceiling: sections differ in
-    tissue, not only in noise, and a prediction from the section's own image may do better.
+    As :func:`gsc`, between sections that have different spots. It is a reference value and no upper bound: sections
+    differ in tissue as well as in noise, and a prediction from the section's own image may score higher.
 
     Parameters
     ----------
     replicate
-        (n_spots_replicate, n_genes), another section.
+        (n_spots_replicate, n_genes), numeric, dense or scipy sparse: another section.
     measured
-        (n_spots, n_genes), the section that predictions are scored on; genes in the same order, same unit.
+        (n_spots, n_genes), the section that predictions are scored on; same unit, genes in the same order.
 
     Returns
     -------
-    Number in [-1, 1]; genes constant in ``measured`` left out, genes constant only in ``replicate`` count
+    Number in [-1, 1]. Genes constant in ``measured`` are left out, genes constant only in ``replicate`` count
     with correlation zero; NaN with fewer than 3 genes that vary.
 
     Raises
@@ -93,6 +105,14 @@ def replicate_gsc(replicate, measured) -> float:
     ValueError
         Different numbers of genes, NaN or infinite values, fewer than 3 spots, or no gene varies in
         ``measured``.
+    TypeError
+        Values are not numeric.
+
+    Examples
+    --------
+    >>> measured = np.random.default_rng(0).normal(size=(50, 4))
+    >>> round(flagst.metrics.replicate_gsc(np.tile(measured, (2, 1)), measured), 6)
+    1.0
     """
     replicate, measured = replicate_pair(replicate, measured)
     return _triangle_correlation(standardise(replicate), standardise(measured))
@@ -111,7 +131,7 @@ def _triangle_correlation(left: np.ndarray, right: np.ndarray) -> float:
     for pairs_left, pairs_right in _upper_triangles(left, right):
         a, b = pairs_left - mean_left, pairs_right - mean_right
         cross, square_left, square_right = cross + a @ b, square_left + a @ a, square_right + b @ b
-    # Correlations are of order 1, so a spread at the level of rounding means that all are equal.
+    # Correlations are at most 1, so a variation at the level of rounding means that all are equal.
     rounding = 1e-24 * n_genes**2
     if square_right <= rounding:
         return float("nan")
@@ -123,13 +143,13 @@ def _triangle_correlation(left: np.ndarray, right: np.ndarray) -> float:
 def correlation_rmse(predicted, measured) -> float:
     """Root mean squared difference between predicted and measured gene-gene correlations.
 
-    Over the upper triangles (without diagonal): unlike :func:`gsc` it sees correlations that are all too
-    strong or all too weak. Constant genes are treated as in :func:`gsc`.
+    Taken over the upper triangles (without diagonal). Unlike :func:`gsc`, it rises when all correlations are too
+    strong or all are too weak. Constant genes are treated as in :func:`gsc`.
 
     Parameters
     ----------
     predicted, measured
-        (n_spots, n_genes), spots and genes in the same order.
+        (n_spots, n_genes), numeric, dense or scipy sparse; same unit, spots and genes in the same order.
 
     Returns
     -------
@@ -137,8 +157,14 @@ def correlation_rmse(predicted, measured) -> float:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         As :func:`gsc`.
+
+    Examples
+    --------
+    >>> measured = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
+    >>> round(flagst.metrics.correlation_rmse(measured * [1, -1], measured), 6)
+    2.0
     """
     predicted, measured, _ = scored_pair(predicted, measured)
     n_genes = predicted.shape[1]

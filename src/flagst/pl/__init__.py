@@ -1,4 +1,4 @@
-"""Plots: predicted maps, agreement of structure, calibration of draws, training curves. Matplotlib only."""
+"""Plots: predicted maps, agreement of structure, calibration of samples, training curves. Matplotlib only."""
 
 from flagst.pl.agreement import structure
 from flagst.pl.calibration import calibration

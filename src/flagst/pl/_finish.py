@@ -1,4 +1,4 @@
-"""What every plot does last: save, show or hand back."""
+"""The last step of every plot: save, show or return the figure."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +12,7 @@ if TYPE_CHECKING:
 
 
 def finish(figure: "Figure", axes: np.ndarray, *, show: bool | None, save: str | Path | None, return_fig: bool):
-    """Save to ``save`` if given, show, and return the figure, the axes, or None when the figure was shown.
-
-    ``show=None`` shows in an interactive session (a notebook) unless the figure is saved or returned.
-    """
+    """Save the figure to ``save``, show it, and return the figure, the axes, or None when it was shown."""
     if save is not None:
         figure.savefig(save, dpi=150, bbox_inches="tight")
     if show is None:

@@ -1,4 +1,4 @@
-"""Is the biology kept: gene-gene correlation and Moran's I, measured against predicted."""
+"""Structure of a prediction: gene-gene correlation and Moran's I, measured against predicted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +11,12 @@ from flagst import metrics
 from flagst._checks import require_anndata, require_key
 from flagst._keys import LAYERS, OBSM
 from flagst.data.graph import moran_graph
-from flagst.data.measured import chosen_sections, measured_expression, measured_genes, section_layout, section_rows
+from flagst.data.measured import chosen_sections, section_layout, section_rows
 from flagst.pl._finish import finish
+from flagst.tl._inputs import prediction_and_truth
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
 
@@ -31,7 +33,7 @@ def structure(
     *,
     section: str | Sequence[str] | None = None,
     section_key: str | None = None,
-    truth=None,
+    truth: "str | np.ndarray | pd.DataFrame | None" = None,
     target: str | None = None,
     spatial_key: str = OBSM.spatial,
     layout: str | None = None,
@@ -40,10 +42,10 @@ def structure(
     save: str | Path | None = None,
     return_fig: bool = False,
 ):
-    """Gene-gene correlation heat maps, measured and predicted, and Moran's I of every gene.
+    """Plot gene-gene correlation, measured and predicted, and Moran's I of every gene.
 
-    Both heat maps have the same order of genes, from hierarchical clustering of the measured correlation, and
-    the same scale from -1 to 1. Titles carry the section's GSC and SSC. Genes constant in the measurement are
+    Both heat maps have the same sequence of genes, from hierarchical clustering of the measured correlation, and
+    the same scale from -1 to 1. Titles have the section's GSC and SSC. Genes constant in the measurement are
     left out, and so are those marked as not measured, as in :func:`flagst.tl.evaluate`.
 
     Parameters
@@ -51,15 +53,29 @@ def structure(
     adata
         Table with the prediction in a layer and measured expression.
     layer
-        Layer with the prediction, (n_obs, n_vars).
+        Layer with the prediction, (n_spots, n_genes).
     section
         Section or sections to draw, one row of panels each; None draws all.
-    section_key, truth, target, spatial_key, layout
-        As in :func:`flagst.tl.evaluate`.
+    section_key
+        Column of ``adata.obs``. None: the recorded one, else ``"section"``, else all spots are one section.
+    truth
+        Measured expression in the unit of the prediction: a layer, an (n_spots, n_genes) array, or a DataFrame
+        matched by name. None: computed from raw counts, in ``adata.X`` or the registered layer, with the
+        target that is recorded of ``layer``.
+    target
+        ``"lognorm"``, ``"log2"`` or ``"identity"``; overrides the recorded target when ``truth`` is None.
+    spatial_key
+        Positions in ``adata.obsm``, (n_spots, 2), x then y, any unit of length.
+    layout
+        ``"square"``, ``"hex"``, ``"irregular"`` or ``"other"``, as in :func:`flagst.tl.evaluate`.
     cmap
         Colours of the heat maps.
-    show, save, return_fig
-        Show the figure (None: in interactive sessions), write it to a file, return it instead of the axes.
+    show
+        Show the figure; None shows it in interactive sessions unless it is saved or returned.
+    save
+        File to write the figure to.
+    return_fig
+        Return the figure instead of the axes.
 
     Returns
     -------
@@ -68,15 +84,25 @@ def structure(
 
     Raises
     ------
-    KeyError, ValueError
-        As :func:`flagst.tl.evaluate`; KeyError also for an unknown section.
+    KeyError
+        The layer, the positions, a section or the target is missing, or as :func:`flagst.tl.evaluate`.
+    TypeError
+        ``adata`` is a SpatialData.
+    ValueError
+        As :func:`flagst.tl.evaluate`.
+
+    Examples
+    --------
+    >>> axes = flagst.pl.structure(prediction, section=["S1", "S2"])
+    >>> axes.shape
+    (2, 3)
+    >>> axes[0, 2].get_xlabel()
+    "Moran's I, measured"
     """
     require_anndata(adata)
-    require_key(adata.layers, layer, where="adata.layers", hint="Run FLAG.predict first, or name a layer.")
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
-    measured = measured_expression(adata, truth, target=target, layer=layer)
-    known = measured_genes(adata, truth)
-    measured, predicted, names = measured[:, known], adata.layers[layer][:, known], adata.var_names[known]
+    predicted, measured, known = prediction_and_truth(adata, layer, truth, target=target)
+    names = np.asarray(adata.var_names[known])
     coords = np.asarray(adata.obsm[spatial_key])[:, :2]
     rows = section_rows(adata, section_key)
     wanted = chosen_sections(rows, section)
@@ -85,7 +111,7 @@ def structure(
     for (left, middle, right), name in zip(axes, wanted, strict=True):
         graph = moran_graph(coords[rows[name]], layout or section_layout(adata, name))
         p, m = predicted[rows[name]], measured[rows[name]]
-        _draw_correlations(left, middle, p, m, names=np.asarray(names), cmap=cmap)
+        _draw_correlations(left, middle, p, m, names=names, cmap=cmap)
         _draw_morans(right, p, m, graph)
         left.set_title(f"{name}, measured")
     return finish(figure, axes, show=show, save=save, return_fig=return_fig)

@@ -1,4 +1,4 @@
-"""Do draws and intervals hold what they promise: PIT histogram and reliability of central intervals."""
+"""Calibration of samples and intervals: PIT histogram and coverage of central intervals."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +14,14 @@ from flagst.data.measured import measured_expression, measured_genes
 from flagst.pl._finish import finish
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
 
 #: Nominal levels of the central intervals on the reliability panel.
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-#: Share of genes inside the shaded spread.
-SPREAD = 0.9
+#: Share of genes inside the shaded band.
+MIDDLE = 0.9
 COLOUR = "tab:blue"
 
 
@@ -31,7 +32,7 @@ def calibration(
     genes: Sequence[str],
     intervals: Mapping[float, tuple[str, str]] | None = None,
     layer: str = LAYERS.draw,
-    truth=None,
+    truth: "str | np.ndarray | pd.DataFrame | None" = None,
     target: str | None = None,
     levels: Sequence[float] = LEVELS,
     n_bins: int = 10,
@@ -40,57 +41,76 @@ def calibration(
     save: str | Path | None = None,
     return_fig: bool = False,
 ):
-    """PIT histogram beside observed against nominal coverage, over all spots of the table.
+    """Plot the PIT histogram beside observed against nominal coverage, over all spots of the table.
 
-    Left: where the measurement lies among the draws (:func:`flagst.metrics.pit`), flat for draws of the right
-    distribution. Right: how often central intervals hold the measurement. Those of the draws are read from
-    the PIT, so exact zeros do not count twice. Shaded: the middle 90 % of genes. Dashed: what a calibrated
-    gene may show by chance, 95 % of a binomial over independent spots; real spots are not, so a little more
-    is allowed.
+    Left: the rank of the measurement among the samples (:func:`flagst.metrics.pit`), flat where the samples have the
+    right distribution. Right: how often central intervals contain the measurement. For the samples, this is read from
+    the PIT values, so exact zeros do not count twice. Shaded: the middle 90 % of genes. Dashed: the range of a
+    calibrated gene by chance, 95 % of a binomial over independent spots. Real spots are not independent, so slightly
+    more is acceptable.
 
     Parameters
     ----------
     adata
-        Table with measured expression, the spots of ``samples`` in their order.
+        Table with measured expression; its spots are those of ``samples``, in the same order.
     samples
-        (n_draws, n_spots, n_genes), as from ``FLAG.sample``, in the unit of the target.
+        (n_samples, n_spots, n_genes), as from ``FLAG.sample``, in the unit of the target.
     genes
         Names of the genes of ``samples``: ``model.genes_``.
     intervals
-        Nominal level -> layers with lower and upper bound, such as ``{0.9: ("flagst_q05", "flagst_q95")}``:
-        drawn as points, pooled over spots and genes, with a bar for the middle 90 % of genes, each in the unit that is
-        recorded of its layers. Bounds count as inside, so that genes with many zeros cover more.
+        Nominal level -> layers with lower and upper bound, such as ``{0.9: ("flagst_q05", "flagst_q95")}``.
+        They are drawn as points, pooled over spots and genes, with a bar for the middle 90 % of genes, each in the unit
+        that is recorded of its layers. Bounds count as inside, so that genes with many zeros cover more.
     layer
-        The prediction of the model that ``samples`` are of, whose unit they have.
-    truth, target
-        As in :func:`flagst.tl.evaluate`.
+        Prediction of the model that made ``samples``; its unit is theirs.
+    truth
+        Measured expression in the unit of the prediction: a layer, an (n_spots, n_genes) array, or a DataFrame
+        matched by name. None: computed from raw counts, in ``adata.X`` or the registered layer, with the
+        target that is recorded of ``layer``.
+    target
+        ``"lognorm"``, ``"log2"`` or ``"identity"``; overrides the recorded target when ``truth`` is None.
     levels
         Nominal levels of the curve, each in (0, 1).
     n_bins
         Bars of the histogram.
     seed
-        Of the random place among ties.
-    show, save, return_fig
-        Show the figure (None: in interactive sessions), write it to a file, return it instead of the axes.
+        Seed of the random rank among ties.
+    show
+        Show the figure; None shows it in interactive sessions unless it is saved or returned.
+    save
+        File to write the figure to.
+    return_fig
+        Return the figure instead of the axes.
 
     Returns
     -------
-    Axes (2,): histogram, reliability; the figure with ``return_fig``; None when it was shown. Genes constant
+    Axes (2,): histogram, coverage; the figure with ``return_fig``; None when it was shown. Genes constant
     in the measurement or not measured are left out.
 
     Raises
     ------
     KeyError
         A gene or layer is not in the table.
+    TypeError
+        ``adata`` is a SpatialData.
     ValueError
         ``samples`` does not fit the table and ``genes``, levels outside (0, 1), or as
         :func:`flagst.tl.evaluate`.
+
+    Examples
+    --------
+    >>> samples = model.sample(prediction, n_samples=9)
+    >>> bounds = {0.9: ("flagst_q05", "flagst_q95")}
+    >>> axes = flagst.pl.calibration(prediction, samples, genes=model.genes_, intervals=bounds)
+    >>> axes[1].get_xlabel(), axes[1].get_ylabel()
+    ('nominal coverage', 'observed coverage')
     """
     require_anndata(adata)
     samples = np.asarray(samples)
     if samples.ndim != 3 or samples.shape[1:] != (adata.n_obs, len(genes)):
         raise ValueError(
-            f"samples must be (n_draws, n_obs, n_genes) = (n_draws, {adata.n_obs}, {len(genes)}); got {samples.shape}."
+            f"samples must be (n_samples, n_spots, n_genes) = (n_samples, {adata.n_obs}, {len(genes)}); "
+            f"got {samples.shape}."
         )
     wrong = [level for level in [*levels, *(intervals or {})] if not 0 < level < 1]
     if wrong:
@@ -115,8 +135,8 @@ def calibration(
         theirs = measured_expression(adata, truth, target=target, layer=bounds[0])[:, columns[kept]]
         per_gene = metrics.per_gene_coverage(low, high, theirs)
         label = f"{' to '.join(bounds)}: {np.nanmean(per_gene):.1%}"
-        spread = _quantiles(per_gene[~np.isnan(per_gene), None])
-        axes[1].vlines(level, *spread, color="tab:orange", lw=2.5, alpha=0.5, zorder=4)
+        middle = _quantiles(per_gene[~np.isnan(per_gene), None])
+        axes[1].vlines(level, *middle, color="tab:orange", lw=2.5, alpha=0.5, zorder=4)
         axes[1].plot(level, np.nanmean(per_gene), "o", color="tab:orange", ms=6, label=label, zorder=5)
     axes[1].legend(frameon=False, fontsize=8, loc="lower right")
     return finish(figure, axes, show=show, save=save, return_fig=return_fig)
@@ -134,7 +154,7 @@ def _draw_histogram(ax: "Axes", values: np.ndarray, n_bins: int) -> None:
         ax.axhline(share * n_bins, color="0.35", lw=1, ls="--")
     ax.axhline(1, color="0.35", lw=1)
     ax.set(xlim=(0, 1), ylim=(0, 1.1 * max(high.max(), pooled.max(), 1.5)))
-    ax.set(xlabel="PIT: place of the measurement among the draws", ylabel="frequency (1: calibrated)")
+    ax.set(xlabel="PIT: rank of the measurement among the samples", ylabel="frequency (1: calibrated)")
     ax.set_title(f"{values.shape[0]} spots, {values.shape[1]} genes")
 
 
@@ -147,8 +167,8 @@ def _draw_reliability(ax: "Axes", values: np.ndarray, levels: Sequence[float]) -
     for side, label in zip(band.T, ("chance, one calibrated gene", None), strict=True):
         ax.plot(levels, side, color="0.35", lw=1, ls="--", label=label)
     low, high = _quantiles(per_gene)
-    ax.fill_between(levels, low, high, color=COLOUR, alpha=0.2, lw=0, label=f"middle {SPREAD:.0%} of genes")
-    ax.plot(levels, per_gene.mean(axis=0), "o-", color=COLOUR, ms=3.5, lw=1.5, label="draws, all genes")
+    ax.fill_between(levels, low, high, color=COLOUR, alpha=0.2, lw=0, label=f"middle {MIDDLE:.0%} of genes")
+    ax.plot(levels, per_gene.mean(axis=0), "o-", color=COLOUR, ms=3.5, lw=1.5, label="samples, all genes")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     ax.set(xlabel="nominal coverage", ylabel="observed coverage")
     shown = min(levels, key=lambda level: abs(level - 0.9))
@@ -156,5 +176,5 @@ def _draw_reliability(ax: "Axes", values: np.ndarray, levels: Sequence[float]) -
 
 
 def _quantiles(per_gene: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends of the middle of genes; ``per_gene`` is (n_genes, n)."""
-    return tuple(np.quantile(per_gene, [(1 - SPREAD) / 2, (1 + SPREAD) / 2], axis=0))
+    """Both ends of the middle share of genes, (n,) each; ``per_gene`` is (n_genes, n)."""
+    return tuple(np.quantile(per_gene, [(1 - MIDDLE) / 2, (1 + MIDDLE) / 2], axis=0))

@@ -24,18 +24,22 @@ def history(
     save: str | Path | None = None,
     return_fig: bool = False,
 ):
-    """Losses over epochs, training and validation in one panel per quantity.
+    """Plot losses over epochs, training and validation in one panel per quantity.
 
     Parameters
     ----------
     model_or_adata
         A trained model (``history_``), or a table with ``uns["flagst"]["history"]``. Both map a name such as
         ``"train_loss_epoch"``, ``"validation_loss"`` or ``"denoising_loss_train"`` to a DataFrame with epochs as
-        index, or to a plain sequence of one number per epoch. Names ending in ``_step`` are left out.
+        index, or to one number per epoch, (n_epochs,). Names ending in ``_step`` are left out.
     log
         Logarithmic y axis.
-    show, save, return_fig
-        Show the figure (None: in interactive sessions), write it to a file, return it instead of the axes.
+    show
+        Show the figure; None shows it in interactive sessions unless it is saved or returned.
+    save
+        File to write the figure to.
+    return_fig
+        Return the figure instead of the axes.
 
     Returns
     -------
@@ -47,6 +51,12 @@ def history(
         There is no history.
     ValueError
         The history is empty.
+
+    Examples
+    --------
+    >>> axes = flagst.pl.history(model)
+    >>> {ax.get_xlabel() for ax in axes}
+    {'epoch'}
     """
     panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for name, values in _recorded(model_or_adata).items():

@@ -1,4 +1,4 @@
-"""Accuracy against structure, method by method."""
+"""The accuracy-structure curve of several methods."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PANELS = {"gsc": "GSC", "ssc": "SSC"}
 COLUMNS = ("method", "structure", "section", "pcc", *PANELS)
-#: Dashes of the yardsticks, which have no accuracy of their own.
+#: Dashes of the reference values, which have no accuracy of their own.
 DASHES = ((0, (5, 3)), (0, (1.5, 1.5)), (0, (5, 2, 1, 2)))
 
 
@@ -27,19 +27,23 @@ def front(
     save: str | Path | None = None,
     return_fig: bool = False,
 ):
-    """PCC against GSC and against SSC, one line per method, one point per structure.
+    """Plot PCC against GSC and against SSC, one line per method, one point per structure.
 
-    Means over sections. Up and to the right is better; of two methods, the one whose line lies outside is
-    better at every accuracy that both reach. Points of the first method carry their structure.
+    Points are means over sections. Up and to the right is better; of two methods, the one whose line lies outside is
+    better at every accuracy that both reach. Points of the first method are labelled with their structure.
 
     Parameters
     ----------
     frame
-        What :meth:`flagst.FLAG.front` returns, or several of them in one: ``method``, ``structure`` (NaN for
-        a method without a dial), ``section``, ``pcc``, ``gsc``, ``ssc``. Methods whose ``pcc`` is NaN
-        throughout, such as a replicate reference or a noise ceiling, become horizontal lines.
-    show, save, return_fig
-        Show the figure (None: in interactive sessions), write it to a file, return it instead of the axes.
+        The table that :meth:`flagst.FLAG.front` returns, or several of them joined: ``method``, ``structure`` (NaN for
+        a method without this argument), ``section``, ``pcc``, ``gsc``, ``ssc``. Methods whose ``pcc`` is always NaN,
+        such as a replicate reference or a noise ceiling, become horizontal lines.
+    show
+        Show the figure; None shows it in interactive sessions unless it is saved or returned.
+    save
+        File to write the figure to.
+    return_fig
+        Return the figure instead of the axes.
 
     Returns
     -------
@@ -51,6 +55,14 @@ def front(
         A column is missing.
     ValueError
         No method has an accuracy.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> scores = {"pcc": [0.6, 0.5], "gsc": [0.3, 0.8], "ssc": [0.2, 0.7]}
+    >>> frame = pd.DataFrame({"method": "FLAG", "structure": [0.0, 1.0], "section": "S1", **scores})
+    >>> [ax.get_ylabel() for ax in flagst.pl.front(frame)]
+    ['GSC', 'SSC']
     """
     for column in COLUMNS:
         require_key(frame, column, where="frame", hint="Pass what FLAG.front returns.")
@@ -59,14 +71,14 @@ def front(
         for name, rows in frame.groupby("method", sort=False)
     }
     lines = {name: rows for name, rows in methods.items() if rows["pcc"].notna().any()}
-    yardsticks = {name: rows for name, rows in methods.items() if name not in lines}
+    references = {name: rows for name, rows in methods.items() if name not in lines}
     if not lines:
         raise ValueError(f"No method of the frame has an accuracy; found {sorted(methods)}, all with NaN as pcc.")
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.2), layout="constrained")
     for ax, (column, title) in zip(axes, PANELS.items(), strict=True):
         for number, (name, rows) in enumerate(lines.items()):
             _draw_method(ax, rows, column, name=name, number=number)
-        for (name, rows), dash in zip(yardsticks.items(), DASHES * len(yardsticks), strict=False):
+        for (name, rows), dash in zip(references.items(), DASHES * len(references), strict=False):
             if rows[column].notna().any():
                 ax.axhline(rows[column].mean(), color="0.35", lw=1.2, ls=dash, label=name, zorder=1)
         ax.set(xlabel="PCC", ylabel=title)
@@ -76,7 +88,7 @@ def front(
 
 
 def _draw_method(ax: "Axes", rows: "pd.DataFrame", column: str, *, name: str, number: int) -> None:
-    """One line with its points; the first method's points carry their structure."""
+    """One line with its points; the points of the first method are labelled with their structure."""
     main, alone = number == 0, len(rows) == 1
     x, y = rows["pcc"].to_numpy(), rows[column].to_numpy()
     style = {"color": f"C{number % 10}", "lw": 0 if alone else 2.2 if main else 1.3, "label": name}

@@ -1,4 +1,4 @@
-"""Expression on the tissue, measured beside predicted."""
+"""Maps of expression on the tissue, measured beside predicted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from flagst.metrics import per_gene_pcc
 from flagst.pl._finish import finish
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
 
@@ -35,7 +36,7 @@ ROW_HEIGHT = 3.2
 
 @dataclass
 class _Canvas:
-    """What lies under the spots of one section; lengths in full-resolution pixels."""
+    """Image and positions of one section; lengths in full-resolution pixels."""
 
     name: str
     rows: np.ndarray  # (n_spots,) int64
@@ -53,7 +54,7 @@ def spatial(
     layer: str = LAYERS.draw,
     section: str | Sequence[str] | None = None,
     section_key: str | None = None,
-    truth=None,
+    truth: "str | np.ndarray | pd.DataFrame | None" = None,
     target: str | None = None,
     spatial_key: str = OBSM.spatial,
     cmap: str = "viridis",
@@ -68,8 +69,8 @@ def spatial(
     """Map genes on the tissue, measured on the left, predicted on the right.
 
     Both panels of a gene share one colour scale, also across sections, and one colour bar in the unit of the
-    target. Spots have their true size. Without measured expression only the prediction is drawn; beside the
-    prediction of a gene that ``var["flagst_measured"]`` marks as not measured, the left panel stays empty.
+    target. Spots have their true size. Without measured expression only the prediction is drawn. Where
+    ``var["flagst_measured"]`` marks a gene as not measured, its left panel stays empty.
 
     Parameters
     ----------
@@ -79,35 +80,55 @@ def spatial(
     color
         Gene or genes of ``adata.var_names``, one row of panels each.
     layer
-        Layer with the prediction, (n_obs, n_vars).
+        Layer with the prediction, (n_spots, n_genes).
     section
         Section or sections to draw; None draws all.
     section_key
-        Column of ``adata.obs``; None takes the recorded one, else ``"section"``.
-    truth, target
-        Measured expression as in :func:`flagst.tl.evaluate`; by default computed from ``adata.X``.
+        Column of ``adata.obs``. None: the recorded one, else ``"section"``, else all spots are one section.
+    truth
+        Measured expression in the unit of the prediction: a layer, an (n_spots, n_genes) array, or a DataFrame
+        matched by name. None: computed from raw counts, in ``adata.X`` or the registered layer, with the
+        target that is recorded of ``layer``.
+    target
+        ``"lognorm"``, ``"log2"`` or ``"identity"``; overrides the recorded target when ``truth`` is None.
     spatial_key
-        Positions in ``adata.obsm``, (n_obs, 2), x then y, full-resolution pixels.
-    cmap, vmin, vmax
-        Colours and their limits; the limits default to the range of measured and predicted values together.
+        Positions in ``adata.obsm``, (n_spots, 2), x then y, full-resolution pixels.
+    cmap
+        Colour map of the expression.
+    vmin, vmax
+        Limits of the colours, in the unit of the target; by default the range of the measured and predicted values.
     alpha
         Opacity of the spots, 0 to 1.
     crop
         Show the surroundings of the spots instead of the whole image.
-    show, save, return_fig
-        Show the figure (None: in interactive sessions), write it to a file, return it instead of the axes.
+    show
+        Show the figure; None shows it in interactive sessions unless it is saved or returned.
+    save
+        File to write the figure to.
+    return_fig
+        Return the figure instead of the axes.
 
     Returns
     -------
-    Axes (n_sections * n_genes, 2), or (..., 1) without measured expression; the figure with ``return_fig``;
-    None when the figure was shown.
+    Axes (n_sections * n_genes, 2), or (n_sections * n_genes, 1) without measured expression; the figure with
+    ``return_fig``; None when the figure was shown.
 
     Raises
     ------
     KeyError
         A gene, the layer, the positions or a section is missing.
+    TypeError
+        ``adata`` is a SpatialData.
     ValueError
         As :func:`flagst.tl.evaluate` for the measured expression.
+
+    Examples
+    --------
+    >>> axes = flagst.pl.spatial(prediction, ["SIM001", "SIM002"], section="S1")
+    >>> axes.shape
+    (2, 2)
+    >>> axes[1, 0].get_title()
+    'SIM002, measured'
     """
     require_anndata(adata)
     genes = [color] if isinstance(color, str) else list(color)
@@ -148,7 +169,7 @@ def _check_genes(adata: "AnnData", genes: list[str]) -> None:
 
 
 def _panels(adata: "AnnData", genes: list[str], *, layer: str, truth, target: str | None) -> dict[str, np.ndarray]:
-    """Measured, where there is any, and predicted expression, (n_obs, n_genes shown) each."""
+    """Measured, where there is any, and predicted expression, (n_spots, n_genes shown) each."""
     columns = adata.var_names.get_indexer(genes)
     # Only the genes shown, as the table may be wide.
     predicted = adata.layers[layer][:, columns]
@@ -215,7 +236,7 @@ def _shared_norm(values: list[np.ndarray], vmin: float | None, vmax: float | Non
 
 
 def _score(values: dict[str, np.ndarray], rows: np.ndarray) -> str:
-    """The gene's PCC in this section as a suffix of the title, where there is one."""
+    """The gene's PCC in this section as the end of a title, where there is one."""
     if "measured" not in values or len(rows) < 3 or np.ptp(values["measured"][rows]) == 0:
         return ""
     pcc = per_gene_pcc(values["predicted"][rows, None], values["measured"][rows, None])[0]

@@ -1,4 +1,4 @@
-"""Tools: score a prediction, check what is done with it downstream, and predict many slides."""
+"""Tools: score a prediction, compare its domains and markers with measured ones, and predict many slides."""
 
 from flagst.tl.ceiling import structure_ceiling
 from flagst.tl.domains import domain_agreement

@@ -12,13 +12,7 @@ N_BLOCKS, MIN_BLOCK = 20, 5
 
 
 def jackknife_intervals(predicted, measured, graph, coords: np.ndarray) -> dict[str, dict[str, float]]:
-    """Intervals of PCC, GSC and SSC.
-
-    Raises
-    ------
-    ValueError
-        Fewer spots than two blocks need.
-    """
+    """Intervals of PCC, GSC and SSC; raises a ``ValueError`` with fewer spots than two blocks need."""
     if len(coords) < 2 * MIN_BLOCK:
         raise ValueError(f"intervals need at least {2 * MIN_BLOCK} spots; got {len(coords)}.")
     n_blocks = min(N_BLOCKS, len(coords) // MIN_BLOCK)
@@ -27,7 +21,7 @@ def jackknife_intervals(predicted, measured, graph, coords: np.ndarray) -> dict[
 
 
 def scores_of_rows(predicted, measured, graph) -> dict[str, Callable[[np.ndarray], float]]:
-    """PCC, GSC and SSC of some of a section's spots, as functions of their rows; the graph is cut to them."""
+    """PCC, GSC and SSC as functions of the rows of a section that are used; the graph is cut to those rows."""
     return {
         "pcc": lambda rows: metrics.pcc(predicted[rows], measured[rows]),
         "gsc": lambda rows: metrics.gsc(predicted[rows], measured[rows]),
@@ -36,7 +30,7 @@ def scores_of_rows(predicted, measured, graph) -> dict[str, Callable[[np.ndarray
 
 
 def permutation_nulls(predicted, measured, graph, *, n_permutations: int, seed: int) -> dict[str, dict[str, float]]:
-    """Permutation tests of GSC (orders of genes in the correlation matrix) and SSC (labels of genes)."""
+    """Permutation tests of GSC and SSC, see :func:`flagst.metrics.gsc_permutation_test`."""
     options = {"n_permutations": n_permutations, "seed": seed}
     tests = {
         "gsc": metrics.gsc_permutation_test(predicted, measured, **options),

@@ -1,4 +1,4 @@
-"""What is compared: predicted and measured expression of the genes that have a measurement."""
+"""Predicted and measured expression of the genes that have a measurement."""
 
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,9 @@ if TYPE_CHECKING:
 def prediction_and_truth(
     adata: "AnnData", layer: str, truth, *, target: str | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predicted and measured expression, (n_obs, n_known) each, and which genes are known, (n_vars,) bool.
+    """Predicted and measured expression, (n_spots, n_known) each, and which genes are known, (n_genes,) bool.
 
     ``truth`` and ``target`` as in :func:`flagst.tl.evaluate`.
-
-    Raises
-    ------
-    KeyError
-        No such layer, or what :func:`flagst.data.measured.measured_expression` misses.
     """
     require_key(adata.layers, layer, where="adata.layers", hint="Run FLAG.predict first, or name a layer.")
     known = measured_genes(adata, truth)

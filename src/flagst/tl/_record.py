@@ -1,8 +1,8 @@
-"""Tables of sections, and where their record goes."""
+"""Tables of scores with sections in rows, and where their record is written."""
 
 from typing import TYPE_CHECKING
 
-from flagst._keys import SLOT, UNS
+from flagst._keys import UNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,19 +18,20 @@ def section_table(scores: dict[str, dict[str, float]]) -> "pd.DataFrame":
     return pd.concat([table, average]).rename_axis("section")
 
 
-def section_records(table: "pd.DataFrame", names: list[str]) -> dict[str, dict]:
+def section_records(table: "pd.DataFrame") -> dict[str, dict]:
     """``"mean"`` and ``"sections"`` of a table of :func:`section_table` as plain numbers."""
-    sections = {name: table.iloc[row].to_dict() for row, name in enumerate(names)}
+    sections = {name: table.iloc[row].to_dict() for row, name in enumerate(table.index[:-1])}
     return {"mean": table.iloc[-1].to_dict(), "sections": sections}
 
 
-def write_record(adata: "AnnData", layer: str, part: str | None, record: dict) -> None:
-    """Store ``record`` in ``uns["flagst"]["metrics"][layer]``, or as one ``part`` of it.
+def write_record(adata: "AnnData", record: dict, *path: str) -> None:
+    """Store ``record`` in ``adata.uns["flagst"]`` under ``path``, one key per level.
 
-    New dicts all the way down, so that a view or a copy never shares the record with its parent.
+    Every level is a new dict, so that a view or a copy never shares the record with its parent.
     """
-    slot = dict(adata.uns.get(UNS.flagst, {}))
-    scores = dict(slot.get(SLOT.metrics, {}))
-    scores[layer] = record if part is None else {**scores.get(layer, {}), part: record}
-    slot[SLOT.metrics] = scores
+    slot = level = dict(adata.uns.get(UNS.flagst, {}))
+    for key in path[:-1]:
+        level[key] = dict(level.get(key, {}))
+        level = level[key]
+    level[path[-1]] = record
     adata.uns[UNS.flagst] = slot

@@ -1,4 +1,4 @@
-"""Scores of one section, and what each of them means."""
+"""Scores of one section, and the definition of each of them."""
 
 import logging
 from collections.abc import Sequence
@@ -37,9 +37,9 @@ DEFINITIONS = {
 
 
 def spot_depth(adata: "AnnData", *, from_counts: bool) -> np.ndarray | None:
-    """Measured total counts of every spot, (n_obs,); None where they are not known or not usable.
+    """Measured total counts of every spot, (n_spots,) float64; None where they are unknown or not usable.
 
-    Where they are not recorded and ``from_counts``, the sums of the raw counts that are there.
+    Where they are not recorded and ``from_counts``, the sums of the raw counts in the table.
     """
     if OBS.total_counts not in adata.obs:
         if not from_counts:
@@ -68,7 +68,7 @@ def score_genes(predicted, measured, graph) -> dict[str, np.ndarray]:
 def score_section(
     predicted, measured, graph, genes: dict[str, np.ndarray], depth: np.ndarray | None
 ) -> dict[str, float]:
-    """All metrics of one section except those over top genes; ``depth`` (n_spots,) or None if not known."""
+    """All metrics of one section except those over top genes; ``depth`` (n_spots,), or None where it is unknown."""
     scores = {
         "pcc": metrics.pcc(predicted, measured),
         "mse": metrics.mse(predicted, measured),
@@ -90,7 +90,7 @@ def score_section(
 
 
 def top_genes(per_gene: np.ndarray, train_pcc: np.ndarray | None, n_top: Sequence[int]) -> dict[str, float]:
-    """Mean PCC of the best genes: ranked on this data, and on training data where that ranking is known."""
+    """Mean PCC of the best genes, ranked on this data, and on training data where that ranking is known."""
     varies = ~np.isnan(per_gene)
     rankings = {"": per_gene[varies]}
     if train_pcc is not None:
@@ -105,6 +105,7 @@ def top_genes(per_gene: np.ndarray, train_pcc: np.ndarray | None, n_top: Sequenc
 
 
 def sizes(per_gene: np.ndarray, n_spots: int, n_unmeasured: int) -> dict[str, int]:
+    """Numbers of spots and genes behind the scores of a section."""
     n_constant = int(np.isnan(per_gene).sum())
     result = {"n_spots": n_spots, "n_genes": len(per_gene) - n_constant, "n_genes_constant": n_constant}
     return result | ({"n_genes_unmeasured": n_unmeasured} if n_unmeasured else {})

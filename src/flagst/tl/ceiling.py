@@ -1,4 +1,4 @@
-"""How much structure the measurement of every section has to offer: the noise ceiling of GSC and SSC."""
+"""Noise ceiling of GSC and SSC in every section of a table."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from flagst.data.graph import moran_graph
 from flagst.data.measured import has_counts, measured_genes, raw_counts, recorded_params, section_layout, section_rows
 from flagst.data.stored import in_memory
 from flagst.data.targets import half_to_target
-from flagst.tl._record import section_records, section_table
+from flagst.tl._record import section_records, section_table, write_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,21 +40,27 @@ def structure_ceiling(
 ) -> "pd.DataFrame":
     """Noise ceiling of GSC and SSC in every section, by splitting its counts in two halves.
 
-    It says how much of the measured structure is more than count noise, whatever the prediction; what the
-    numbers are and are not is told in :func:`flagst.metrics.structure_ceiling`.
+    It says how much of the measured structure is more than count noise, whatever the prediction.
+    :func:`flagst.metrics.structure_ceiling` explains what the numbers mean and what their limits are.
 
     Parameters
     ----------
     adata
-        Table with raw counts in X and spot positions in ``obsm``; ``obs["total_counts"]`` for lognorm.
+        Table with raw counts in X or in the registered layer, and spot positions in ``obsm``;
+        ``obs["total_counts"]`` for lognorm.
     target
         ``"lognorm"``, ``"log2"`` or ``"identity"``; None takes the recorded one.
-    section_key, spatial_key, layout
-        As in :func:`flagst.tl.evaluate`.
+    section_key
+        Column of ``adata.obs``. None: the recorded one, else ``"section"``, else all spots are one section.
+    spatial_key
+        Positions in ``adata.obsm``, (n_spots, 2), x then y, any unit of length.
+    layout
+        ``"square"``, ``"hex"``, ``"irregular"`` or ``"other"``, as in :func:`flagst.tl.evaluate`; None takes the
+        recorded layout of every section.
     n_splits
-        Splits per section.
+        Splits per section, at least 1.
     seed
-        Of the splits of every section.
+        Seed of the splits, the same for every section.
 
     Returns
     -------
@@ -70,8 +76,18 @@ def structure_ceiling(
     ------
     KeyError
         Positions, sections, target or total counts are missing.
+    TypeError
+        ``adata`` is a SpatialData.
     ValueError
         X is missing or does not hold raw counts, or as :func:`flagst.metrics.structure_ceiling`.
+
+    Examples
+    --------
+    >>> ceiling = flagst.tl.structure_ceiling(prediction, n_splits=2)
+    >>> list(ceiling.index)
+    ['S1', 'S2', 'S3', 'mean']
+    >>> bool((ceiling["gsc_ceiling"] > ceiling["gsc_reliability"]).all())
+    True
     """
     require_anndata(adata)
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
@@ -104,14 +120,13 @@ def structure_ceiling(
             f"{name}_{part}": getattr(score, part) for name, score in scores.items() for part in DEFINITIONS
         } | {"n_spots": len(rows)}
     table = section_table(found)
-    slot = dict(adata.uns.get(UNS.flagst, {}))
-    slot[SLOT.ceiling] = section_records(table, list(found)) | {
+    record = section_records(table) | {
         "definitions": dict(DEFINITIONS),
         "target": target,
         "n_splits": int(n_splits),
         "seed": int(seed),
     }
-    adata.uns[UNS.flagst] = slot
+    write_record(adata, record, SLOT.ceiling)
     logger.info("Wrote the noise ceiling of %d sections to adata.uns.", len(found))
     return table
 

@@ -1,4 +1,4 @@
-"""Downstream check: do clusters of predicted expression find the tissue domains of measured expression?"""
+"""Agreement of tissue domains: clusters of predicted against clusters of measured expression."""
 
 import logging
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flagst._checks import require_anndata, require_key
-from flagst._keys import LAYERS, RECORD
+from flagst._keys import LAYERS, RECORD, SLOT
 from flagst.data.measured import section_rows
 from flagst.tl._inputs import prediction_and_truth
 from flagst.tl._record import section_records, section_table, write_record
@@ -37,17 +37,17 @@ def domain_agreement(
     n_clusters: int | None = None,
     n_components: int = 20,
     n_seeds: int = 5,
-    truth=None,
+    truth: "str | np.ndarray | pd.DataFrame | None" = None,
     target: str | None = None,
     section_key: str | None = None,
 ) -> "pd.DataFrame":
-    """Clusters of predicted against clusters of measured expression, section by section, over several seeds.
+    """Compare clusters of predicted with clusters of measured expression in every section, over several seeds.
 
-    Every gene that varies in the measurement is brought to mean 0 and variance 1 over the spots of a section,
-    principal components are taken, and spots are clustered by k-means (10 starts), the same way for both.
-    Positions take no part. Clusters of the same data differ from seed to seed, and predicted clusters are compared
-    with measured ones of another seed: a prediction that equals the measurement has ``ari_self``. Under target
-    log2 clusters follow the library size, and a prediction from depth alone agrees well with the measurement:
+    Both clusterings are made in the same way. Every gene that varies in the measurement is brought to mean 0 and
+    variance 1 over the spots of a section, principal components are taken, and spots are clustered by k-means (10
+    starts). Positions are not used. Clusters of the same data differ from seed to seed, and predicted clusters are
+    compared with measured ones of another seed: a prediction that equals the measurement has ``ari_self``. Under
+    target log2 clusters follow the library size, and a prediction from depth alone agrees well with the measurement:
     choose ``"lognorm"`` where domains matter.
 
     Parameters
@@ -55,20 +55,26 @@ def domain_agreement(
     adata
         Table with the prediction in a layer and measured expression.
     layer
-        Layer with the prediction, (n_obs, n_vars).
+        Layer with the prediction, (n_spots, n_genes).
     label_key
-        Column of ``adata.obs`` with known domains, such as a pathologist's: both clusterings are compared
-        with it too. Spots without a label are left out of that comparison only.
+        Column of ``adata.obs`` with known domains, such as a pathologist's. Both clusterings are also compared
+        with it. Spots without a label are left out of that comparison only.
     ignore_labels
         Labels that count as none, such as ``["unlabelled", "undetermined"]``.
     n_clusters
-        Clusters per section; None: as many as the section has labels, 6 without ``label_key``.
+        Clusters per section, at least 2. None: as many as the section has labels, 6 without ``label_key``.
     n_components
         Principal components; fewer where there are fewer genes or spots.
     n_seeds
         Seeds 0 to ``n_seeds - 1``, at least 2.
-    truth, target, section_key
-        As in :func:`flagst.tl.evaluate`.
+    truth
+        Measured expression in the unit of the prediction: a layer, an (n_spots, n_genes) array, or a DataFrame
+        matched by name. None: computed from raw counts, in ``adata.X`` or the registered layer, with the
+        target that is recorded of ``layer``.
+    target
+        ``"lognorm"``, ``"log2"`` or ``"identity"``; overrides the recorded target when ``truth`` is None.
+    section_key
+        Column of ``adata.obs``. None: the recorded one, else ``"section"``, else all spots are one section.
 
     Returns
     -------
@@ -85,27 +91,38 @@ def domain_agreement(
     ------
     KeyError
         Layer, label or section column are missing, or as :func:`flagst.tl.evaluate`.
+    TypeError
+        ``adata`` is a SpatialData.
     ValueError
         Fewer than 2 seeds or clusters, fewer spots than clusters, or a section with fewer than two labels.
 
     Source
     ------
     ARI: Hubert & Arabie, J. Classif. 1985, 2:193.
+
+    Examples
+    --------
+    >>> table = flagst.tl.domain_agreement(prediction, n_clusters=3, n_seeds=2)
+    >>> int(table.loc["S1", "n_spots"])
+    60
+    >>> sorted(prediction.uns["flagst"]["metrics"]["flagst"]["domains"])
+    ['definitions', 'label_key', 'mean', 'n_seeds', 'sections']
     """
     require_anndata(adata)
     if n_seeds < 2:
-        raise ValueError(f"n_seeds must be at least 2, for a spread; got {n_seeds}.")
+        raise ValueError(f"n_seeds must be at least 2, for a standard deviation; got {n_seeds}.")
     labels = None if label_key is None else _labels(adata, label_key, ignore_labels)
     predicted, measured, _ = prediction_and_truth(adata, layer, truth, target=target)
     found = {}
     for section, rows in section_rows(adata, section_key).items():
         own = None if labels is None else labels[rows]
+        n_labels = None if own is None else len(set(own) - {""})
         try:
-            n = n_clusters or (6 if own is None else len(set(own) - {""}))
+            n = n_clusters or (6 if own is None else n_labels)
             options = {"n_clusters": n, "n_components": n_components, "n_seeds": n_seeds}
             # genes constant in the measurement are left out, as in every other score
             kept = np.ptp(measured[rows], axis=0) > 0
-            if own is not None and len(set(own) - {""}) < 2:
+            if own is not None and n_labels < 2:
                 raise ValueError(f"fewer than two labels in adata.obs[{label_key!r}].")
             if not kept.any():
                 raise ValueError("no gene varies in the measurement.")
@@ -114,12 +131,12 @@ def domain_agreement(
         except ValueError as error:
             raise ValueError(f"Section {section!r}: {error}") from error
     table = section_table(found)
-    record = section_records(table, list(found)) | {
+    record = section_records(table) | {
         "definitions": dict(DEFINITIONS),
         "label_key": label_key or "",
         "n_seeds": int(n_seeds),
     }
-    write_record(adata, layer, RECORD.domains, record)
+    write_record(adata, record, SLOT.metrics, layer, RECORD.domains)
     logger.info("Wrote agreement of domains of layer %r to adata.uns.", layer)
     return table
 
@@ -149,11 +166,11 @@ def _clusters(values: np.ndarray, *, n_clusters: int, n_components: int, n_seeds
 def _components(values: np.ndarray, n_components: int) -> np.ndarray:
     """Principal component scores of standardised genes, (n_spots, <= n_components)."""
     values = values.astype(np.float64)
-    spread = values.std(axis=0)
-    kept = spread > 1e-7 * np.abs(values).max(axis=0)
+    deviation = values.std(axis=0)
+    kept = deviation > 1e-7 * np.abs(values).max(axis=0)
     if not kept.any():
         return np.zeros((len(values), 1))
-    unit = (values[:, kept] - values[:, kept].mean(axis=0)) / spread[kept]
+    unit = (values[:, kept] - values[:, kept].mean(axis=0)) / deviation[kept]
     left, size, _ = np.linalg.svd(unit, full_matrices=False)
     return (left * size)[:, :n_components]
 
@@ -161,7 +178,7 @@ def _components(values: np.ndarray, n_components: int) -> np.ndarray:
 def _agreement(guess: np.ndarray, true: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
     """ARI and NMI over seeds; ``guess`` and ``true`` (n_seeds, n_spots), ``labels`` (n_spots,) or None.
 
-    Clusterings of one seed start alike, so that those that are compared are of different ones.
+    Clusterings of the same seed start alike, so predicted ones are compared with measured ones of the next seed.
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 

@@ -1,4 +1,4 @@
-"""Score predicted expression against measured expression, section by section."""
+"""Scores of predicted against measured expression, section by section."""
 
 import logging
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def evaluate(
     adata: "AnnData",
     layer: str = LAYERS.draw,
     *,
-    truth=None,
+    truth: "str | np.ndarray | pd.DataFrame | None" = None,
     target: str | None = None,
     section_key: str | None = None,
     spatial_key: str = OBSM.spatial,
@@ -50,42 +50,42 @@ def evaluate(
     adata
         Table with the prediction in a layer and spot positions in ``obsm``.
     layer
-        Layer with the prediction, (n_obs, n_vars).
+        Layer with the prediction, (n_spots, n_genes).
     truth
-        Measured expression in the unit of the prediction: a layer, an (n_obs, n_vars) array, or a DataFrame
-        matched by name. None: computed from raw counts, in ``adata.X`` or the layer that was registered, with the
-        target that is recorded of the layer.
+        Measured expression in the unit of the prediction: a layer, an (n_spots, n_genes) array, or a DataFrame
+        matched by name. None: computed from raw counts, in ``adata.X`` or the registered layer, with the
+        target that is recorded of ``layer``.
     target
         ``"lognorm"``, ``"log2"`` or ``"identity"``; overrides the recorded target when ``truth`` is None.
     section_key
-        Column of ``adata.obs``; None takes the recorded one, else ``"section"``, else all spots are one section.
+        Column of ``adata.obs``. None: the recorded one, else ``"section"``, else all spots are one section.
     spatial_key
-        Positions in ``adata.obsm``, (n_obs, 2), any unit of length.
+        Positions in ``adata.obsm``, (n_spots, 2), x then y, any unit of length.
     layout
-        ``"square"``, ``"hex"``, ``"irregular"`` or ``"other"``, which decides how many neighbours Moran's I uses;
+        ``"square"``, ``"hex"``, ``"irregular"`` or ``"other"``, which decides how many neighbours Moran's I uses.
         None takes the recorded layout of every section, ``"other"`` where nothing is recorded.
     n_top
-        Gene numbers of the "top genes" rows: ``pcc10`` is the mean PCC of the 10 genes predicted best *on
-        this very data*, as usually reported and optimistic; ``pcc10_train`` that of the 10 best genes on
-        training data, given only when ``var["flagst_train_pcc"]`` is there, which is that of the model that predicted
-        last. With fewer genes, all of them.
+        Gene numbers of the "top genes" columns. ``pcc10`` is the mean PCC of the 10 genes predicted best *on
+        this very data*, as usually reported, and optimistic. ``pcc10_train`` is that of the 10 best genes on
+        training data. It is given only when ``var["flagst_train_pcc"]`` is there, which belongs to the model that
+        predicted last. With fewer genes, all of them.
     intervals
         Also record jackknife intervals of PCC, GSC and SSC over 20 compact blocks of every section (fewer
-        where a block would have under 5 spots); see :func:`flagst.metrics.jackknife`. Costs 21 times the
-        scores.
+        where a block would have under 5 spots); see :func:`flagst.metrics.jackknife`. This computes the scores 21
+        more times.
     permutations
-        Also record permutation tests of GSC and SSC with this many orders of genes, in every section; see
+        Also record permutation tests of GSC and SSC with this many permutations of genes, in every section; see
         :func:`flagst.metrics.gsc_permutation_test`. 0: none.
     seed
-        Of the permutations.
+        Seed of the permutations.
 
     Returns
     -------
     One row per section and a last row ``"mean"``; one column per metric, then ``n_spots``, ``n_genes``
     (scored) and ``n_genes_constant`` (left out), averaged like the others in the last row; also
-    ``n_genes_unmeasured`` where there are such genes. ``gsc_depth_residual`` and ``pcc_depth_only``, which
-    tell how much is library size, from ``obs["total_counts"]``; where that is missing, from the sums of the raw
-    counts that are there, and with a ``truth`` or ``target="identity"`` not at all.
+    ``n_genes_unmeasured`` where there are such genes. ``gsc_depth_residual`` and ``pcc_depth_only`` tell how much is
+    library size. They use ``obs["total_counts"]``; where that is missing, the sums of the raw counts in the table; and
+    with a ``truth`` or ``target="identity"`` they are left out.
 
     Writes
     ------
@@ -99,6 +99,8 @@ def evaluate(
     ------
     KeyError
         Layer, positions, sections, target or total counts are missing.
+    TypeError
+        ``adata`` is a SpatialData.
     ValueError
         No measured expression, a section with fewer than 3 spots (10 for ``intervals``) or no gene that
         varies, NaN, a wrong shape, or negative ``permutations``.
@@ -106,6 +108,16 @@ def evaluate(
     Source
     ------
     GSC and SSC: FLAG, arXiv 2605.18055; see :mod:`flagst.metrics` for the definitions.
+
+    Examples
+    --------
+    >>> table = flagst.tl.evaluate(prediction, n_top=[5])
+    >>> list(table.index)
+    ['S1', 'S2', 'S3', 'mean']
+    >>> sorted({"pcc", "pcc5", "gsc", "ssc"} & set(table.columns))
+    ['gsc', 'pcc', 'pcc5', 'ssc']
+    >>> prediction.uns["flagst"]["metrics"]["flagst"]["truth"]
+    'X as lognorm'
     """
     require_anndata(adata)
     require_key(adata.obsm, spatial_key, where="adata.obsm", hint="Moran's I needs spot positions.")
@@ -135,18 +147,18 @@ def evaluate(
         scores[section] |= top_genes(genes[section][VAR.pcc], train_pcc, n_top)
         scores[section] |= sizes(genes[section][VAR.pcc], len(rows), n_unmeasured)
     table = section_table(scores)
-    record = (
-        section_records(table, list(scores))
-        | {
-            "definitions": definitions(table.columns, n_top),
-            "graph": graphs,
-            "n_genes_constant": {name: score["n_genes_constant"] for name, score in scores.items()},
-            "n_genes_unmeasured": n_unmeasured,
-            "truth": _origin(adata, layer, truth, target),
-        }
-        | certainty
-    )
-    _write(adata, layer, record=record, genes=genes, known=known)
+    record = section_records(table) | {
+        "definitions": definitions(table.columns, n_top),
+        "graph": graphs,
+        "n_genes_constant": {name: score["n_genes_constant"] for name, score in scores.items()},
+        "n_genes_unmeasured": n_unmeasured,
+        "truth": _origin(adata, layer, truth, target),
+    }
+    before = adata.uns.get(UNS.flagst, {}).get(SLOT.metrics, {}).get(layer, {})
+    of_others = {part: before[part] for part in OTHER_TOOLS if part in before}
+    # nothing before this changed adata
+    write_record(adata, record | certainty | of_others, SLOT.metrics, layer)
+    _write_genes(adata, genes, known)
     logger.info("Wrote metrics of layer %r to adata.uns and per-gene scores to adata.var.", layer)
     return table
 
@@ -168,25 +180,11 @@ def _origin(adata: "AnnData", layer: str, truth, target: str | None) -> str:
     return f"layer {truth}" if isinstance(truth, str) else "array"
 
 
-def _write(
-    adata: "AnnData",
-    layer: str,
-    *,
-    record: dict,
-    genes: dict[str, dict[str, np.ndarray]],
-    known: np.ndarray,
-) -> None:
-    """Store the record in ``uns`` and per-gene averages in ``var``; nothing before this changed ``adata``.
-
-    ``genes`` has one value per ``known`` gene; the others get NaN.
-    """
-    before = adata.uns.get(UNS.flagst, {}).get(SLOT.metrics, {}).get(layer, {})
-    kept = {part: before[part] for part in OTHER_TOOLS if part in before}
-    write_record(adata, layer, None, record | kept)
+def _write_genes(adata: "AnnData", genes: dict[str, dict[str, np.ndarray]], known: np.ndarray) -> None:
+    """Store averages over sections in ``var``; ``genes`` has one value per ``known`` gene, the others get NaN."""
     for column in (VAR.pcc, VAR.moran_pred, VAR.moran_true):
         values = np.stack([scores[column] for scores in genes.values()])
         n_sections = (~np.isnan(values)).sum(axis=0)
-        totals = np.where(n_sections > 0, np.nansum(values, axis=0), np.nan)
-        column_values = np.full(adata.n_vars, np.nan)
-        column_values[known] = totals / np.maximum(n_sections, 1)
-        adata.var[column] = column_values
+        averages = np.full(adata.n_vars, np.nan)
+        averages[known] = np.where(n_sections > 0, np.nansum(values, axis=0), np.nan) / np.maximum(n_sections, 1)
+        adata.var[column] = averages

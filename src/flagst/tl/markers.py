@@ -1,4 +1,4 @@
-"""Downstream check: are the genes that mark a tissue domain the same in prediction and measurement?"""
+"""Overlap of marker genes: genes that distinguish a tissue domain in the prediction and in the measurement."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flagst._checks import require_anndata, require_key
-from flagst._keys import LAYERS, RECORD
+from flagst._keys import LAYERS, RECORD, SLOT
 from flagst.data.measured import section_rows
 from flagst.tl._inputs import prediction_and_truth
 from flagst.tl._record import write_record
@@ -31,34 +31,39 @@ def marker_overlap(
     n_top: Sequence[int] = (20, 50),
     ignore_groups: Sequence[str] = (),
     method: str = "wilcoxon",
-    truth=None,
+    truth: "str | np.ndarray | pd.DataFrame | None" = None,
     target: str | None = None,
     section_key: str | None = None,
 ) -> "pd.DataFrame":
     """Share of the top differentially expressed genes of every group that the prediction finds too.
 
-    In every section genes are ranked by ``scanpy.tl.rank_genes_groups``, group against the rest, highest
+    In every section genes are ranked by ``scanpy.tl.rank_genes_groups``, each group against the other spots, highest
     score first, once on predicted and once on measured expression. The overlap of the two top lists is
-    divided by their length. Two lists drawn blindly overlap by ``n_top / n_genes``: with a small panel that
-    ``chance`` is high, so it is given beside.
+    divided by their length. Two random lists overlap by ``n_top / n_genes``, which is high for a small panel; the
+    table has it as ``chance``.
 
     Parameters
     ----------
     adata
         Table with the prediction in a layer and measured expression.
     layer
-        Layer with the prediction, (n_obs, n_vars).
+        Layer with the prediction, (n_spots, n_genes).
     groupby
-        Column of ``adata.obs`` with the groups, such as a pathologist's label. Spots without one take no
-        part.
+        Column of ``adata.obs`` with the groups, such as a pathologist's label. Spots without one are not used.
     n_top
         Lengths of the lists; never longer than the number of genes.
     ignore_groups
         Labels that count as none, such as ``["unlabelled", "undetermined"]``.
     method
         ``"wilcoxon"``, ``"t-test"`` or ``"t-test_overestim_var"``, as in scanpy.
-    truth, target, section_key
-        As in :func:`flagst.tl.evaluate`.
+    truth
+        Measured expression in the unit of the prediction: a layer, an (n_spots, n_genes) array, or a DataFrame
+        matched by name. None: computed from raw counts, in ``adata.X`` or the registered layer, with the
+        target that is recorded of ``layer``.
+    target
+        ``"lognorm"``, ``"log2"`` or ``"identity"``; overrides the recorded target when ``truth`` is None.
+    section_key
+        Column of ``adata.obs``. None: the recorded one, else ``"section"``, else all spots are one section.
 
     Returns
     -------
@@ -75,8 +80,18 @@ def marker_overlap(
     ------
     KeyError
         Layer, groups or section column are missing, or as :func:`flagst.tl.evaluate`.
+    TypeError
+        ``adata`` is a SpatialData.
     ValueError
         No section has two groups of 10 spots, or ``n_top`` or ``method`` are not usable.
+
+    Examples
+    --------
+    >>> table = flagst.tl.marker_overlap(prediction, groupby="domain", n_top=[5], method="t-test")
+    >>> list(table.columns)
+    ['section', 'group', 'n_spots', 'n_genes', 'overlap5', 'chance5']
+    >>> float(table["chance5"].iloc[0])
+    0.25
     """
     import pandas as pd
 
@@ -104,7 +119,7 @@ def marker_overlap(
         "groupby": groupby,
         "method": method,
     }
-    write_record(adata, layer, RECORD.markers, record)
+    write_record(adata, record, SLOT.metrics, layer, RECORD.markers)
     logger.info("Wrote overlap of markers of layer %r to adata.uns.", layer)
     return table
 
@@ -112,7 +127,7 @@ def marker_overlap(
 def _compare(
     predicted: np.ndarray, measured: np.ndarray, groups: np.ndarray, *, n_top: Sequence[int], method: str
 ) -> list[dict]:
-    """One line per group of one section; ``groups`` (n_spots,) str, empty for spots that take no part."""
+    """One line per group of one section; ``groups`` (n_spots,) str, empty for spots that are not used."""
     names, sizes = np.unique(groups[groups != ""], return_counts=True)
     names, sizes = names[sizes >= MIN_SPOTS], sizes[sizes >= MIN_SPOTS]
     if len(names) < 2:

@@ -36,11 +36,11 @@ def predict_slides(
     progress: bool = True,
     **options,
 ) -> "pd.DataFrame":
-    """Predict many slides, each to a zarr store of its own; call it again to go on after a stop.
+    """Predict many slides, each to its own zarr store; call it again to continue after an interruption.
 
-    A slide that is complete is skipped, and one that was interrupted is gone on with. When a worker of a cluster is
-    lost, another one goes on with its slide from the last chunk that was written. One slide that fails does not stop
-    the others: the table says why.
+    A slide that is complete is skipped, and one that was interrupted is continued. When a worker of a cluster is
+    lost, another one continues its slide after the last chunk that was written. One slide that fails does not stop
+    the others: the table says why it failed.
 
     Parameters
     ----------
@@ -52,11 +52,11 @@ def predict_slides(
         Folder of the results, ``<out_dir>/<name of the slide>.zarr``.
     client
         Client of a ``dask.distributed`` cluster whose workers see the same files and have flagst, with one thread
-        each; ``None`` predicts here, slide by slide.
+        each; None predicts in this process, slide by slide.
     overwrite
-        Predict slides again that are complete.
+        Predict complete slides again.
     retries
-        How often a slide that failed is tried again on a cluster, besides those of lost workers.
+        How often a slide that failed is tried again on a cluster; lost workers are not counted.
     progress
         Show a progress bar over slides.
     **options
@@ -82,11 +82,16 @@ def predict_slides(
 
     Examples
     --------
-    >>> from dask.distributed import Client, LocalCluster
-    >>> client = Client(LocalCluster(n_workers=2, threads_per_worker=1))
-    >>> flagst.tl.predict_slides(["a.h5ad", "b.h5ad"], "model", "predicted", client=client)
+    >>> model.save("model")
+    >>> adata.write_h5ad("slide.h5ad")
+    >>> table = flagst.tl.predict_slides(["slide.h5ad"], "model", "predicted", progress=False)
+    >>> table[["status", "n_spots"]].values.tolist()
+    [['done', 180]]
+
+    On a cluster: pass ``client=distributed.Client(distributed.LocalCluster(threads_per_worker=1))``.
     """
     import pandas as pd
+    from tqdm.auto import tqdm
 
     jobs = _jobs(paths, Path(out_dir))
     model_dir = Path(model_dir).resolve()
@@ -97,7 +102,7 @@ def predict_slides(
     common = {"overwrite": overwrite, "options": options}
     run = _here(jobs, model_dir, common) if client is None else _on(client, jobs, model_dir, common, retries)
     found = {}
-    for row in _counted(run, len(jobs), shown=progress):
+    for row in tqdm(run, total=len(jobs), desc="slides", unit="slide", disable=not progress):
         found[row["path"]] = row
         if row["error"]:
             logger.warning("%s failed: %s", row["path"], row["error"])
@@ -129,12 +134,6 @@ def _check_options(options: dict) -> None:
     unknown = sorted(set(options) - known)
     if unknown:
         raise TypeError(f"predict_slides() has no options {unknown}; there are {sorted(known)}.")
-
-
-def _counted(rows: Iterator[dict], n_rows: int, *, shown: bool) -> Iterator[dict]:
-    from tqdm.auto import tqdm
-
-    yield from tqdm(rows, total=n_rows, desc="slides", unit="slide", disable=not shown)
 
 
 def _here(jobs: list[tuple[Path, Path]], model_dir: Path, common: dict) -> Iterator[dict]:
