@@ -1,6 +1,6 @@
 """Weights of other people's networks: whatever stands before their names, all of them in their place, or refused."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def fit_weights(
     *,
     file: str,
     model: str,
-    spare: Callable[[str], bool] = lambda name: False,
+    spare: Sequence[str] = (),
 ) -> None:
     """Put weights into a network, all that it has.
 
@@ -31,7 +31,7 @@ def fit_weights(
     file, model
         Name of the file of the weights, and what the network is, for messages.
     spare
-        Whether a name that the network lacks may be there all the same: a classifier's, say.
+        Beginnings of names that the file may have beyond those of the network: of a classifier, for example.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def fit_weights(
         file,
         model,
         missing=[name for name in expected if name not in state],
-        unexpected=[name for name in state if name not in expected and not spare(name)],
+        unexpected=[name for name in state if name not in expected and not name.startswith(tuple(spare))],
         shapes={
             name: (tuple(state[name].shape), tuple(value.shape))
             for name, value in expected.items()

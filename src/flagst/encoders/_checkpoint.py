@@ -2,13 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from flagst._files import load_weights, reason_of
-from flagst._weights import WEIGHT_FILES, fit_weights, some
-
-if TYPE_CHECKING:
-    import torch
+from flagst._files import reason_of
+from flagst._weights import WEIGHT_FILES, some
 
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 HUB_HINT = "If that is a repository of Hugging Face, pass hub=True to download it."
@@ -68,29 +64,4 @@ def download(hub_name: str, files: Sequence[str]) -> Path:
     raise FileNotFoundError(
         f"{' or '.join(files)} of {hub_name} could not be downloaded ({'; '.join(reasons)}). "
         "Get the file by hand and pass path= without hub=True."
-    )
-
-
-def load_into(network: "torch.nn.Module", path: Path, *, architecture: str, spare: Sequence[str] = ()) -> None:
-    """Put the weights of a file into a network, all of them and nothing else.
-
-    Parameters
-    ----------
-    network
-        Any module.
-    path
-        The file.
-    architecture
-        What the network is, for the message.
-    spare
-        Beginnings of names that a file may have beyond the network's: a classifier's, say.
-
-    Raises
-    ------
-    ValueError
-        The file is broken, or names or shapes do not fit; some are named.
-    """
-    spare = tuple(spare)
-    fit_weights(
-        network, load_weights(path), file=path.name, model=architecture, spare=lambda name: name.startswith(spare)
     )

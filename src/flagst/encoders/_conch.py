@@ -88,5 +88,5 @@ def read_tower(trunk: nn.Module, path: Path) -> ConchTower:
     if _LAST_NORM not in state:
         raise ValueError(f"{path.name} is no file of CONCH: it has no weight {_TOWER + _LAST_NORM!r}.")
     tower = ConchTower(trunk, len(state[_LAST_NORM]))
-    fit_weights(tower, state, file=path.name, model="CONCH", spare=lambda name: name.startswith(_SPARE))
+    fit_weights(tower, state, file=path.name, model="CONCH", spare=_SPARE)
     return tower

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flagst._checks import require_one_of
-from flagst._files import reason_of, sha256_of
+from flagst._files import load_weights, reason_of, sha256_of
 from flagst._keys import NETWORK
-from flagst._weights import WEIGHT_FILES
-from flagst.encoders._checkpoint import HUB_HINT, download, find_weights, load_into
+from flagst._weights import WEIGHT_FILES, fit_weights
+from flagst.encoders._checkpoint import HUB_HINT, download, find_weights
 from flagst.encoders._pooling import TOKEN_POOLINGS, pool_tokens
 from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
 
@@ -111,8 +111,7 @@ class TimmEncoder(TorchEncoder):
     def _network(self, architecture: str, settings: dict, weights: Path) -> "torch.nn.Module":
         """The network with its weights."""
         network = create_timm(architecture, settings)
-        classifier = tuple(f"{part}." for part in _classifiers(network))
-        load_into(network, weights, architecture=architecture, spare=classifier)
+        fit_weights(network, load_weights(weights), file=weights.name, model=architecture, spare=_classifiers(network))
         return network
 
     def _vectors(self, network, pixels: "torch.Tensor") -> "torch.Tensor":
@@ -172,6 +171,6 @@ def _name(layer: Any) -> str:
 
 
 def _classifiers(network: "torch.nn.Module") -> tuple[str, ...]:
-    """Names of a network's classifiers, whose weights a file may hold although they are not used."""
+    """Beginnings of the names of a network's classifiers: a file may hold their weights, which are not used."""
     names = getattr(network, "default_cfg", {}).get("classifier") or ()
-    return (names,) if isinstance(names, str) else tuple(names)
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))

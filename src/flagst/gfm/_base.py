@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from flagst.gfm.geneformer import Geneformer
+from flagst.gfm.scgpt import ScGPT
+from flagst.gfm.table import Table
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -120,19 +124,11 @@ def open_gene_model(path: str | Path, **settings) -> GeneEncoder:
     if not path.exists():
         raise FileNotFoundError(f"There is no gene model at {path}.")
     if path.is_file():
-        from flagst.gfm.table import Table
-
         return Table(path, **settings)
-    if (path / "vocab.json").is_file():
-        from flagst.gfm.scgpt import ScGPT
-
-        return ScGPT(path, **settings)
-    if (path / "config.json").is_file():
-        from flagst.gfm.geneformer import Geneformer
-
-        return Geneformer(path, **settings)
-    found = sorted(p.name for p in path.iterdir())[:10]
+    for file, kind in (("vocab.json", ScGPT), ("config.json", Geneformer)):
+        if (path / file).is_file():
+            return kind(path, **settings)
     raise ValueError(
-        f"{path} is no folder of scGPT (vocab.json) or Geneformer (config.json); found {found}. "
-        "For a table of vectors, name the file."
+        f"{path} is no folder of scGPT (vocab.json) or Geneformer (config.json); found "
+        f"{sorted(p.name for p in path.iterdir())[:10]}. For a table of vectors, name the file."
     )

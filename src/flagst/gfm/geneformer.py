@@ -1,21 +1,22 @@
-"""Vectors of genes, of genes in spots, and of spots, by a Geneformer checkpoint; its dictionaries."""
+"""Vectors from a Geneformer checkpoint: of genes, of genes in spots, and of spots."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flagst._checks import require_one_of
-from flagst._files import load_json, load_weights
+from flagst._files import load_json, load_weights, reason_of
 from flagst._keys import EMBEDDINGS
-from flagst._weights import WEIGHT_FILES
-from flagst.gfm._files import file_record, load_pickle, require_one_version, settings_digest
-from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
-from flagst.gfm.spots import MODES, POOLINGS, Sequences, count_batches, pad, spot_vectors
+from flagst._weights import WEIGHT_FILES, bare_names, fit_weights, require_finite_weights
+from flagst.gfm._files import load_pickle, require_one_version, settings_digest
+from flagst.gfm.names import aliases_of, match_genes, require_overlap
+from flagst.gfm.spots import POOLINGS, Sequences, SpotModel, count_batches, pad
 from flagst.gfm.tokens import RankTokeniser
 
 if TYPE_CHECKING:
+    import torch
     from anndata import AnnData
 
 _EMBEDDING = "embeddings.word_embeddings.weight"
@@ -28,7 +29,7 @@ _DICTIONARIES = {
 }
 
 
-class Geneformer:
+class Geneformer(SpotModel):
     """Vectors of a Geneformer folder, V1 or V2.
 
     - Static, per gene: the input embedding of its token (:meth:`encode`).
@@ -105,76 +106,26 @@ class Geneformer:
             raise FileNotFoundError(f"{self.path} has neither {' nor '.join(WEIGHT_FILES)}.")
         self.vectors = self._vectors(load_weights(self.path / self.weights))
 
-    def encode(self, adata: "AnnData", genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """See :meth:`flagst.gfm.GeneEncoder.encode`. Symbols and Ensembl identifiers are looked for.
-
-        Raises
-        ------
-        ValueError
-            The dictionary knows less than a tenth of the genes.
-        """
-        return rows_of(self._tokens_of(adata, genes), self.vectors)
-
-    def encode_spots(
-        self,
-        adata: "AnnData",
-        genes: Sequence[str],
-        *,
-        mode: str = "contextual",
-        layer: str | None = None,
-        batch_size: int = 8,
-        device: str = "cpu",
-        half: bool = False,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """See :meth:`flagst.gfm.SpotEncoder.encode_spots`.
-
-        Raises
-        ------
-        ImportError
-            Transformers is not installed.
-        KeyError
-            No such layer of ``adata``.
-        ValueError
-            ``config.json`` and weights are not of one model (named), or have no such ``hidden_layer``; values that are
-            no counts; the dictionary knows less than a tenth of the genes.
-        """
-        from flagst.gfm._networks import bert_network
-
-        require_one_of(mode, MODES, name="mode")
-        batches = count_batches(adata, layer=layer, batch_size=batch_size)
-        of_columns = self._ensembl(adata)
-        gene_tokens = self._tokens_of(adata, genes) if mode == "contextual" else np.zeros(0, dtype=np.int64)
-        state = load_weights(self.path / self.weights)
-        bert = bert_network(self.config, state, weights=self.weights, depth=self._depth()).to(device)
-        return spot_vectors(
-            batches,
-            lambda counts: self._sequences(counts, of_columns),
-            lambda tokens, present, _: bert(input_ids=tokens, attention_mask=present.long()).last_hidden_state,
-            mode=mode,
-            gene_tokens=gene_tokens,
-            width=self.vectors.shape[1],
-            pooling=self.pooling,
-            unit=False,
-            device=device,
-            half=half,
-        )
-
     def tokenise(self, adata: "AnnData", *, layer: str | None = None) -> list[np.ndarray]:
         """Tokens of every spot, of its whole transcriptome: see :class:`flagst.gfm.RankTokeniser`."""
         ensembl, batches = self._ensembl(adata), count_batches(adata, layer=layer, batch_size=_TOKENISED_AT_ONCE)
         return [cell for _, counts in batches for cell in self.tokeniser(counts, ensembl)]
 
-    def provenance(self, mode: str = "static") -> dict[str, Any]:
-        """Folder, hash of the weights, licence; beyond static vectors, the settings that shape them."""
-        record = file_record(self.name, self.path / self.weights) | {EMBEDDINGS.licence: self.licence}
-        if mode == "static":
-            return record | {EMBEDDINGS.kind: "input embedding"}
-        record |= {
+    def _spot_settings(self) -> dict[str, Any]:
+        return {
             EMBEDDINGS.kind: "hidden layer",
             EMBEDDINGS.hidden_layer: self._depth(),
             EMBEDDINGS.settings: settings_digest(self.config, self.tokeniser.tokens, self.tokeniser.medians),
         }
-        return record | ({EMBEDDINGS.pooling: self.pooling} if mode == "cell" else {})
+
+    def _open(self, adata: "AnnData", device: str) -> tuple[Callable, Callable[[Any], Sequences]]:
+        ensembl, state = self._ensembl(adata), load_weights(self.path / self.weights)
+        bert = _bert(self.config, state, weights=self.weights, depth=self._depth()).to(device)
+
+        def network(tokens, present, _):
+            return bert(input_ids=tokens, attention_mask=present.long()).last_hidden_state
+
+        return network, lambda counts: self._sequences(counts, ensembl)
 
     def _depth(self) -> int:
         """The chosen layer, counted from the input, 0."""
@@ -217,11 +168,39 @@ class Geneformer:
         name = next((key for key in state if key.endswith(_EMBEDDING)), None)
         if name is None:
             raise ValueError(f"{self.weights} has no {_EMBEDDING}; it is no Geneformer checkpoint.")
-        values = state[name].float().numpy()
+        values = state[name].float()
         require_one_version(self.tokeniser.tokens.values(), values, "The token dictionary", self.weights)
-        if not np.isfinite(values).all():
-            raise ValueError(f"{self.weights} has gene embeddings that are not finite.")
-        return values
+        require_finite_weights(self.weights, {_EMBEDDING: values})
+        return values.numpy()
+
+
+def _bert(config: dict[str, Any], state: dict[str, Any], *, weights: str, depth: int) -> "torch.nn.Module":
+    """Transformers' ``BertModel`` up to layer ``depth``, 0 for the input; ``weights`` names the file in messages.
+
+    The weights are put in here, because loading a model by its name would fill missing weights at random, and could
+    ask the hub.
+    """
+    try:
+        from transformers import BertConfig, BertModel
+    except ImportError as error:
+        raise ImportError(
+            "Contextual and cell vectors of Geneformer need transformers: pip install 'flagst[encoders]'. "
+            "Static vectors do not."
+        ) from error
+    try:
+        network = BertModel(BertConfig.from_dict(config), add_pooling_layer=False)
+    except Exception as error:  # wrong settings raise errors of any type
+        raise ValueError(f"config.json does not describe a BERT model: {reason_of(error)}") from error
+    state = {name.removeprefix("bert."): tensor for name, tensor in bare_names(state).items()}
+    # Heads for training are left out, and the position numbers 0, 1, 2, ... that older files keep among the weights.
+    state = {
+        name: tensor
+        for name, tensor in state.items()
+        if name.startswith(("embeddings.", "encoder.")) and not name.endswith("position_ids")
+    }
+    fit_weights(network, state, file=weights, model="a network as in config.json")
+    network.encoder.layer = network.encoder.layer[:depth]
+    return network.eval().requires_grad_(False)
 
 
 def _dictionary(folder: Path, stem: str) -> dict:
