@@ -136,13 +136,16 @@ class ScGPTNetwork(nn.Module):
         self.encoder = TokenEmbedding(n_tokens, width)
         bins = arguments.style == "category"
         self.value_encoder = TokenEmbedding(n_values, width) if bins else ValueNetwork(width)
-        block = nn.TransformerEncoderLayer(width, arguments.heads, arguments.hidden, dropout=0.0, batch_first=True)
+        block = nn.TransformerEncoderLayer(width, arguments.heads, arguments.hidden, dropout=0.0)
         self.transformer_encoder = nn.TransformerEncoder(block, arguments.layers, enable_nested_tensor=False)
 
     def forward(self, tokens: Tensor, present: Tensor, values: Tensor) -> Tensor:
         """``(n, length)`` int64, bool (false where padded) and float32 bins to ``(n, length, width)``."""
         x = self.encoder(tokens) + self.value_encoder(values)
-        return self.transformer_encoder(x, src_key_padding_mask=~present)
+        # Spots are the second axis, and contiguous: with spots first torch either leaves half precision out on a CPU, or
+        # is many times slower with it.
+        x = x.transpose(0, 1).contiguous()
+        return self.transformer_encoder(x, src_key_padding_mask=~present).transpose(0, 1)
 
 
 def plain_names(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,6 +178,4 @@ def scgpt_network(arguments: Arguments, state: Mapping[str, Any], *, weights: st
     network = ScGPTNetwork(arguments, n_tokens, n_values)
     state = {name: tensor for name, tensor in state.items() if name.startswith(_ENCODER)}
     fit_weights(network, state, file=weights, model="a network as in args.json")
-    # Training mode changes nothing without dropout. In evaluation mode torch takes a shortcut through its transformer
-    # that ignores half precision on a CPU.
-    return network.train().requires_grad_(False)
+    return network.eval().requires_grad_(False)
