@@ -42,11 +42,16 @@ def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (both / np.sqrt(np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b) + 1e-6))[:, None]
 
 
+def windows(plane: np.ndarray, axis: int) -> list[np.ndarray]:
+    """Five views of a plane, each one pixel further along ``axis``, whose side shrinks by 4."""
+    size = plane.shape[axis] - 4
+    return [plane[(slice(None),) * axis + (slice(k, k + size),)] for k in range(5)]
+
+
 def blur(plane: np.ndarray) -> np.ndarray:
     """Binomial (1, 4, 6, 4, 1) / 16 along both axes, standard deviation 1 px; the side shrinks by 4."""
     for axis in (1, 2):
-        size = plane.shape[axis] - 4
-        part = [plane[(slice(None),) * axis + (slice(k, k + size),)] for k in range(5)]
+        part = windows(plane, axis)
         out = part[1] + part[3]
         out += part[2]
         out *= 4

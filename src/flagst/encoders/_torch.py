@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -48,22 +49,23 @@ class TorchEncoder:
 
     def __reduce__(self) -> tuple:
         """In another process an encoder is made anew from its arguments: a path is read there."""
-        return _made_again, (type(self), *self._arguments)
+        args, kwargs = self._arguments
+        return partial(type(self), *args, **kwargs), ()
 
     def __init__(
         self,
         network: Callable,
         *,
         name: str,
-        patch_px: int,
-        patch_um: float | Sequence[float],
-        mean: Sequence[float],
-        std: Sequence[float],
-        licence: str,
         record: dict[str, Any],
-        device: str | Sequence[str] | None,
-        precision: str,
-        batch_size: int,
+        patch_px: int = 224,
+        patch_um: float | Sequence[float] = 112.0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        licence: str = "unknown",
+        device: str | Sequence[str] | None = None,
+        precision: str = "auto",
+        batch_size: int = 32,
     ):
         require_one_of(precision, PRECISIONS, name="precision")
         if patch_px < 1 or batch_size < 1:
@@ -171,10 +173,6 @@ class TorchEncoder:
                 f"Encoder {self.name!r} gives NaN or infinite values for a grey patch. {remedy_of_nan(self)}"
             )
         return vectors.shape[1]
-
-
-def _made_again(cls: type, args: tuple, kwargs: dict[str, Any]) -> TorchEncoder:
-    return cls(*args, **kwargs)
 
 
 def find_devices(device: str | Sequence[str] | None) -> list["torch.device"]:

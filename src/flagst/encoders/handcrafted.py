@@ -1,5 +1,6 @@
 """The built-in encoder: stain amounts, nuclei and texture. No weights, no GPU."""
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from flagst.encoders._texture import (
     moments_and_quantiles,
     orientation,
     share,
+    windows,
 )
 
 _BATCH = 16  # patches worked on at once: their planes stay in the processor's cache
@@ -169,12 +171,7 @@ def _count_peaks(smooth: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """(n_patches,) pixels in ``mask`` that are largest among 5 x 5; a plateau counts about once."""
     highest = smooth
     for axis in (1, 2):
-        size = highest.shape[axis] - 4
-        part = [highest[(slice(None),) * axis + (slice(k, k + size),)] for k in range(5)]
-        out = np.maximum(part[0], part[1])
-        for other in part[2:]:
-            np.maximum(out, other, out=out)
-        highest = out
+        highest = reduce(np.maximum, windows(highest, axis))
     size = highest.shape[1]
     inner = smooth[:, 2:-2, 2:-2]
     peaks = (inner == highest) & mask[:, 2:-2, 2:-2]

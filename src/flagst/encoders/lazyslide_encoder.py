@@ -1,6 +1,8 @@
 """Models of LazySlide by name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -49,11 +51,8 @@ class LazySlideEncoder(TorchEncoder):
         model: str,
         *,
         hub: bool = False,
-        patch_px: int = 224,
-        patch_um: float | Sequence[float] = 112.0,
         device: str | None = None,
-        precision: str = "auto",
-        batch_size: int = 32,
+        **settings,
     ):
         registry = _models().MODEL_REGISTRY
         require_key(registry, model, where="LazySlide's list of models", hint="See lazyslide.models.list_models().")
@@ -73,15 +72,12 @@ class LazySlideEncoder(TorchEncoder):
         super().__init__(
             made.encode_image,
             name=f"lazyslide-{model}",
-            patch_px=patch_px,
-            patch_um=patch_um,
             mean=(0, 0, 0),  # its own transform normalises
             std=(1, 1, 1),
             licence=str(getattr(entry, "license", None) or "unknown"),
             record={NETWORK.sha256: sha256_of_weights(made.model)},
             device=[str(place) for place in places],
-            precision=precision,
-            batch_size=batch_size,
+            **settings,
         )
 
     def _tensor(self, patches: np.ndarray, device: "torch.device") -> "torch.Tensor":
@@ -94,15 +90,7 @@ class LazySlideEncoder(TorchEncoder):
 
 def _models() -> ModuleType:
     """The module with LazySlide's models, whichever package holds them."""
-    try:
-        import lazyslide_models
-
-        return lazyslide_models
-    except ImportError:
-        pass
-    try:
-        from lazyslide import models
-
-        return models
-    except ImportError as error:
-        raise ImportError("LazySlideEncoder needs LazySlide: pip install 'flagst[wsi]'.") from error
+    for name in ("lazyslide_models", "lazyslide.models"):
+        with suppress(ImportError):
+            return import_module(name)
+    raise ImportError("LazySlideEncoder needs LazySlide: pip install 'flagst[wsi]'.")

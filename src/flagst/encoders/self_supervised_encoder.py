@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 # In the metadata of the file, as JSON.
 _METADATA, _FORMAT = "flagst", "self-supervised encoder 1"
-_SUFFIX = ".safetensors"
 
 
 class SelfSupervisedEncoder(TorchEncoder):
@@ -69,7 +67,7 @@ class SelfSupervisedEncoder(TorchEncoder):
                 f"The encoder {self.name!r} needs the file that its save() wrote: path=. "
                 "flagst.pp.fit_encoder makes one from sections of yours."
             )
-        fitted = path if isinstance(path, _Fitted) else _Fitted.read(Path(path).expanduser())
+        fitted = path if isinstance(path, _Fitted) else _read(Path(path).expanduser())
         self._fitted = fitted
         self._beside = Handcrafted() if fitted.with_handcrafted else None
         record = {
@@ -152,52 +150,37 @@ class SelfSupervisedEncoder(TorchEncoder):
         ValueError
             The name does not end in ``.safetensors``.
         """
-        self._fitted.write(Path(path).expanduser())
+        from safetensors.torch import save_file
+
+        path = _require_suffix(Path(path).expanduser())
+        network, patch_um, with_handcrafted = self._fitted
+        about = {"format": _FORMAT, "patch_um": patch_um, "with_handcrafted": with_handcrafted}
+        weights = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+        with drafted(path) as draft:
+            save_file(weights, draft, metadata={_METADATA: json.dumps(about)})
 
     def _encode_batch(self, patches: np.ndarray) -> np.ndarray:
         vectors = super()._encode_batch(patches)
         return vectors if self._beside is None else np.hstack([self._beside.encode(patches), vectors])
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    """What an encoder is made of, in memory or in a file.
-
-    Parameters
-    ----------
-    network
-        From :func:`fit_network`.
-    patch_um
-        Sides of the patches, micrometres.
-    with_handcrafted
-        Whether handcrafted features stand before its own.
-    """
+class _Fitted(NamedTuple):
+    """What an encoder is made of: the network, the sides of its patches, and whether handcrafted features come first."""
 
     network: "nn.Module"
     patch_um: tuple[float, ...]
     with_handcrafted: bool
 
-    def write(self, path: Path) -> None:
-        from safetensors.torch import save_file
 
-        if path.suffix != _SUFFIX:
-            raise ValueError(f"The file of an encoder ends in {_SUFFIX}; got {path.name}.")
-        about = {"format": _FORMAT, "patch_um": self.patch_um, "with_handcrafted": self.with_handcrafted}
-        weights = {name: value.cpu().contiguous() for name, value in self.network.state_dict().items()}
-        with drafted(path) as draft:
-            save_file(weights, draft, metadata={_METADATA: json.dumps(about)})
+def _read(path: Path) -> _Fitted:
+    """What ``save`` wrote."""
+    import torch
 
-    @classmethod
-    def read(cls, path: Path) -> "_Fitted":
-        import torch
-
-        if path.suffix != _SUFFIX:
-            raise ValueError(f"The file of an encoder ends in {_SUFFIX}; got {path.name}.")
-        about = guarded(path, lambda: _about(path))
-        with torch.random.fork_rng(devices=[]):  # its first weights are overwritten
-            network = make_network()
-        fit_weights(network, load_weights(path), file=path.name, model="the network of a self-supervised encoder")
-        return cls(network, **about)
+    about = guarded(_require_suffix(path), lambda: _about(path))
+    with torch.random.fork_rng(devices=[]):  # its first weights are overwritten
+        network = make_network()
+    fit_weights(network, load_weights(path), file=path.name, model="the network of a self-supervised encoder")
+    return _Fitted(network, **about)
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -206,6 +189,12 @@ def _about(path: Path) -> dict[str, Any]:
 
     with safe_open(path, framework="pt") as file:
         about = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
-    if about.pop("format", None) != _FORMAT:
+    if about.get("format") != _FORMAT:
         raise ValueError("it was not written by SelfSupervisedEncoder.save")
     return {"patch_um": tuple(map(float, about["patch_um"])), "with_handcrafted": bool(about["with_handcrafted"])}
+
+
+def _require_suffix(path: Path) -> Path:
+    if path.suffix != ".safetensors":
+        raise ValueError(f"The file of an encoder ends in .safetensors; got {path.name}.")
+    return path

@@ -11,7 +11,7 @@ from flagst._keys import NETWORK
 from flagst._weights import WEIGHT_FILES, fit_weights
 from flagst.encoders._checkpoint import HUB_HINT, download, find_weights
 from flagst.encoders._pooling import TOKEN_POOLINGS, pool_tokens
-from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
+from flagst.encoders._torch import TorchEncoder
 
 if TYPE_CHECKING:
     import torch
@@ -76,36 +76,22 @@ class TimmEncoder(TorchEncoder):
         name: str | None = None,
         hub: bool = False,
         files: Sequence[str] = WEIGHT_FILES,
-        patch_px: int = 224,
-        patch_um: float | Sequence[float] = 112.0,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        licence: str = "unknown",
-        device: str | Sequence[str] | None = None,
-        precision: str = "auto",
-        batch_size: int = 32,
+        **settings,
     ):
         require_one_of(pooling, self.poolings, name="pooling")
-        settings = dict(model_kwargs or {})
+        model_kwargs = dict(model_kwargs or {})
         weights = download(str(path), files) if hub else find_weights(path, files, hint=HUB_HINT)
         self.pooling = pooling
         super().__init__(
-            self._network(architecture, settings, weights),
+            self._network(architecture, model_kwargs, weights),
             name=name or architecture,
-            patch_px=patch_px,
-            patch_um=patch_um,
-            mean=mean,
-            std=std,
-            licence=licence,
             record={
                 NETWORK.architecture: architecture,
-                NETWORK.settings: json.dumps(settings, sort_keys=True, default=_name),
+                NETWORK.settings: json.dumps(model_kwargs, sort_keys=True, default=_name),
                 NETWORK.pooling: pooling,
                 NETWORK.sha256: sha256_of(weights),
             },
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
+            **settings,
         )
 
     def _network(self, architecture: str, settings: dict, weights: Path) -> "torch.nn.Module":

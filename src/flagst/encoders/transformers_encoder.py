@@ -67,14 +67,9 @@ class TransformersEncoder(TorchEncoder):
         name: str | None = None,
         hub: bool = False,
         files: Sequence[str] = WEIGHT_FILES,
-        patch_px: int = 224,
-        patch_um: float | Sequence[float] = 112.0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        licence: str = "unknown",
-        device: str | Sequence[str] | None = None,
-        precision: str = "auto",
-        batch_size: int = 32,
+        **settings,
     ):
         require_one_of(pooling, TOKEN_POOLINGS, name="pooling")
         if hub:
@@ -92,19 +87,14 @@ class TransformersEncoder(TorchEncoder):
         super().__init__(
             network,
             name=name or config.model_type,
-            patch_px=patch_px,
-            patch_um=patch_um,
             mean=_colour(folder / _COLOURS, "image_mean", IMAGENET_MEAN) if mean is None else mean,
             std=_colour(folder / _COLOURS, "image_std", IMAGENET_STD) if std is None else std,
-            licence=licence,
             record={
                 NETWORK.architecture: type(network).__name__,
                 NETWORK.pooling: pooling,
                 NETWORK.sha256: sha256_of(weights),
             },
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
+            **settings,
         )
 
     def _vectors(self, network, pixels: "torch.Tensor") -> "torch.Tensor":
