@@ -1,4 +1,4 @@
-"""Published pathology models: what each needs to give the vectors its authors meant. A new one is one entry."""
+"""Published pathology models: the settings that give the vectors of their authors. A new model is one entry."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,37 +29,43 @@ _H_OPTIMUS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a published model is built, fed and read out, and under which terms.
+    """How to build a published model, what to feed it, how to pool its output, and the terms of its weights.
 
     Parameters
     ----------
     title
-        The model's name as its authors write it.
+        Name of the model, as its authors write it.
     hub
-        Its Hugging Face repository, where the weights come from.
+        Its Hugging Face repository, where the weights are.
     licence, gated
-        Licence of the weights, and whether access must be asked for first. Read the terms: most forbid commercial use.
+        Licence of the weights, and whether one must ask for access first. Read the terms: most forbid commercial use.
     n_features
         Length of its vector.
     library
-        What its network is built with: ``"timm"`` or ``"transformers"``.
+        Library of its network: ``"timm"`` or ``"transformers"``.
     architecture, model_kwargs
-        Of ``timm.create_model``.
+        Arguments of ``timm.create_model``.
     pooling
-        How tokens become a vector: see :class:`TimmEncoder` and :class:`TransformersEncoder`; ``"attention"`` is
-        CONCH's.
+        How tokens become a vector: see :class:`TimmEncoder` and :class:`TransformersEncoder`. ``"attention"`` is
+        CONCH's own.
     files
         Names of the weights in the repository, in order of preference.
     mean, std
-        Of red, green and blue, colours from 0 to 1.
+        Mean and standard deviation of red, green and blue, for colours from 0 to 1.
     patch_px
-        Side of its patches, pixels.
+        Side of a patch, pixels.
     um_per_px
-        Micrometres per pixel it was made for.
+        Resolution that the model was made for, micrometres per pixel.
     source
         Paper.
     note
-        Whatever else must be known.
+        Anything else that a user must know.
+
+    Examples
+    --------
+    >>> uni = flagst.encoders.RECIPES["uni"]
+    >>> uni.n_features, uni.patch_um, uni.licence
+    (1024, 112.0, 'CC-BY-NC-ND-4.0')
     """
 
     title: str
@@ -81,12 +87,12 @@ class Recipe:
 
     @property
     def patch_um(self) -> float:
-        """Side of its patches, micrometres."""
+        """Side of a patch in the tissue, micrometres."""
         return self.patch_px * self.um_per_px
 
     @property
     def whereabouts(self) -> str:
-        """Where the weights come from and under which terms, for messages."""
+        """Where the weights are, and under which terms: a sentence for messages."""
         access = "access must be asked for there first" if self.gated else "open to all"
         return f"{self.title} is at huggingface.co/{self.hub} ({access}; licence {self.licence})."
 

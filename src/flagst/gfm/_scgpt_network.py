@@ -1,6 +1,7 @@
 """The encoder of scGPT in plain torch."""
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -95,28 +96,9 @@ def read_arguments(path: Path) -> Arguments:
     )
 
 
-class TokenEmbedding(nn.Module):
-    """A vector per whole number (a gene or a bin), layer-normalised."""
-
-    def __init__(self, size: int, width: int):
-        super().__init__()
-        self.embedding, self.enc_norm = nn.Embedding(size, width), nn.LayerNorm(width)
-
-    def forward(self, numbers: Tensor) -> Tensor:
-        """``(...)`` to ``(..., width)``."""
-        return self.enc_norm(self.embedding(numbers.long()))
-
-
-class ValueNetwork(nn.Module):
-    """A small network of one number."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.linear1, self.linear2, self.norm = nn.Linear(1, width), nn.Linear(width, width), nn.LayerNorm(width)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """``(...)`` to ``(..., width)``."""
-        return self.norm(self.linear2(self.linear1(values.clamp(max=MAX_VALUE)[..., None]).relu()))
+def _embedding(size: int, width: int) -> nn.Sequential:
+    """From whole numbers (genes or bins) to layer-normalised vectors."""
+    return nn.Sequential(OrderedDict(embedding=nn.Embedding(size, width), enc_norm=nn.LayerNorm(width)))
 
 
 class ScGPTNetwork(nn.Module):
@@ -132,18 +114,21 @@ class ScGPTNetwork(nn.Module):
 
     def __init__(self, arguments: Arguments, n_tokens: int, n_values: int):
         super().__init__()
-        width = arguments.width
-        self.encoder = TokenEmbedding(n_tokens, width)
-        bins = arguments.style == "category"
-        self.value_encoder = TokenEmbedding(n_values, width) if bins else ValueNetwork(width)
+        width, self.style = arguments.width, arguments.style
+        self.encoder = _embedding(n_tokens, width)
+        of_numbers = OrderedDict(
+            linear1=nn.Linear(1, width), relu=nn.ReLU(), linear2=nn.Linear(width, width), norm=nn.LayerNorm(width)
+        )
+        self.value_encoder = _embedding(n_values, width) if self.style == "category" else nn.Sequential(of_numbers)
         block = nn.TransformerEncoderLayer(width, arguments.heads, arguments.hidden, dropout=0.0)
         self.transformer_encoder = nn.TransformerEncoder(block, arguments.layers, enable_nested_tensor=False)
 
     def forward(self, tokens: Tensor, present: Tensor, values: Tensor) -> Tensor:
         """``(n, length)`` int64, bool (false where padded) and float32 bins to ``(n, length, width)``."""
+        values = values.long() if self.style == "category" else values.clamp(max=MAX_VALUE)[..., None]
         x = self.encoder(tokens) + self.value_encoder(values)
-        # Spots are the second axis, and contiguous: with spots first torch either leaves half precision out on a CPU, or
-        # is many times slower with it.
+        # Spots are the second axis, and contiguous. With spots first, torch ignores half precision on a CPU, or is many
+        # times slower with it.
         x = x.transpose(0, 1).contiguous()
         return self.transformer_encoder(x, src_key_padding_mask=~present).transpose(0, 1)
 
