@@ -30,15 +30,15 @@ _DICTIONARIES = {
 
 
 class Geneformer(SpotModel):
-    """Vectors of a Geneformer folder, V1 or V2.
+    """Vectors from a Geneformer folder, V1 or V2.
 
     - Static, per gene: the input embedding of its token (:meth:`encode`).
-    - Contextual, per spot and gene: the output of a layer at the gene's token, the last but one by default.
-    - Cell, per spot: the output of that layer at ``<cls>`` where the model has it (V2), else the mean over the tokens
-      of genes (V1).
+    - Contextual, per spot and gene: the output of a layer at the token of the gene, by default the last layer but one.
+    - Cell, per spot: the output of that layer at ``<cls>`` if the model has this token (V2), otherwise the mean over
+      the tokens of genes (V1).
 
-    The defaults are those of the published extractor. The last two (:meth:`encode_spots`) need transformers, whose BERT
-    is filled with the weights of the folder; nothing is looked for elsewhere.
+    The defaults are those of the published extractor. Contextual and cell vectors (:meth:`encode_spots`) need the
+    library transformers, whose BERT gets the weights of the folder. Nothing is downloaded.
 
     Parameters
     ----------
@@ -46,23 +46,24 @@ class Geneformer(SpotModel):
         Folder with ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``.
     dictionaries
         Folder with ``token_dictionary*``, ``gene_median_dictionary*`` and ``gene_name_id_dict*`` as ``.pkl`` or
-        ``.json`` (V2 has ``_gc104M`` in the names); ``None`` for ``path``. Pickles are read without running anything
-        they hold.
+        ``.json`` (V2 has ``_gc104M`` in the names); ``None`` for ``path``. Nothing in a pickle is run.
     names
-        Dict from gene to Ensembl identifier, or a column of ``adata.var`` that holds it. Symbols are known without.
+        Dict from gene to Ensembl identifier, or a column of ``adata.var`` with these identifiers. Symbols are known
+        without it.
     hidden_layer
-        Layer of contextual and cell vectors, counted as Python does: -1 the last, -2 the one before, 0 the input.
+        Layer of contextual and cell vectors, with Python's indices: -1 is the last layer, 0 the input.
     pooling
-        Vector of a spot: ``"cls"`` or ``"mean"``; ``None`` for what the model has, see above.
+        Vector of a spot: ``"cls"`` or ``"mean"``; ``None`` chooses by the version of the model, see above.
     licence
-        Kept with the vectors: that of the published weights, unless these are others.
+        Licence of the weights, for the record; by default that of the published weights.
 
     Raises
     ------
     FileNotFoundError
-        A file is missing; it is named.
+        A file is missing; the message names it.
     ValueError
-        A file is broken, of another kind, or dictionary and weights do not go together; the file is named.
+        A file is broken or of another kind, dictionary and weights do not fit (the message names the file), or
+        ``pooling`` is not possible.
 
     Source
     ------
@@ -70,7 +71,6 @@ class Geneformer(SpotModel):
 
     Examples
     --------
-    >>> import flagst
     >>> encoder = flagst.gfm.Geneformer("Geneformer-V2-104M", dictionaries="geneformer")  # doctest: +SKIP
     >>> for rows, vectors, mask in encoder.encode_spots(adata, ["ERBB2", "GNAS"]):  # doctest: +SKIP
     ...     print(rows, vectors.shape, mask.mean())
@@ -107,7 +107,30 @@ class Geneformer(SpotModel):
         self.vectors = self._vectors(load_weights(self.path / self.weights))
 
     def tokenise(self, adata: "AnnData", *, layer: str | None = None) -> list[np.ndarray]:
-        """Tokens of every spot, of its whole transcriptome: see :class:`flagst.gfm.RankTokeniser`."""
+        """Turn the whole transcriptome of each spot into tokens; see :class:`flagst.gfm.RankTokeniser`.
+
+        Parameters
+        ----------
+        adata
+            Raw counts of the whole transcriptome.
+        layer
+            Layer of the counts; ``None`` for ``X``.
+
+        Returns
+        -------
+        Per spot ``(n_tokens,)`` int64.
+
+        Raises
+        ------
+        KeyError
+            ``adata`` has no such layer.
+        ValueError
+            The values are not counts, or the dictionary knows less than a tenth of the genes.
+
+        Examples
+        --------
+        >>> flagst.gfm.Geneformer("Geneformer-V2-104M").tokenise(adata)[0][:3]  # doctest: +SKIP
+        """
         ensembl, batches = self._ensembl(adata), count_batches(adata, layer=layer, batch_size=_TOKENISED_AT_ONCE)
         return [cell for _, counts in batches for cell in self.tokeniser(counts, ensembl)]
 
@@ -128,7 +151,7 @@ class Geneformer(SpotModel):
         return network, lambda counts: self._sequences(counts, ensembl)
 
     def _depth(self) -> int:
-        """The chosen layer, counted from the input, 0."""
+        """The chosen layer, counted from the input, which is 0."""
         layers = self.config.get("num_hidden_layers")
         if not isinstance(layers, int) or not -layers - 1 <= self.hidden_layer <= layers:
             raise ValueError(f"hidden_layer is {self.hidden_layer}, and by config.json the model has {layers} layers.")
@@ -158,7 +181,7 @@ class Geneformer(SpotModel):
         return ensembl, index
 
     def _aliases(self, adata: "AnnData", genes: Sequence[str]) -> dict[str, str]:
-        """Ensembl identifiers of genes: as given, else by symbol in any case."""
+        """Ensembl identifiers of genes: as given, otherwise by symbol, in upper or lower case."""
         given = aliases_of(adata, self.names)
         symbols = list(self.symbols)
         index = match_genes(genes, symbols)
@@ -204,7 +227,7 @@ def _bert(config: dict[str, Any], state: dict[str, Any], *, weights: str, depth:
 
 
 def _dictionary(folder: Path, stem: str) -> dict:
-    """A dictionary as ``.json`` or ``.pkl``, the one with the shortest name where there are several."""
+    """A dictionary as ``.json`` or ``.pkl``; of several the one with the shortest name."""
     paths = sorted(folder.glob(f"{stem}*.json")) + sorted(folder.glob(f"{stem}*.pkl"))
     if not paths:
         raise FileNotFoundError(f"{folder} has no {stem}*.pkl or {stem}*.json. Pass dictionaries=, their folder.")

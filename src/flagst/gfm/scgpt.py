@@ -27,36 +27,37 @@ _CLS = "<cls>"
 
 
 class ScGPT(SpotModel):
-    """Vectors of a scGPT folder.
+    """Vectors from a scGPT folder.
 
-    - Static, per gene: the input embedding of its token, layer-normalised as the model does (:meth:`encode`).
-    - Contextual, per spot and gene: the output of the last layer at the gene's token.
-    - Cell, per spot: the output at ``<cls>``, scaled to unit length, as published.
+    - Static, per gene: the input embedding of its token, layer-normalised as in the model (:meth:`encode`).
+    - Contextual, per spot and gene: the output of the last layer at the token of the gene.
+    - Cell, per spot: the output at ``<cls>``, scaled to length 1, as published.
 
-    The last two (:meth:`encode_spots`) come from the model's encoder in plain torch. A spot is ``<cls>`` and its
-    expressed genes, each with its count as one of ``n_bins`` bins. Where these are more than the model's length, the
-    genes with the highest counts are kept (of equal ones those earlier in the vocabulary), where the published code
-    draws some at random.
+    Contextual and cell vectors (:meth:`encode_spots`) come from the encoder of the model, in plain torch. A spot is
+    ``<cls>`` and its expressed genes, with the count of each gene as one of ``n_bins`` bins. If a spot has more genes
+    than the model can take, the genes with the highest counts are kept; of equal counts those that come first in the
+    vocabulary. The published code takes genes at random instead.
 
     Parameters
     ----------
     path
-        Folder with ``vocab.json``, ``best_model.pt`` and, but for static vectors, ``args.json``; the weights are read
-        without running anything they hold. Fine-tuned and wrapped checkpoints (``module.`` before every name, or under
-        ``model_state_dict``) are read too, and attention under the names of flash attention and of plain torch.
+        Folder with ``vocab.json`` and ``best_model.pt``; contextual and cell vectors also need ``args.json``. Nothing
+        in the weights file is run. Fine-tuned and wrapped checkpoints (``module.`` before every name, or under
+        ``model_state_dict``) are read too, with names of flash attention or of plain torch.
     names
-        Dict from gene to symbol, or a column of ``adata.var`` that holds symbols.
+        Dict from gene to symbol, or a column of ``adata.var`` with symbols.
     max_length
-        Most tokens of a spot, ``<cls>`` included; by default ``max_seq_len`` of ``args.json``.
+        Largest number of tokens of a spot, ``<cls>`` included; by default ``max_seq_len`` of ``args.json``.
     licence
-        Kept with the vectors: that of the published weights, unless these are others.
+        Licence of the weights, for the record; by default that of the published weights.
 
     Raises
     ------
     FileNotFoundError
-        A file is missing; it is named.
+        A file is missing; the message names it.
     ValueError
-        A file is broken, of another kind, or vocabulary and weights do not go together; the file is named.
+        A file is broken or of another kind, vocabulary and weights do not fit (the message names the file), or
+        ``max_length`` is below 2.
 
     Source
     ------
@@ -64,7 +65,6 @@ class ScGPT(SpotModel):
 
     Examples
     --------
-    >>> import flagst
     >>> encoder = flagst.gfm.ScGPT("scGPT_human")  # doctest: +SKIP
     >>> for rows, vectors, mask in encoder.encode_spots(adata, ["ERBB2", "GNAS"]):  # doctest: +SKIP
     ...     print(rows, vectors.shape, mask.mean())
@@ -89,7 +89,7 @@ class ScGPT(SpotModel):
         vocabulary = load_json(self.path / "vocab.json")
         if not isinstance(vocabulary, dict) or not vocabulary:
             raise ValueError("vocab.json is no dict of symbol to token.")
-        # <pad>, <cls> and <eoc> are no genes
+        # <pad>, <cls> and <eoc> are not genes
         self.tokens = {symbol: i for symbol, i in vocabulary.items() if not symbol.startswith("<")}
         self.marks = {symbol: i for symbol, i in vocabulary.items() if symbol.startswith("<")}
         self.vectors = self._vectors(load_weights(self.path / self.weights))
@@ -135,7 +135,7 @@ class ScGPT(SpotModel):
             found, count = known.indices[start:end], known.data[start:end]
             kept = np.sort(np.argsort(-count, kind="stable")[:room])
             tokens.append(np.concatenate([[self.marks[_CLS]], unique[found[kept]]]))
-            # bins are of all the genes of a spot, as published, not of those that are kept
+            # as published, bins come from all genes of a spot, not only from those that are kept
             values.append(np.concatenate([[arguments.pad_value], bin_counts(count, arguments.n_bins)[kept]]))
         padded, present = pad(tokens, self.marks[arguments.pad_token])
         is_gene = present.copy()
@@ -156,26 +156,14 @@ class ScGPT(SpotModel):
 
 
 def bin_counts(counts: np.ndarray, n_bins: int) -> np.ndarray:
-    """Counts of one spot as bins of about equal size, as scGPT reads them.
+    """Counts of one spot, (n_expressed,) above 0, as bins of about equal size: int64 from 1 to ``n_bins - 1``.
 
-    A bin is the number of edges that a count reaches, of ``n_bins - 1`` edges at equal quantiles. A count that is
-    equal to several edges could be in any of their bins: the published code draws one at random, here it is the middle
-    one, so that a spot always has the same vectors.
-
-    Parameters
-    ----------
-    counts
-        ``(n_expressed,)``, above 0.
-    n_bins
-        Bins, with bin 0 of genes that are not expressed.
-
-    Returns
-    -------
-    ``(n_expressed,)`` int64, from 1 to ``n_bins - 1``.
+    The bin of a count is the number of edges that it reaches, of ``n_bins - 1`` edges at equal quantiles; bin 0 is for
+    genes that are not expressed. A count that equals several edges could be in any of their bins. The published code
+    draws one at random; here it is the middle one, so that a spot always has the same vectors.
 
     Examples
     --------
-    >>> import numpy as np
     >>> from flagst.gfm.scgpt import bin_counts
     >>> bin_counts(np.array([1, 1, 1, 2, 9]), n_bins=6)
     array([2, 2, 2, 4, 5])
