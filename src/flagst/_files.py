@@ -1,4 +1,4 @@
-"""Files: other people's read without running them, named when they are no good, and hashed; ours written whole."""
+"""Files of other projects, read without running them and refused by name; own files, written completely or not at all."""
 
 import hashlib
 import json
@@ -13,21 +13,15 @@ from typing import Any
 
 #: File that a folder with a saved model of flagst holds, whatever else is in it.
 MODEL_FILE = "model.json"
-# Names under which trainers keep the weights beside an optimiser's state.
+# Names of the weights in files that also hold the state of an optimiser.
 _WRAPPINGS = ("model_state_dict", "state_dict", "model")
 
 
 def guarded(path: Path, read: Callable[[], Any]) -> Any:
-    """What ``read`` returns; whatever goes wrong becomes one ``ValueError`` with the file's name and the reason.
+    """Return what ``read`` returns; any error becomes a ``ValueError`` with the name of the file and the reason.
 
-    Raises
-    ------
-    FileNotFoundError
-        No such file.
-    ImportError
-        A library is missing that the file needs.
-    ValueError
-        The file is broken, of another kind, or holds more than data.
+    A missing file stays a ``FileNotFoundError``, and a library that the file needs and that is missing an
+    ``ImportError``.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
@@ -35,12 +29,12 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
         return read()
     except ImportError as error:
         raise ImportError(f"{path.name} needs a library that is missing: {reason_of(error)}") from error
-    except Exception as error:  # parsers of broken files raise anything
+    except Exception as error:  # parsers raise errors of any type for broken files
         raise ValueError(f"{path.name} cannot be read: {reason_of(error)}") from error
 
 
 def load_json(path: Path) -> Any:
-    """A JSON file."""
+    """Content of a JSON file."""
     return guarded(path, lambda: json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -67,7 +61,7 @@ def load_weights(path: Path) -> dict[str, Any]:
 
 
 def _require_plain(name: Any, value: Any) -> None:
-    """Refuse what no network has as a weight, before it fails in some operation that does not know it."""
+    """Refuse tensors that no network has as a weight, before an operation fails on them."""
     import torch
 
     if not isinstance(name, str):
@@ -79,9 +73,9 @@ def _require_plain(name: Any, value: Any) -> None:
 
 @contextmanager
 def drafted(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``path`` when all went well: what bears that name is whole, and on the disk.
+    """A path to write to, which becomes ``path`` when the block ends without an error and the file is on the disk.
 
-    Of its own to process and thread, so that several may write the same file; ends in ``.part``.
+    Its name has the process and the thread, so that several of them may write the same file, and ends in ``.part``.
     """
     draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
@@ -113,7 +107,7 @@ def drafted_folder(folder: Path, *, last: str) -> Iterator[Path]:
 
 
 def file_name(text: str) -> str:
-    """A name that somebody gave, as part of a file's: without separators of folders and the like."""
+    """A name given by a user, without characters that a file name cannot have."""
     return re.sub(r"[^\w.-]", "_", text)
 
 
@@ -124,7 +118,7 @@ def sha256_of(path: Path) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """First line of an error; of torch's refusal to unpickle, what was refused, not its advice to do so anyway."""
+    """First line of an error. When torch refuses to unpickle: what was refused, without its advice to do so anyway."""
     text = str(error).strip()
     asked = re.search(r"GLOBAL (\S+)", text)
     if text.startswith("Weights only load failed"):

@@ -1,6 +1,6 @@
-"""Weights of other people's networks: whatever stands before their names, all of them in their place, or refused."""
+"""Weights for networks of other projects: wrappers' prefixes are removed, and each weight must fit its place."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 #: Names of weight files on the hub, the safer format first.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-# What wrappers put before every name.
+# Prefixes that wrappers put before every name.
 _PREFIXES = ("module.", "backbone.", "model.")
 
 
@@ -18,25 +18,25 @@ def fit_weights(
     *,
     file: str,
     model: str,
-    spare: Callable[[str], bool] = lambda name: False,
+    spare: Sequence[str] = (),
 ) -> None:
-    """Put weights into a network, all that it has.
+    """Put weights into a network; all its weights must be there, and nothing else.
 
     Parameters
     ----------
     network
         Any module.
     state
-        Tensors by name, with or without what wrappers put before every name.
+        Tensors by name, with or without the prefix of a wrapper.
     file, model
-        Name of the file of the weights, and what the network is, for messages.
+        Name of the weights file and of the network, for messages.
     spare
-        Whether a name that the network lacks may be there all the same: a classifier's, say.
+        Beginnings of names that the file may have beyond those of the network: of a classifier, for example.
 
     Raises
     ------
     ValueError
-        Names or shapes do not fit, or values are not finite; the file and some names are in the message.
+        Names or shapes do not fit, or values are not finite; the message has the file and some names.
     """
     expected = network.state_dict()
     state = bare_names(state, expected)
@@ -44,7 +44,7 @@ def fit_weights(
         file,
         model,
         missing=[name for name in expected if name not in state],
-        unexpected=[name for name in state if name not in expected and not spare(name)],
+        unexpected=[name for name in state if name not in expected and not name.startswith(tuple(spare))],
         shapes={
             name: (tuple(state[name].shape), tuple(value.shape))
             for name, value in expected.items()
@@ -57,7 +57,7 @@ def fit_weights(
 
 
 def bare_names(state: Mapping[str, Any], expected: Iterable[str] = ()) -> dict[str, Any]:
-    """``state`` without a prefix that all its names have and the expected ones have not."""
+    """``state`` without a prefix that all its names have and no expected name has."""
     state, expected = dict(state), list(expected)
     for prefix in _PREFIXES:
         if state and all(name.startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in expected):
@@ -66,7 +66,7 @@ def bare_names(state: Mapping[str, Any], expected: Iterable[str] = ()) -> dict[s
 
 
 def require_finite_weights(file: str, state: Mapping[str, "torch.Tensor"]) -> None:
-    """Raise a ``ValueError`` that names the file and the first weight that has NaN or infinity."""
+    """Raise a ``ValueError`` that names the file and the first weight with NaN or infinity."""
     spoilt = next((name for name, value in state.items() if not value.isfinite().all()), None)
     if spoilt is not None:
         raise ValueError(f"{file} has values in {spoilt} that are not finite: the file is damaged.")
@@ -94,6 +94,6 @@ def require_fit(
 
 
 def some(names: Iterable[str]) -> str:
-    """The first names in order, for a message."""
+    """The first names, sorted, for a message."""
     names = sorted(names)
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "nothing"

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from flagst.encoders._checkpoint import download, find_weights, load_into
+from flagst._files import load_weights
+from flagst._weights import fit_weights
+from flagst.encoders._checkpoint import download, find_weights
 
 
 def network():
@@ -20,7 +22,7 @@ def fill(path):
     empty = network()
     with torch.no_grad():
         empty["stem"].weight.zero_()
-    load_into(empty, path, architecture="tiny_net", spare=("head.",))
+    fit_weights(empty, load_weights(path), file=path.name, model="tiny_net", spare=("head.",))
     return empty
 
 

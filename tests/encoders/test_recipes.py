@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from flagst._files import load_weights
+from flagst._weights import fit_weights
 from flagst.encoders import RECIPES, available_encoders, get_encoder, recipes
-from flagst.encoders._checkpoint import load_into
 
 try:
     import timm
@@ -108,7 +109,8 @@ def test_timm_recipes_open_a_file_and_give_its_vectors(monkeypatch, tmp_path, pa
     wider = smaller(monkeypatch, name, 7, embed_dim=width * 2, depth=1, num_heads=2)
     with pytest.raises(ValueError, match="pytorch_model.bin does not fit"):
         get_encoder(name, path=tmp_path)
-    load_into(network, tmp_path / "pytorch_model.bin", architecture=wider.title)  # the file itself is sound
+    path = tmp_path / "pytorch_model.bin"
+    fit_weights(network, load_weights(path), file=path.name, model=wider.title)  # the file itself is sound
 
 
 def test_phikon_opens_a_folder(monkeypatch, tmp_path, patches):

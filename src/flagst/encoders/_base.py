@@ -1,4 +1,4 @@
-"""What an image encoder is."""
+"""The protocol of an image encoder, and checks that encoders share."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,21 +7,28 @@ import numpy as np
 
 @runtime_checkable
 class ImageEncoder(Protocol):
-    """Turns patches of one size into vectors; knows nothing about slides, spots or scales.
+    """Turns patches of one size into vectors.
+
+    Any object with these attributes and methods is an encoder. It knows nothing about slides, spots or scales.
 
     Attributes
     ----------
     name, version
-        Written beside the features; a new version means that the same patch gives other numbers.
+        Written next to the features. Change the version when the same patch gets other numbers.
     patch_px
-        Side of the patches it wants, pixels.
+        Side of a patch, pixels.
     patch_um
-        Sides of the patches it was made for, micrometres, one per scale. The features of a spot are those of
-        its scales side by side.
+        Sides of a patch in the tissue, micrometres, one per scale. The features of a spot are the vectors of its
+        scales, concatenated.
     n_features
-        Length of the vector of one patch (one spot at one scale).
+        Length of the vector of one patch, that is of one spot at one scale.
     feature_names
         ``n_features`` names.
+
+    Examples
+    --------
+    >>> isinstance(flagst.encoders.Handcrafted(), flagst.encoders.ImageEncoder)
+    True
     """
 
     name: str
@@ -32,17 +39,38 @@ class ImageEncoder(Protocol):
     feature_names: list[str]
 
     def params(self) -> dict[str, Any]:
-        """Settings that change the numbers: plain str, int, float, bool or flat lists of them.
+        """Return the settings that change the vectors.
 
-        An encoder may also say under which ``licence`` its weights are; that is written beside the features, and not
-        compared.
+        They are written next to the features, and compared when a model predicts. An encoder may also have an attribute
+        ``licence``, that of its weights: it is written next to the features too, but not compared.
+
+        Returns
+        -------
+        Plain str, int, float, bool, or flat lists of them.
+
+        Examples
+        --------
+        >>> flagst.encoders.Handcrafted().params()
+        {'nucleus_threshold': 0.6}
         """
         ...
 
     def encode(self, patches: np.ndarray) -> np.ndarray:
-        """Encode (n_patches, patch_px, patch_px, 3) uint8 as (n_patches, n_features) float32.
+        """Encode patches. Several threads may call this at the same time.
 
-        May be called from several threads at once.
+        Parameters
+        ----------
+        patches
+            ``(n_patches, patch_px, patch_px, 3)`` uint8, red, green, blue.
+
+        Returns
+        -------
+        ``(n_patches, n_features)`` float32, finite.
+
+        Examples
+        --------
+        >>> flagst.encoders.Handcrafted().encode(np.zeros((2, 112, 112, 3), np.uint8)).shape
+        (2, 118)
         """
         ...
 
@@ -57,7 +85,7 @@ def require_patches(patches: np.ndarray, patch_px: int) -> None:
 
 
 def remedy_of_nan(encoder: ImageEncoder) -> str:
-    """What to do about vectors of an encoder that are not finite."""
+    """What to do about an encoder whose vectors are not finite, for an error message."""
     if set(getattr(encoder, "dtypes", ())) - {"float32"}:
         return "Try precision='float32'."
     return "It does not compute in half precision: look at its weights, and at the colours it expects."

@@ -1,28 +1,27 @@
-"""Weights of an encoder: found on disk, fetched when asked for, and fitted to their architecture or refused."""
+"""Weights of an encoder: found on disk, or downloaded when the user asks for it."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from flagst._files import load_weights, reason_of
-from flagst._weights import WEIGHT_FILES, fit_weights, some
-
-if TYPE_CHECKING:
-    import torch
+from flagst._files import reason_of
+from flagst._weights import WEIGHT_FILES, some
 
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
-HUB_HINT = "If that is a repository of Hugging Face, pass hub=True to download it."
+
+
+def open_weights(path: str | Path, files: Sequence[str], *, hub: bool) -> Path:
+    """A weights file: with ``hub`` of the repository ``path``, otherwise the file or folder ``path``."""
+    if hub:
+        return download(str(path), files)
+    hint = "If that is a repository of Hugging Face, pass hub=True to download it."
+    return find_weights(path, files, hint=hint)
 
 
 def find_weights(path: str | Path, files: Sequence[str] = WEIGHT_FILES, *, hint: str = "") -> Path:
-    """A weights file: ``path`` itself, or in the folder ``path`` one of ``files``, or the only one there is.
+    """The file ``path`` itself, or in the folder ``path`` the first of ``files``, or its only weights file.
 
-    Raises
-    ------
-    FileNotFoundError
-        No such file or folder, or a folder without weights; the expected names are in the message, then ``hint``.
-    ValueError
-        A file with another ending, or several that could be meant.
+    Raises a ``FileNotFoundError``, with the expected names and the hint, when there is none, and a ``ValueError`` when
+    the file has another suffix, or when several files could be meant.
     """
     path = Path(path).expanduser()
     if path.is_file():
@@ -46,14 +45,10 @@ def find_weights(path: str | Path, files: Sequence[str] = WEIGHT_FILES, *, hint:
 
 
 def download(hub_name: str, files: Sequence[str]) -> Path:
-    """The first of ``files`` that the Hugging Face repository has, in that library's cache.
+    """The first of ``files`` that the Hugging Face repository has, in the cache of huggingface_hub.
 
-    Raises
-    ------
-    ImportError
-        huggingface_hub is missing.
-    FileNotFoundError
-        None of them could be had: no network, no access, no such file. The message names them.
+    Raises an ``ImportError`` without huggingface_hub, and a ``FileNotFoundError`` when no file could be downloaded; the
+    message has the reasons.
     """
     try:
         from huggingface_hub import hf_hub_download
@@ -63,34 +58,9 @@ def download(hub_name: str, files: Sequence[str]) -> Path:
     for name in files:
         try:
             return Path(hf_hub_download(hub_name, name))
-        except Exception as error:  # noqa: BLE001  of requests, httpx or the library itself, by version
+        except Exception as error:  # noqa: BLE001  its type depends on the version of the library
             reasons.append(f"{name}: {reason_of(error)}")
     raise FileNotFoundError(
         f"{' or '.join(files)} of {hub_name} could not be downloaded ({'; '.join(reasons)}). "
         "Get the file by hand and pass path= without hub=True."
-    )
-
-
-def load_into(network: "torch.nn.Module", path: Path, *, architecture: str, spare: Sequence[str] = ()) -> None:
-    """Put the weights of a file into a network, all of them and nothing else.
-
-    Parameters
-    ----------
-    network
-        Any module.
-    path
-        The file.
-    architecture
-        What the network is, for the message.
-    spare
-        Beginnings of names that a file may have beyond the network's: a classifier's, say.
-
-    Raises
-    ------
-    ValueError
-        The file is broken, or names or shapes do not fit; some are named.
-    """
-    spare = tuple(spare)
-    fit_weights(
-        network, load_weights(path), file=path.name, model=architecture, spare=lambda name: name.startswith(spare)
     )

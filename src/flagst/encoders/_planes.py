@@ -1,12 +1,12 @@
-"""From colours to stains: planes that the texture functions of this folder work on.
+"""From colours to stains: the planes that the texture functions work on.
 
 A plane is (n_patches, side, side) float32.
 """
 
 import numpy as np
 
-# Optical density of pure haematoxylin and eosin in red, green, blue (Ruifrok & Johnston 2001); the third
-# direction is perpendicular to both and holds what neither explains.
+# Optical density of pure haematoxylin and eosin in red, green, blue (Ruifrok & Johnston 2001). The third direction is
+# perpendicular to both: it holds the colour that neither stain explains.
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.07, 0.99, 0.11])
 
@@ -24,22 +24,16 @@ _UNMIXING = _unmixing()
 
 
 def stain_planes(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Unmix colours into stains.
+    """Unmix (n_patches, side, side, 3) uint8, red, green, blue, into stains.
 
-    Parameters
-    ----------
-    patches
-        (n_patches, side, side, 3) uint8, red, green, blue.
+    Returns the concentrations of haematoxylin, eosin and residual, and the mean optical density: each (n_patches, side,
+    side) float32, natural-logarithm units, 0 for white. Concentrations may be slightly negative.
 
-    Returns
-    -------
-    Haematoxylin, eosin and residual concentration and the mean optical density, each (n_patches, side, side)
-    float32, natural-logarithm units, 0 for white. Concentrations may be slightly negative.
-
-    Source: Ruifrok & Johnston, Anal. Quant. Cytol. Histol. 2001; the third stain is the perpendicular
-    direction.
+    Source
+    ------
+    Ruifrok & Johnston, Anal. Quant. Cytol. Histol. 2001; the third stain is the perpendicular direction.
     """
-    # Colours apart in memory and a vectorised logarithm: faster than looking up a table of 256 values.
+    # One colour after the other in memory, and a vectorised logarithm: faster than a table of 256 values.
     light = np.ascontiguousarray(patches.transpose(3, 0, 1, 2)).astype(np.float32)
     light += 1
     light *= 1 / 256

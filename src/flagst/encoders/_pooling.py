@@ -5,39 +5,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-#: class token; mean of the patch tokens; the two side by side.
+#: The class token; the mean of the patch tokens; both, concatenated.
 TOKEN_POOLINGS = ("cls", "mean", "cls_mean")
 
 
 def pool_tokens(tokens: "torch.Tensor", pooling: str, *, n_prefix: int, has_class: bool) -> "torch.Tensor":
-    """Pool tokens.
+    """Pool (n_patches, n_tokens, width) to (n_patches, width), or twice that width for ``"cls_mean"``.
 
-    Parameters
-    ----------
-    tokens
-        (n_patches, n_tokens, width): class token, registers, patch tokens.
-    pooling
-        One of ``TOKEN_POOLINGS``.
-    n_prefix
-        Tokens before the patch tokens: the class token, where there is one, and the registers.
-    has_class
-        Whether the first of these is a class token.
-
-    Returns
-    -------
-    (n_patches, width), or (n_patches, 2 * width) for ``"cls_mean"``.
-
-    Raises
-    ------
-    ValueError
-        No tokens, or no class token where one is wanted.
+    ``n_prefix`` tokens come before the patch tokens: the class token, if the network has one, and the registers. Raises
+    a ``ValueError`` when these are no tokens, or when a class token is needed and missing.
     """
     import torch
 
     if tokens.ndim != 3:
         raise ValueError(f"pooling {pooling!r} is for vision transformers; this network gives {tuple(tokens.shape)}.")
     if pooling != "mean" and not has_class:
-        raise ValueError(f"pooling {pooling!r} needs a class token, which this network has not; use 'mean'.")
+        raise ValueError(f"pooling {pooling!r} needs a class token, which this network does not have; use 'mean'.")
     if pooling == "cls":
         return tokens[:, 0]
     mean = tokens[:, n_prefix:].mean(dim=1)

@@ -1,4 +1,4 @@
-"""The names under which encoders are found."""
+"""Encoders by name."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,7 @@ from flagst._checks import require_one_of
 from flagst.encoders._base import ImageEncoder
 from flagst.encoders.recipes import RECIPES, open_recipe
 
-# Names, not classes: an encoder's own imports (torch, timm) happen when it is asked for.
+# A text "module:callable" is imported when the encoder is asked for.
 _encoders: dict[str, str | Callable[..., ImageEncoder]] = {
     "handcrafted": "flagst.encoders.handcrafted:Handcrafted",
     "lazyslide": "flagst.encoders.lazyslide_encoder:LazySlideEncoder",
@@ -20,25 +20,41 @@ _encoders: dict[str, str | Callable[..., ImageEncoder]] = {
 
 
 def available_encoders() -> list[str]:
-    """Names that :func:`get_encoder` knows."""
+    """List the names that :func:`get_encoder` knows.
+
+    Returns
+    -------
+    Names, sorted: the built-in encoder, the classes of this module, :data:`RECIPES`, and registered encoders.
+
+    Examples
+    --------
+    >>> {"handcrafted", "uni", "phikon-v2"} <= set(flagst.encoders.available_encoders())
+    True
+    """
     return sorted(_encoders)
 
 
 def register_encoder(name: str, factory: str | Callable[..., ImageEncoder]) -> None:
-    """Make an encoder known by name.
+    """Give an encoder a name, so that :func:`get_encoder` and ``flagst.pp.image_features`` find it.
 
     Parameters
     ----------
     name
-        Its name.
+        Name of the encoder.
     factory
-        Called with the keyword arguments of :func:`get_encoder`; or ``"module:callable"``, imported on first
-        use.
+        Called with the keyword arguments of :func:`get_encoder`, and returns the encoder. A text ``"module:callable"``
+        is imported on first use.
 
     Raises
     ------
     ValueError
-        The name is taken by something else.
+        Another encoder has this name.
+
+    Examples
+    --------
+    >>> flagst.encoders.register_encoder("ours", flagst.encoders.Handcrafted)
+    >>> flagst.encoders.get_encoder("ours", nucleus_threshold=0.8).params()
+    {'nucleus_threshold': 0.8}
     """
     if _encoders.get(name, factory) != factory:
         raise ValueError(f"There is an encoder named {name!r} already; found {available_encoders()}.")
@@ -46,16 +62,17 @@ def register_encoder(name: str, factory: str | Callable[..., ImageEncoder]) -> N
 
 
 def get_encoder(encoder: str | ImageEncoder | Callable, **kwargs) -> ImageEncoder:
-    """Encoder by name, the given one, or one made of a function.
+    """Return an encoder: by name, made from a function, or as given.
 
     Parameters
     ----------
     encoder
-        A name out of :func:`available_encoders`; an object that follows :class:`ImageEncoder`; or a function or
-        :class:`torch.nn.Module`, which :class:`CallableEncoder` then wraps.
+        A name from :func:`available_encoders`; or an object that follows :class:`ImageEncoder`; or a function or
+        :class:`torch.nn.Module`, which becomes a :class:`CallableEncoder`.
     **kwargs
-        Passed on to the encoder that the name stands for: ``path=`` for a pathology model such as ``"uni"`` (see
-        :class:`Recipe`). For a function, settings of :class:`CallableEncoder`.
+        Settings of the encoder. A pathology model such as ``"uni"`` takes ``path=`` (file of the weights, or the folder
+        that holds it) or ``hub=True`` (download them), and may replace settings of its :class:`Recipe`, such as
+        ``patch_um``. A function takes the settings of :class:`CallableEncoder`.
 
     Returns
     -------
@@ -64,18 +81,21 @@ def get_encoder(encoder: str | ImageEncoder | Callable, **kwargs) -> ImageEncode
     Raises
     ------
     ValueError
-        Unknown name.
+        The name is unknown, both ``path`` and ``hub`` are given, the weights do not fit the model, or a setting is out
+        of range.
     FileNotFoundError
-        A model without its weights; the message says which file, from where, under which licence.
+        The weights are missing. The message says which file, from where, and under which licence.
+    ImportError
+        A library that the encoder needs is missing.
     TypeError
-        Not an encoder, a setting missing that the named encoder cannot do without, or settings given beside an encoder
-        that exists already.
+        ``encoder`` is no encoder; a required setting is missing; or settings are given for an encoder that exists
+        already.
 
     Examples
     --------
-    >>> import flagst
     >>> flagst.encoders.get_encoder("handcrafted").patch_px
     112
+    >>> uni = flagst.encoders.get_encoder("uni", path="models/uni/pytorch_model.bin")  # doctest: +SKIP
     """
     if isinstance(encoder, str):
         require_one_of(encoder, available_encoders(), name="encoder")
@@ -98,7 +118,7 @@ def get_encoder(encoder: str | ImageEncoder | Callable, **kwargs) -> ImageEncode
 
 
 def _require_settings(name: str, factory: Callable, given: dict) -> None:
-    """Raise a ``TypeError`` that names what an encoder needs and was not given."""
+    """Raise a ``TypeError`` that names the required settings that were not given."""
     wanted = [
         f"{parameter.name}="
         for parameter in signature(factory).parameters.values()

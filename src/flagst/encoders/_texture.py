@@ -1,7 +1,7 @@
-"""Texture of whole batches of planes at once, in plain numpy.
+"""Texture of a batch of planes, in plain numpy.
 
-A plane is (n_patches, side, side) float32, a result (n_patches, k). Filters keep only the pixels for which
-they need no padding. ``smooth`` is :func:`blur` of the plane, which several functions start from.
+A plane is (n_patches, side, side) float32, a result is (n_patches, k). Filters keep only the pixels for which they need
+no padding. ``smooth`` is :func:`blur` of the plane, which several functions start from.
 """
 
 import numpy as np
@@ -11,9 +11,9 @@ N_BANDS = 4
 LAGS = (1, 3, 7)
 LBP_RADII = (1, 2)
 N_LBP = 10
-_GRID = 4  # cells per side over which unevenness is measured
-_SORT_STRIDE = 5  # quantiles of every fifth pixel: a fifth of the sorting, no visible loss on 12,544 pixels
-_TENSOR_CELL = 8  # pixels per side over which a direction is agreed on
+_GRID = 4  # cells per side, for unevenness
+_SORT_STRIDE = 5  # quantiles of every fifth pixel: a fifth of the sorting, and no visible loss of 12,544 pixels
+_TENSOR_CELL = 8  # pixels per side of a cell that has one direction
 
 
 def flat(plane: np.ndarray) -> np.ndarray:
@@ -22,12 +22,12 @@ def flat(plane: np.ndarray) -> np.ndarray:
 
 
 def share(mask: np.ndarray) -> np.ndarray:
-    """(n_patches,) share of true pixels; counting patch by patch is much faster than a mean along an axis."""
+    """(n_patches,) share of true pixels. Counting patch by patch is much faster than a mean along an axis."""
     return np.array([np.count_nonzero(patch) for patch in mask]) / mask[0].size
 
 
 def moments_and_quantiles(plane: np.ndarray) -> np.ndarray:
-    """Mean, standard deviation and the quantiles of ``QUANTILES``: k = 7."""
+    """Mean, standard deviation and the quantiles ``QUANTILES``: k = 7."""
     values = flat(plane)
     ordered = np.sort(values[:, ::_SORT_STRIDE], axis=1)
     at = np.round(np.array(QUANTILES) / 100 * (ordered.shape[1] - 1)).astype(int)
@@ -35,18 +35,23 @@ def moments_and_quantiles(plane: np.ndarray) -> np.ndarray:
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Pearson correlation over a patch's pixels: k = 1; zero for a flat plane."""
+    """Pearson correlation over the pixels of a patch: k = 1; zero for a flat plane."""
     a, b = flat(first), flat(second)
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     both = np.einsum("ij,ij->i", a, b)
     return (both / np.sqrt(np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b) + 1e-6))[:, None]
 
 
+def windows(plane: np.ndarray, axis: int) -> list[np.ndarray]:
+    """Five views of a plane, each one pixel further along ``axis``, whose side shrinks by 4."""
+    size = plane.shape[axis] - 4
+    return [plane[(slice(None),) * axis + (slice(k, k + size),)] for k in range(5)]
+
+
 def blur(plane: np.ndarray) -> np.ndarray:
     """Binomial (1, 4, 6, 4, 1) / 16 along both axes, standard deviation 1 px; the side shrinks by 4."""
     for axis in (1, 2):
-        size = plane.shape[axis] - 4
-        part = [plane[(slice(None),) * axis + (slice(k, k + size),)] for k in range(5)]
+        part = windows(plane, axis)
         out = part[1] + part[3]
         out += part[2]
         out *= 4
@@ -67,9 +72,11 @@ def cell_means(plane: np.ndarray, n_cells: int) -> np.ndarray:
 
 
 def band_energies(plane: np.ndarray, smooth: np.ndarray) -> np.ndarray:
-    """Log mean amplitude of each octave of detail, and how unevenly it is spread: k = 2 * ``N_BANDS``.
+    """Log mean amplitude of each octave of detail, and its unevenness over the patch: k = 2 * ``N_BANDS``.
 
-    Source: Laplacian pyramid, Burt & Adelson 1983.
+    Source
+    ------
+    Laplacian pyramid, Burt & Adelson 1983.
     """
     out = []
     for band in range(N_BANDS):
@@ -83,10 +90,14 @@ def band_energies(plane: np.ndarray, smooth: np.ndarray) -> np.ndarray:
 
 
 def grey_level_differences(plane: np.ndarray) -> np.ndarray:
-    """Contrast, autocorrelation and homogeneity at ``LAGS``, right and down averaged: k = 3 * len(``LAGS``).
+    """Contrast, autocorrelation and homogeneity at ``LAGS``, mean of right and down: k = 3 * len(``LAGS``).
 
-    The co-occurrence statistics of Haralick 1973 that depend on the difference of two grey levels only, taken
-    from the differences themselves: no grey-level matrix, no quantisation.
+    These co-occurrence statistics depend on the difference of two grey levels only. They are computed from the
+    differences, without a grey-level matrix and without quantisation.
+
+    Source
+    ------
+    Haralick et al. 1973.
     """
     variance = flat(plane).var(1) + 1e-4
     out = []
@@ -94,7 +105,7 @@ def grey_level_differences(plane: np.ndarray) -> np.ndarray:
         contrast = homogeneity = 0
         for near, far in ((plane[:, lag:], plane[:, :-lag]), (plane[:, :, lag:], plane[:, :, :-lag])):
             square = near - far
-            square *= 10  # in units of 0.1 optical density, a difference that counts half
+            square *= 10  # in units of 0.1 optical density, a difference whose weight is a half
             square *= square
             contrast = contrast + flat(square).mean(1) / 200
             square += 1
@@ -104,7 +115,7 @@ def grey_level_differences(plane: np.ndarray) -> np.ndarray:
 
 
 def _uniform_classes() -> np.ndarray:
-    """(256, 10) one-hot class of a code: set bits if it changes at most twice around the circle, else 9."""
+    """(256, 10) one-hot class of a code: its set bits if it changes at most twice around the circle, otherwise 9."""
     bits = (np.arange(256)[:, None] >> np.arange(8)) & 1
     changes = (bits != np.roll(bits, 1, axis=1)).sum(1)
     return np.eye(N_LBP)[np.where(changes <= 2, bits.sum(1), N_LBP - 1)]
@@ -117,7 +128,9 @@ _CIRCLE = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
 def local_binary_patterns(plane: np.ndarray) -> np.ndarray:
     """Shares of the rotation-invariant uniform patterns at ``LBP_RADII``: k = 10 * len(``LBP_RADII``).
 
-    Source: Ojala et al. 2002, on the eight pixel neighbours without interpolation.
+    Source
+    ------
+    Ojala et al. 2002, on the eight neighbouring pixels, without interpolation.
     """
     levels = np.clip(plane * 120, 0, 255).astype(np.uint8)
     side = levels.shape[1]
@@ -136,11 +149,10 @@ def local_binary_patterns(plane: np.ndarray) -> np.ndarray:
 
 
 def orientation(smooth: np.ndarray) -> np.ndarray:
-    """How strong gradients are and how well they agree on a direction, at two resolutions: k = 10.
+    """Strength of gradients, and how well they agree on a direction, at two resolutions: k = 10.
 
-    Per resolution: mean and standard deviation of the local coherence, coherence of the whole patch, log mean
-    gradient, its coefficient of variation. Coherence is (l1 - l2) / (l1 + l2) of the structure tensor's
-    eigenvalues.
+    Per resolution: mean and standard deviation of the local coherence, coherence of the whole patch, log mean gradient,
+    its coefficient of variation. Coherence is (l1 - l2) / (l1 + l2) of the eigenvalues of the structure tensor.
     """
     out = []
     for plane in (smooth, blur(smooth[:, ::2, ::2])):

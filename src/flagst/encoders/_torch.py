@@ -1,8 +1,9 @@
-"""What encoders that are torch networks share: normalised batches, devices, precision. torch is imported late."""
+"""What encoders with a torch network share: normalised batches, devices, precision. torch is imported late."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -16,54 +17,55 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-#: Colours of ImageNet, which most networks expect: red, green, blue, from 0 to 1.
+#: Mean and standard deviation of red, green, blue (0 to 1) in ImageNet, which most networks expect.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: Those of CLIP, which models of image and text expect.
+#: The same of CLIP, for models of image and text.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class TorchEncoder:
-    """Follows :class:`ImageEncoder` with a network per device; several threads take turns on the devices.
+    """An :class:`ImageEncoder` with one copy of a network per device. Several threads share the devices.
 
-    Subclasses hand the network over, and may override :meth:`_tensor` and :meth:`_vectors`.
+    Subclasses pass the network, and may override :meth:`_tensor` and :meth:`_vectors`.
 
     Parameters
     ----------
     network
-        Called with (n_patches, 3, patch_px, patch_px) float32, normalised; gives (n_patches, n_features). Modules
-        are set to evaluation and moved to the device; for further devices they are copied.
-    name, patch_px, patch_um, mean, std, licence, device, precision, batch_size
-        See :class:`flagst.encoders.CallableEncoder`.
+        Maps (n_patches, 3, patch_px, patch_px) float32, normalised, to (n_patches, n_features). A module is set to
+        evaluation and moved to the device; further devices get copies.
     record
         What :meth:`params` says besides the normalisation.
+    name, patch_px, patch_um, mean, std, licence, device, precision, batch_size
+        See :class:`flagst.encoders.CallableEncoder`.
     """
 
     version = "1"
 
     def __new__(cls, *args, **kwargs):
-        """Remember the arguments: networks, devices and threads that wait for them cannot be pickled."""
+        """Keep the arguments: networks, devices and locks cannot be pickled."""
         encoder = super().__new__(cls)
         encoder._arguments = args, kwargs
         return encoder
 
     def __reduce__(self) -> tuple:
-        """In another process an encoder is made anew from its arguments: a path is read there."""
-        return _made_again, (type(self), *self._arguments)
+        """Make the encoder again from its arguments in another process, which reads the weights itself."""
+        args, kwargs = self._arguments
+        return partial(type(self), *args, **kwargs), ()
 
     def __init__(
         self,
         network: Callable,
         *,
         name: str,
-        patch_px: int,
-        patch_um: float | Sequence[float],
-        mean: Sequence[float],
-        std: Sequence[float],
-        licence: str,
         record: dict[str, Any],
-        device: str | Sequence[str] | None,
-        precision: str,
-        batch_size: int,
+        patch_px: int = 224,
+        patch_um: float | Sequence[float] = 112.0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        licence: str = "unknown",
+        device: str | Sequence[str] | None = None,
+        precision: str = "auto",
+        batch_size: int = 32,
     ):
         require_one_of(precision, PRECISIONS, name="precision")
         if patch_px < 1 or batch_size < 1:
@@ -76,7 +78,7 @@ class TorchEncoder:
             raise ValueError(f"std must be positive; got {self._std}.")
         self._record = record
         self.devices = find_devices(device)
-        # a thread takes a network, works, and puts it back: never two threads on one device
+        # A thread takes a network, uses it and puts it back, so that no two threads use one device.
         self._free: SimpleQueue = SimpleQueue()
         for i, place in enumerate(self.devices):
             self._free.put((_placed(network, place, copy=i > 0), place))
@@ -88,30 +90,49 @@ class TorchEncoder:
         return [f"{self.name}_{i}" for i in range(self.n_features)]
 
     def params(self) -> dict[str, Any]:
-        """What changes the numbers: weights, pooling, normalisation. Not device and precision: they round."""
+        """Return the settings that change the vectors: weights, pooling, normalisation.
+
+        Device and precision are not among them, because they change the vectors by rounding only.
+
+        Returns
+        -------
+        Plain str, and lists of float for the colours.
+
+        Examples
+        --------
+        >>> encoder = flagst.encoders.CallableEncoder(lambda x: x.mean((2, 3)), name="colour", mean=(0, 0, 0))
+        >>> encoder.params()["mean"]
+        [0.0, 0.0, 0.0]
+        """
         return self._record | {NETWORK.mean: list(self._mean), NETWORK.std: list(self._std)}
 
     @property
     def dtypes(self) -> list[str]:
-        """Types that the devices compute in, such as ``["float16"]``."""
+        """Number types that the devices compute in, such as ``["float16"]``."""
         return sorted({self._dtype(device) for device in self.devices})
 
     def encode(self, patches: np.ndarray) -> np.ndarray:
-        """Encode patches; may be called from several threads at once.
+        """Encode patches. Several threads may call this at the same time.
 
         Parameters
         ----------
         patches
-            (n_patches, patch_px, patch_px, 3) uint8, red, green, blue.
+            ``(n_patches, patch_px, patch_px, 3)`` uint8, red, green, blue.
 
         Returns
         -------
-        (n_patches, n_features) float32.
+        ``(n_patches, n_features)`` float32.
 
         Raises
         ------
         ValueError
-            Patches of another shape or type.
+            ``patches`` has another shape or dtype.
+
+        Examples
+        --------
+        >>> encoder = flagst.encoders.CallableEncoder(lambda x: x.mean((2, 3)), name="colour", patch_px=64)
+        >>> encoder.encode(np.zeros((2, 64, 64, 3), np.uint8)).shape
+        (2, 3)
         """
         require_patches(patches, self.patch_px)
         out = np.empty((len(patches), self.n_features), dtype=np.float32)
@@ -121,7 +142,7 @@ class TorchEncoder:
         return out
 
     def _tensor(self, patches: np.ndarray, device: "torch.device") -> "torch.Tensor":
-        """Patches as the network wants them: (n_patches, 3, patch_px, patch_px) float32 on ``device``."""
+        """Input of the network: (n_patches, 3, patch_px, patch_px) float32 on ``device``."""
         import torch
 
         pixels = torch.from_numpy(np.ascontiguousarray(patches)).to(device).permute(0, 3, 1, 2).float().div_(255)
@@ -129,7 +150,7 @@ class TorchEncoder:
         return pixels.sub_(mean).div_(std)
 
     def _vectors(self, network: Callable, pixels: "torch.Tensor") -> "torch.Tensor":
-        """(n_patches, n_features) of what the network says of its input."""
+        """(n_patches, n_features) from the normalised patches."""
         return network(pixels)
 
     def _encode_batch(self, patches: np.ndarray) -> np.ndarray:
@@ -159,7 +180,7 @@ class TorchEncoder:
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
 
     def _probe(self) -> int:
-        """Length of a vector, from one grey patch; a network of another kind is found out here, not after hours."""
+        """Length of a vector, from one grey patch. This refuses a wrong network at once, not after hours."""
         vectors = self._encode_batch(np.full((1, self.patch_px, self.patch_px, 3), 128, np.uint8))
         if vectors.ndim != 2 or len(vectors) != 1:
             raise ValueError(
@@ -173,12 +194,8 @@ class TorchEncoder:
         return vectors.shape[1]
 
 
-def _made_again(cls: type, args: tuple, kwargs: dict[str, Any]) -> TorchEncoder:
-    return cls(*args, **kwargs)
-
-
 def find_devices(device: str | Sequence[str] | None) -> list["torch.device"]:
-    """Devices by name; ``None`` for the GPU where there is one, else the CPU."""
+    """Devices by name; ``None`` is the GPU if there is one, otherwise the CPU."""
     import torch
 
     if device is None:

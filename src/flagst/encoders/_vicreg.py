@@ -1,4 +1,4 @@
-"""A small convolutional network, trained so that two views of a patch are described alike; torch is imported late."""
+"""A small convolutional network, trained so that two views of a patch get similar vectors. torch is imported late."""
 
 from typing import TYPE_CHECKING
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 #: Channels of the convolutions; each halves the side. The last is the length of the vector.
 WIDTHS = (32, 64, 128, 256)
-#: Of red, green and blue, 0 to 1, which are brought to 0 and 1; after stain normalisation most pixels are near white.
+#: Mean and standard deviation of red, green and blue, 0 to 1; after stain normalisation most pixels are near white.
 MEAN, STD = (0.75, 0.75, 0.75), (0.2, 0.2, 0.2)
 N_STEPS, LEAST_PATCHES = 400, 64
 _BATCH, _CROP, _PROJECTION = 128, 5 / 7, 512
 _RATE, _DECAY = 2e-3, 1e-4
-# Stains of a view are up to this much weaker or stronger, each colour by itself.
+# A view has up to this share less or more stain, drawn for each colour.
 _STAIN = 0.15
 # Weights of the three parts of the loss.
 _LIKENESS, _SPREAD, _COVARIANCE = 25.0, 25.0, 1.0
 
 
 def make_network() -> "nn.Module":
-    """(n_patches, 3, side, side) to (n_patches, 256): strided convolutions, averaged over the patch."""
+    """(n_patches, 3, side, side) to (n_patches, 256): strided convolutions, then the mean over the patch."""
     from torch import nn
 
     layers: list[nn.Module] = []
@@ -38,34 +38,19 @@ def make_network() -> "nn.Module":
 def fit_network(
     patches: np.ndarray, *, n_steps: int, seed: int, device: str | None = None, progress: bool = False
 ) -> "nn.Module":
-    """Train a network on patches alone: variance-invariance-covariance regularisation (Bardes et al., ICLR 2022).
+    """Train a network on patches, without expression: variance-invariance-covariance regularisation.
 
-    Views of a patch are a crop of 5/7 of its side, turned by a multiple of 90 degrees, mirrored, and with each colour's
-    stain up to 15 % weaker or stronger.
+    A view of a patch is a crop of 5/7 of its side, turned by a multiple of 90 degrees, mirrored, and with up to 15 %
+    less or more stain per colour. ``patches`` are (n_patches, side, side, 3) uint8, of any scales. ``seed`` sets the
+    weights, the order and the views; the global random state stays unmodified. Each step takes 128 patches. The
+    ``device`` is by default the GPU if there is one; the network comes back on the CPU, set to evaluation.
 
-    Parameters
-    ----------
-    patches
-        (n_patches, side, side, 3) uint8, of any scales.
-    n_steps
-        Steps of the optimiser, on 128 patches each.
-    seed
-        Of weights, order and views; the global random state is left alone.
-    device
-        By default the GPU where there is one.
-    progress
-        Show a progress bar.
+    Raises a ``ValueError`` for fewer than 64 patches or fewer than one step, and a ``RuntimeError`` when the loss
+    becomes NaN or infinite.
 
-    Returns
-    -------
-    The network on the CPU, set to evaluation.
-
-    Raises
+    Source
     ------
-    ValueError
-        Fewer than 64 patches, or steps below 1.
-    RuntimeError
-        The loss became NaN or infinite.
+    Bardes et al., ICLR 2022.
     """
     import torch
     from torch import nn
@@ -78,7 +63,7 @@ def fit_network(
     (place,) = find_devices(device)
     pixels = torch.from_numpy(np.ascontiguousarray(patches)).permute(0, 3, 1, 2)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not those of GPUs, as torch.manual_seed would
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs
         body = make_network()
         head = nn.Sequential(
             nn.Linear(WIDTHS[-1], _PROJECTION),
@@ -86,7 +71,7 @@ def fit_network(
             nn.ReLU(),
             nn.Linear(_PROJECTION, _PROJECTION),
         )
-    # channels last: half the time on a CPU
+    # channels last takes half the time on a CPU
     body, head = body.to(place, memory_format=torch.channels_last), head.to(place)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW([*body.parameters(), *head.parameters()], lr=_RATE, weight_decay=_DECAY)
@@ -107,10 +92,10 @@ def fit_network(
 
 
 def vicreg_loss(first: "torch.Tensor", second: "torch.Tensor") -> "torch.Tensor":
-    """How unlike two (n, d) descriptions are, how little each varies, and how much its entries correlate.
+    """Difference of two (n, d) sets of vectors, lack of variance in each, and covariance of their entries.
 
-    25 times the mean squared difference, and of each description 25 times the average of ``1 - sd`` over entries whose
-    standard deviation is below 1, and the sum of squared covariances of different entries over ``d``.
+    25 times the mean squared difference; and of each set 25 times the mean of ``1 - sd`` over entries whose standard
+    deviation is below 1, and the sum of the squared covariances of different entries, divided by ``d``.
     """
     import torch
     from torch.nn.functional import mse_loss, relu
@@ -125,7 +110,7 @@ def vicreg_loss(first: "torch.Tensor", second: "torch.Tensor") -> "torch.Tensor"
 
 
 def _view(patches: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
-    """A random view of each patch (n, 3, side, side), 0 to 1, as the network takes it; one crop and turn for all."""
+    """A random view of each patch (n, 3, side, side), 0 to 1, normalised for the network; all share crop and turn."""
     import torch
 
     def whole(below: int) -> int:

@@ -1,4 +1,4 @@
-"""Any function or module of yours as an image encoder."""
+"""An image encoder from any function or torch module."""
 
 import hashlib
 import re
@@ -14,48 +14,50 @@ if TYPE_CHECKING:
 
 
 class CallableEncoder(TorchEncoder):
-    """Encoder from a function that takes a batch of patches and gives a vector for each.
+    """Image encoder from a function that maps a batch of patches to one vector per patch.
 
     Parameters
     ----------
     function
-        Called with (n_patches, 3, patch_px, patch_px) float32, normalised with ``mean`` and ``std``; gives
-        (n_patches, n_features). A :class:`torch.nn.Module` is copied, set to evaluation and moved to the device, and
-        its weights and layers are hashed (not the code of a ``forward`` of your own: change ``version`` with it); of
-        any other function only ``name`` and ``version`` say which one it is.
+        Called with ``(n_patches, 3, patch_px, patch_px)`` float32, normalised with ``mean`` and ``std``; returns
+        ``(n_patches, n_features)``. A :class:`torch.nn.Module` is copied, set to evaluation and moved to the device.
+        Its weights and layers are hashed, but not the code of your own ``forward``: change ``version`` when that
+        changes. Any other function is identified by ``name`` and ``version`` only.
     name
-        Written beside the features. By default the function's own.
+        Written next to the features. By default the name of the function or module.
     version
-        Change it whenever the same patch gives other numbers.
+        Change it when the same patch gets other numbers.
     patch_px
-        Side of the patches, pixels.
+        Side of a patch, pixels.
     patch_um
-        Side of the patches, micrometres, one per scale.
+        Side of a patch in the tissue, micrometres; one per scale.
     mean, std
-        Of red, green and blue, colours from 0 to 1. By default those of ImageNet; (0, 0, 0) and (1, 1, 1) leave
-        colours as they are.
+        Three numbers each, for red, green and blue in colours from 0 to 1. By default those of ImageNet; (0, 0, 0) and
+        (1, 1, 1) leave the colours unmodified.
     licence
-        Of the weights, for the record.
+        Licence of the weights, for the record.
     device
-        ``"cuda"``, ``"cpu"``, or several (``["cuda:0", "cuda:1"]``), which then share the patches. By default the GPU
-        where there is one; for functions that are no module, the CPU.
+        ``"cuda"``, ``"cpu"``, or several devices that share the patches, such as ``["cuda:0", "cuda:1"]``. By default
+        the GPU if there is one; the CPU for a function that is not a module.
     precision
         ``"auto"`` (half precision on a GPU, float32 on the CPU), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     batch_size
-        Patches that go through the network at once.
+        Number of patches that go through the network at once.
 
     Raises
     ------
+    TypeError
+        ``function`` cannot be called, or is a class.
     ValueError
-        Settings out of range, a function without a name, or one that does not give one finite vector per patch.
+        A setting is out of range; the function has no name; it does not give one finite vector per patch.
 
-    Example
-    -------
-    >>> import numpy as np
-    >>> from flagst.encoders import CallableEncoder
-    >>> encoder = CallableEncoder(lambda x: x.mean((2, 3)), name="colour", patch_px=64, patch_um=100)
+    Examples
+    --------
+    >>> encoder = flagst.encoders.CallableEncoder(lambda x: x.mean((2, 3)), name="colour", patch_px=64, patch_um=100)
     >>> encoder.encode(np.zeros((2, 64, 64, 3), np.uint8)).shape
     (2, 3)
+    >>> encoder.feature_names
+    ['colour_0', 'colour_1', 'colour_2']
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class CallableEncoder(TorchEncoder):
 
 
 def sha256_of_weights(network: "torch.nn.Module") -> str:
-    """SHA-256 of a network's weights and buffers with their names, wherever they are kept."""
+    """SHA-256 of the names and values of a network's weights and buffers, whatever their device."""
     import torch
 
     digest = hashlib.sha256()
@@ -117,6 +119,6 @@ def sha256_of_weights(network: "torch.nn.Module") -> str:
 
 
 def sha256_of_layers(network: "torch.nn.Module") -> str:
-    """SHA-256 of a network's layers and their settings: activations, say, have no weights."""
+    """SHA-256 of a network's layers and their settings, for layers without weights such as activations."""
     text = f"{type(network).__qualname__}\n{network!r}"
     return hashlib.sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", text).encode()).hexdigest()

@@ -1,6 +1,8 @@
-"""Models of LazySlide by name."""
+"""Models of LazySlide, by name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -16,31 +18,33 @@ if TYPE_CHECKING:
 
 
 class LazySlideEncoder(TorchEncoder):
-    """A vision model of LazySlide by its name there, with LazySlide's own colours and pooling.
+    """A vision model of LazySlide, with LazySlide's own colours and pooling.
 
-    LazySlide fetches the weights into its own cache and reads them in its own way, which flagst does not check. For a
-    file of your own use :func:`get_encoder`.
+    LazySlide downloads the weights into its own cache and reads them in its own way, which flagst does not check. For
+    weights in a local file use :func:`get_encoder`.
 
     Parameters
     ----------
     model
         Name in ``lazyslide.models.list_models()``.
     hub
-        Must be true: that LazySlide may download the weights.
-    patch_px, patch_um, device, precision, batch_size
-        See :class:`flagst.encoders.CallableEncoder`; one device only.
+        Must be true: it allows LazySlide to download the weights.
+    device
+        One device; by default the GPU if there is one.
+    **settings
+        ``patch_px``, ``patch_um``, ``precision``, ``batch_size``: see :class:`flagst.encoders.CallableEncoder`.
 
     Raises
     ------
     KeyError
         LazySlide has no such model.
     ValueError
-        Without ``hub=True``; a model that does not encode images; settings out of range.
+        ``hub`` is not true, the model does not encode images, or a setting is out of range.
     ImportError
         LazySlide is missing.
 
-    Example
-    -------
+    Examples
+    --------
     >>> encoder = flagst.encoders.LazySlideEncoder("h-optimus-0", hub=True)  # doctest: +SKIP
     """
 
@@ -49,11 +53,8 @@ class LazySlideEncoder(TorchEncoder):
         model: str,
         *,
         hub: bool = False,
-        patch_px: int = 224,
-        patch_um: float | Sequence[float] = 112.0,
         device: str | None = None,
-        precision: str = "auto",
-        batch_size: int = 32,
+        **settings,
     ):
         registry = _models().MODEL_REGISTRY
         require_key(registry, model, where="LazySlide's list of models", hint="See lazyslide.models.list_models().")
@@ -63,7 +64,7 @@ class LazySlideEncoder(TorchEncoder):
         if len(places) > 1:
             raise ValueError(f"LazySlideEncoder works on one device; got {device!r}.")
         entry = registry[model]
-        made = getattr(entry, "module", entry)()  # of older versions a card that holds the class
+        made = getattr(entry, "module", entry)()  # in older versions an entry is a card that holds the class
         if not hasattr(made, "encode_image"):
             raise ValueError(f"LazySlide's {model!r} does not encode images.")
         made.to(places[0])
@@ -73,15 +74,12 @@ class LazySlideEncoder(TorchEncoder):
         super().__init__(
             made.encode_image,
             name=f"lazyslide-{model}",
-            patch_px=patch_px,
-            patch_um=patch_um,
-            mean=(0, 0, 0),  # its own transform normalises
+            mean=(0, 0, 0),  # LazySlide's transform normalises
             std=(1, 1, 1),
             licence=str(getattr(entry, "license", None) or "unknown"),
             record={NETWORK.sha256: sha256_of_weights(made.model)},
             device=[str(place) for place in places],
-            precision=precision,
-            batch_size=batch_size,
+            **settings,
         )
 
     def _tensor(self, patches: np.ndarray, device: "torch.device") -> "torch.Tensor":
@@ -93,16 +91,8 @@ class LazySlideEncoder(TorchEncoder):
 
 
 def _models() -> ModuleType:
-    """The module with LazySlide's models, whichever package holds them."""
-    try:
-        import lazyslide_models
-
-        return lazyslide_models
-    except ImportError:
-        pass
-    try:
-        from lazyslide import models
-
-        return models
-    except ImportError as error:
-        raise ImportError("LazySlideEncoder needs LazySlide: pip install 'flagst[wsi]'.") from error
+    """The module with LazySlide's models; its package depends on the version."""
+    for name in ("lazyslide_models", "lazyslide.models"):
+        with suppress(ImportError):
+            return import_module(name)
+    raise ImportError("LazySlideEncoder needs LazySlide: pip install 'flagst[wsi]'.")

@@ -1,56 +1,71 @@
-"""Published pathology models: what each needs to give the vectors its authors meant. A new one is one entry."""
+"""Published pathology models: the settings that give the vectors of their authors. A new model is one entry."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flagst._keys import NETWORK
 from flagst._weights import WEIGHT_FILES
 from flagst.encoders._checkpoint import find_weights
 from flagst.encoders._torch import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
+from flagst.encoders.timm_encoder import TimmEncoder
+from flagst.encoders.transformers_encoder import TransformersEncoder
 
-if TYPE_CHECKING:
-    from flagst.encoders._base import ImageEncoder
-
-_H_OPTIMUS_MEAN, _H_OPTIMUS_STD = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
 _NO_DERIVATIVES = "CC-BY-NC-ND-4.0"
+_BIN_FIRST = ("pytorch_model.bin", "model.safetensors")
+# Arguments of timm that several models share.
+_VIT = {"img_size": 224, "init_values": 1e-5, "dynamic_img_size": True}
+_GIANT = {"num_heads": 24, "embed_dim": 1536, "mlp_ratio": 5.33334}
+_SWIGLU = {"mlp_layer": "SwiGLUPacked", "act_layer": "SiLU"}
+_H_OPTIMUS: dict[str, Any] = {
+    "n_features": 1536,
+    "architecture": "vit_giant_patch14_reg4_dinov2",
+    "model_kwargs": _VIT | {"global_pool": "token", "dynamic_img_size": False},
+    "mean": (0.707223, 0.578729, 0.703617),
+    "std": (0.211883, 0.230117, 0.177517),
+}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a published model is built, fed and read out, and under which terms.
+    """How to build a published model, what to feed it, how to pool its output, and the terms of its weights.
 
     Parameters
     ----------
     title
-        The model's name as its authors write it.
+        Name of the model, as its authors write it.
     hub
-        Its Hugging Face repository, where the weights come from.
+        Its Hugging Face repository, where the weights are.
     licence, gated
-        Licence of the weights, and whether access must be asked for first. Read the terms: most forbid commercial use.
+        Licence of the weights, and whether one must ask for access first. Read the terms: most forbid commercial use.
     n_features
         Length of its vector.
     library
-        What its network is built with: ``"timm"`` or ``"transformers"``.
+        Library of its network: ``"timm"`` or ``"transformers"``.
     architecture, model_kwargs
-        Of ``timm.create_model``.
+        Arguments of ``timm.create_model``.
     pooling
-        How tokens become a vector: see :class:`TimmEncoder` and :class:`TransformersEncoder`; ``"attention"`` is
-        CONCH's.
+        How tokens become a vector: see :class:`TimmEncoder` and :class:`TransformersEncoder`. ``"attention"`` is
+        CONCH's own.
     files
         Names of the weights in the repository, in order of preference.
     mean, std
-        Of red, green and blue, colours from 0 to 1.
+        Mean and standard deviation of red, green and blue, for colours from 0 to 1.
     patch_px
-        Side of its patches, pixels.
+        Side of a patch, pixels.
     um_per_px
-        Micrometres per pixel it was made for.
+        Resolution that the model was made for, micrometres per pixel.
     source
         Paper.
     note
-        Whatever else must be known.
+        Anything else that a user must know.
+
+    Examples
+    --------
+    >>> uni = flagst.encoders.RECIPES["uni"]
+    >>> uni.n_features, uni.patch_um, uni.licence
+    (1024, 112.0, 'CC-BY-NC-ND-4.0')
     """
 
     title: str
@@ -72,12 +87,12 @@ class Recipe:
 
     @property
     def patch_um(self) -> float:
-        """Side of its patches, micrometres."""
+        """Side of a patch in the tissue, micrometres."""
         return self.patch_px * self.um_per_px
 
     @property
     def whereabouts(self) -> str:
-        """Where the weights come from and under which terms, for messages."""
+        """Where the weights are, and under which terms: a sentence for messages."""
         access = "access must be asked for there first" if self.gated else "open to all"
         return f"{self.title} is at huggingface.co/{self.hub} ({access}; licence {self.licence})."
 
@@ -92,8 +107,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             gated=True,
             n_features=1024,
             architecture="vit_large_patch16_224",
-            model_kwargs={"img_size": 224, "patch_size": 16, "init_values": 1e-5, "dynamic_img_size": True},
-            files=("pytorch_model.bin", "model.safetensors"),
+            model_kwargs=_VIT | {"patch_size": 16},
+            files=_BIN_FIRST,
             source="Chen et al., Nature Medicine 2024",
         ),
         "uni2-h": Recipe(
@@ -103,21 +118,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             gated=True,
             n_features=1536,
             architecture="vit_giant_patch14_224",
-            model_kwargs={
-                "img_size": 224,
-                "patch_size": 14,
-                "depth": 24,
-                "num_heads": 24,
-                "embed_dim": 1536,
-                "mlp_ratio": 5.33334,
-                "mlp_layer": "SwiGLUPacked",
-                "act_layer": "SiLU",
-                "init_values": 1e-5,
-                "reg_tokens": 8,
-                "no_embed_class": True,
-                "dynamic_img_size": True,
-            },
-            files=("pytorch_model.bin", "model.safetensors"),
+            model_kwargs=_VIT
+            | _GIANT
+            | _SWIGLU
+            | {"patch_size": 14, "depth": 24, "reg_tokens": 8, "no_embed_class": True},
+            files=_BIN_FIRST,
             source="Chen et al., Nature Medicine 2024, second release",
         ),
         "virchow2": Recipe(
@@ -127,19 +132,10 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             gated=True,
             n_features=2560,
             architecture="vit_huge_patch14_224",
-            model_kwargs={
-                "img_size": 224,
-                "mlp_ratio": 5.3375,
-                "mlp_layer": "SwiGLUPacked",
-                "act_layer": "SiLU",
-                "init_values": 1e-5,
-                "reg_tokens": 4,
-                "global_pool": "",
-                "dynamic_img_size": True,
-            },
+            model_kwargs=_VIT | _SWIGLU | {"mlp_ratio": 5.3375, "reg_tokens": 4, "global_pool": ""},
             pooling="cls_mean",
             source="Zimmermann et al., arXiv 2408.00738",
-            note="Class token and mean of the patch tokens side by side; the four registers count for neither.",
+            note="Class token and mean of the patch tokens side by side; the four registers are not used.",
         ),
         "prov-gigapath": Recipe(
             title="Prov-GigaPath",
@@ -148,17 +144,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             gated=True,
             n_features=1536,
             architecture="vit_giant_patch14_dinov2",
-            model_kwargs={
-                "img_size": 224,
-                "patch_size": 16,
-                "depth": 40,
-                "num_heads": 24,
-                "embed_dim": 1536,
-                "mlp_ratio": 5.33334,
-                "init_values": 1e-5,
-                "dynamic_img_size": True,
-            },
-            files=("pytorch_model.bin", "model.safetensors"),
+            model_kwargs=_VIT | _GIANT | {"patch_size": 16, "depth": 40},
+            files=_BIN_FIRST,
             source="Xu et al., Nature 2024",
             note="The tile encoder; the repository's slide_encoder.pth is another network.",
         ),
@@ -167,25 +154,17 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             hub="bioptimus/H-optimus-0",
             licence="Apache-2.0",
             gated=False,
-            n_features=1536,
-            architecture="vit_giant_patch14_reg4_dinov2",
-            model_kwargs={"img_size": 224, "init_values": 1e-5, "global_pool": "token", "dynamic_img_size": False},
-            files=("pytorch_model.bin", "model.safetensors"),
-            mean=_H_OPTIMUS_MEAN,
-            std=_H_OPTIMUS_STD,
+            files=_BIN_FIRST,
             source="Saillard et al., 2024, github.com/bioptimus/releases",
+            **_H_OPTIMUS,
         ),
         "h-optimus-1": Recipe(
             title="H-optimus-1",
             hub="bioptimus/H-optimus-1",
             licence=_NO_DERIVATIVES,
             gated=True,
-            n_features=1536,
-            architecture="vit_giant_patch14_reg4_dinov2",
-            model_kwargs={"img_size": 224, "init_values": 1e-5, "global_pool": "token", "dynamic_img_size": False},
-            mean=_H_OPTIMUS_MEAN,
-            std=_H_OPTIMUS_STD,
             source="Bioptimus, 2025",
+            **_H_OPTIMUS,
         ),
         "phikon-v2": Recipe(
             title="Phikon-v2",
@@ -217,31 +196,13 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     }
 )
 
+_FED = ("files", "pooling", "patch_px", "patch_um", "mean", "std", "licence")
 
-def open_recipe(name: str, *, path: str | Path | None = None, hub: bool = False, **settings) -> "ImageEncoder":
-    """The encoder that a recipe describes.
 
-    Parameters
-    ----------
-    name
-        A key of :data:`RECIPES`.
-    path
-        File of the weights, or the folder that holds it.
-    hub
-        Without ``path``: let huggingface_hub download the weights.
-    **settings
-        Of the encoder: device, precision, batch size, or instead of the recipe's ``patch_um``, ``pooling``, ...
+def open_recipe(name: str, *, path: str | Path | None = None, hub: bool = False, **settings) -> TorchEncoder:
+    """The encoder that the recipe ``name`` describes; see :func:`get_encoder` for arguments and errors.
 
-    Returns
-    -------
-    The encoder.
-
-    Raises
-    ------
-    FileNotFoundError
-        No weights; the message says which file, from where, under which terms.
-    ValueError
-        The file is not that model's, or both ``path`` and ``hub`` are given.
+    ``settings`` are those of the encoder. They take the place of the recipe's own ``patch_um``, ``pooling``, and so on.
     """
     recipe = RECIPES[name]
     hint = f"{recipe.whereabouts} With hub=True it is downloaded to the cache of huggingface_hub."
@@ -253,37 +214,17 @@ def open_recipe(name: str, *, path: str | Path | None = None, hub: bool = False,
             f"Encoder {name!r} needs its weights: flagst.encoders.get_encoder({name!r}, path=...) with the file "
             f"{files} or its folder. {hint}"
         )
-    settings = {
-        "path": recipe.hub if path is None else find_weights(path, recipe.files, hint=hint),
-        "hub": path is None,
-        "name": name,
-        "files": recipe.files,
-        "pooling": recipe.pooling,
-        "patch_px": recipe.patch_px,
-        "patch_um": recipe.patch_um,
-        "mean": recipe.mean,
-        "std": recipe.std,
-        "licence": recipe.licence,
-    } | settings
-    return _require_width(_open(recipe, settings), recipe)
-
-
-def _open(recipe: Recipe, settings: dict[str, Any]) -> TorchEncoder:
+    place = recipe.hub if hub else find_weights(path, recipe.files, hint=hint)
+    settings = {key: getattr(recipe, key) for key in _FED} | {"path": place, "hub": hub, "name": name} | settings
     if recipe.library == "transformers":
-        from flagst.encoders.transformers_encoder import TransformersEncoder
-
-        return TransformersEncoder(**settings)
-    if recipe.pooling == "attention":
-        from flagst.encoders._conch import ConchEncoder as encoder
+        encoder: TorchEncoder = TransformersEncoder(**settings)
     else:
-        from flagst.encoders.timm_encoder import TimmEncoder as encoder
-    return encoder(architecture=recipe.architecture, model_kwargs=recipe.model_kwargs, **settings)
-
-
-def _require_width(encoder: TorchEncoder, recipe: Recipe) -> TorchEncoder:
-    """Weights of a folder bring their own configuration: any network of the library would load."""
-    as_published = encoder.params()[NETWORK.pooling] == recipe.pooling
-    if as_published and encoder.n_features != recipe.n_features:
+        kind = TimmEncoder
+        if recipe.pooling == "attention":
+            from flagst.encoders._conch import ConchEncoder as kind
+        encoder = kind(architecture=recipe.architecture, model_kwargs=recipe.model_kwargs, **settings)
+    # transformers builds the network from the folder's own config.json: any of its models would load
+    if encoder.n_features != recipe.n_features and settings["pooling"] == recipe.pooling:
         raise ValueError(
             f"{recipe.title} has vectors of {recipe.n_features} numbers; these weights give {encoder.n_features}. Are "
             "they another model's?"

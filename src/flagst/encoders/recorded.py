@@ -1,4 +1,4 @@
-"""The encoder behind features that were made earlier, from what was written beside them."""
+"""The encoder that made features, found again from the record next to them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +12,14 @@ from flagst.encoders._registry import available_encoders, get_encoder
 
 
 def recorded_encoder(record: Mapping[str, Any], *, path: str | Path | None = None) -> ImageEncoder:
-    """The encoder that made recorded image features, with the same settings.
+    """Return the encoder that made image features, with the same settings.
 
     Parameters
     ----------
     record
-        ``uns["flagst"]["features"][key]`` of the training data, as a model keeps it in ``features_[key]``.
+        ``uns["flagst"]["features"][key]`` of the training data; a model keeps it in ``features_[key]``.
     path
-        Weights of a network, as for :func:`get_encoder`; the record holds their hash.
+        Weights of a network, as for :func:`get_encoder`. The record holds their hash, and other weights are refused.
 
     Returns
     -------
@@ -28,15 +28,16 @@ def recorded_encoder(record: Mapping[str, Any], *, path: str | Path | None = Non
     Raises
     ------
     FileNotFoundError
-        A network without ``path``.
+        The encoder is a network, and ``path`` is missing.
     KeyError
-        The record names no encoder.
+        The record does not name an encoder.
     ValueError
-        An encoder that is not there, or is there in another version, with other weights or other settings.
+        There is no such encoder, or its version, weights or settings differ from the record.
 
-    Example
-    -------
-    >>> encoder = recorded_encoder(model.features_["X_image"])  # doctest: +SKIP
+    Examples
+    --------
+    >>> flagst.encoders.recorded_encoder(model.features_["X_image"]).name
+    'handcrafted'
     """
     hint = "Extract features of the slide as those of the training data were, and predict from that table."
     require_key(record, FEATURES.encoder, where="The record of image features", hint=hint)

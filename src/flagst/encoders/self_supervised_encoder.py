@@ -1,10 +1,9 @@
-"""An image encoder fitted on images of one's own, without a download and without expression."""
+"""An image encoder that is fitted on the user's own images, without a download and without expression."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,37 +20,42 @@ from flagst.encoders.handcrafted import Handcrafted
 if TYPE_CHECKING:
     from torch import nn
 
-# In the metadata of the file, as JSON.
+# Key and format of the settings, which are JSON in the metadata of the file.
 _METADATA, _FORMAT = "flagst", "self-supervised encoder 1"
-_SUFFIX = ".safetensors"
 
 
 class SelfSupervisedEncoder(TorchEncoder):
-    """A small network fitted on images of one's own, beside the handcrafted features.
+    """A small network that was fitted on your own images, together with the handcrafted features.
 
-    :func:`flagst.pp.fit_encoder` makes one from sections; this class reads what :meth:`save` wrote. The network has
-    four strided convolutions, whose 256 channels are averaged over a patch; it was trained without expression, so that
-    two views of a patch are described alike (VICReg, Bardes et al., ICLR 2022).
+    :func:`flagst.pp.fit_encoder` makes one from sections, and this class reads the file that :meth:`save` wrote. The
+    network has four strided convolutions, whose 256 channels are averaged over a patch. It was trained without
+    expression, so that two views of a patch get similar vectors.
 
     Parameters
     ----------
     path
-        File that :meth:`save` wrote. Nothing that it holds is run.
+        File that :meth:`save` wrote. Nothing in it is run.
     device, precision, batch_size
         See :class:`flagst.encoders.CallableEncoder`.
 
     Raises
     ------
     FileNotFoundError
-        No ``path``, or no such file.
+        ``path`` is missing, or there is no such file.
     ValueError
-        A broken file, or one that :meth:`save` did not write; settings out of range.
+        The file is broken, or was not written by :meth:`save`; a setting is out of range.
 
-    Example
-    -------
-    >>> encoder = flagst.pp.fit_encoder(sdata, sections=["C2", "C3", "C4"])  # doctest: +SKIP
-    >>> encoder.save("encoder.safetensors")  # doctest: +SKIP
-    >>> encoder = flagst.encoders.SelfSupervisedEncoder("encoder.safetensors")  # doctest: +SKIP
+    Source
+    ------
+    VICReg: Bardes et al., ICLR 2022.
+
+    Examples
+    --------
+    >>> patches = np.random.default_rng(0).integers(0, 256, (64, 112, 112, 3)).astype(np.uint8)
+    >>> encoder = flagst.encoders.SelfSupervisedEncoder.fit(patches, n_steps=1, device="cpu")
+    >>> encoder.save("encoder.safetensors")
+    >>> flagst.encoders.SelfSupervisedEncoder("encoder.safetensors", device="cpu").n_features
+    374
     """
 
     name = "self-supervised"
@@ -69,7 +73,7 @@ class SelfSupervisedEncoder(TorchEncoder):
                 f"The encoder {self.name!r} needs the file that its save() wrote: path=. "
                 "flagst.pp.fit_encoder makes one from sections of yours."
             )
-        fitted = path if isinstance(path, _Fitted) else _Fitted.read(Path(path).expanduser())
+        fitted = path if isinstance(path, _Fitted) else _read(Path(path).expanduser())
         self._fitted = fitted
         self._beside = Handcrafted() if fitted.with_handcrafted else None
         record = {
@@ -107,18 +111,18 @@ class SelfSupervisedEncoder(TorchEncoder):
         Parameters
         ----------
         patches
-            (n_patches, 112, 112, 3) uint8, red, green, blue, of all scales together, in the colours that the encoder
-            will see.
+            ``(n_patches, 112, 112, 3)`` uint8, red, green, blue, 64 patches or more. Patches of all scales together, in
+            the colours that the encoder will see.
         patch_um
-            Sides of the patches, micrometres, one per scale, for the record.
+            Sides of the patches in the tissue, micrometres, one per scale, for the record.
         with_handcrafted
-            Let the handcrafted features stand before those of the network.
+            Put the handcrafted features before those of the network.
         n_steps
-            Steps of the optimiser, on 128 patches each.
+            Steps of the optimiser, with 128 patches each.
         seed
-            Of weights, order and views.
+            Seed of weights, order and views.
         device
-            By default the GPU where there is one; the encoder is made on the same.
+            Device of the training and of the encoder; by default the GPU if there is one.
         progress
             Show a progress bar.
 
@@ -129,9 +133,15 @@ class SelfSupervisedEncoder(TorchEncoder):
         Raises
         ------
         ValueError
-            Patches of another shape or type, fewer than 64, or settings out of range.
+            ``patches`` has another shape or dtype, there are fewer than 64 patches, or a setting is out of range.
         RuntimeError
             The training diverged.
+
+        Examples
+        --------
+        >>> encoder = flagst.encoders.SelfSupervisedEncoder.fit(patches, n_steps=400)  # doctest: +SKIP
+        >>> encoder.encode(patches[:2]).shape  # doctest: +SKIP
+        (2, 374)
         """
         require_patches(patches, Handcrafted.patch_px)
         scales = require_lengths(patch_um, name="patch_um")
@@ -145,59 +155,54 @@ class SelfSupervisedEncoder(TorchEncoder):
         return [*beside, *(f"network_{i}" for i in range(self.n_features - len(beside)))]
 
     def save(self, path: str | Path) -> None:
-        """Write the network and what is needed to use it to a safetensors file, which replaces what stood there.
+        """Write the encoder to a safetensors file; an older file of this name is replaced.
+
+        Parameters
+        ----------
+        path
+            File name that ends in ``.safetensors``.
 
         Raises
         ------
         ValueError
-            The name does not end in ``.safetensors``.
+            The file name has another suffix.
+
+        Examples
+        --------
+        >>> encoder = flagst.pp.fit_encoder(sdata)  # doctest: +SKIP
+        >>> encoder.save("encoder.safetensors")  # doctest: +SKIP
         """
-        self._fitted.write(Path(path).expanduser())
+        from safetensors.torch import save_file
+
+        path = _require_suffix(Path(path).expanduser())
+        network, patch_um, with_handcrafted = self._fitted
+        about = {"format": _FORMAT, "patch_um": patch_um, "with_handcrafted": with_handcrafted}
+        weights = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+        with drafted(path) as draft:
+            save_file(weights, draft, metadata={_METADATA: json.dumps(about)})
 
     def _encode_batch(self, patches: np.ndarray) -> np.ndarray:
         vectors = super()._encode_batch(patches)
         return vectors if self._beside is None else np.hstack([self._beside.encode(patches), vectors])
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    """What an encoder is made of, in memory or in a file.
-
-    Parameters
-    ----------
-    network
-        From :func:`fit_network`.
-    patch_um
-        Sides of the patches, micrometres.
-    with_handcrafted
-        Whether handcrafted features stand before its own.
-    """
+class _Fitted(NamedTuple):
+    """The network, the sides of its patches, and whether handcrafted features come before its own."""
 
     network: "nn.Module"
     patch_um: tuple[float, ...]
     with_handcrafted: bool
 
-    def write(self, path: Path) -> None:
-        from safetensors.torch import save_file
 
-        if path.suffix != _SUFFIX:
-            raise ValueError(f"The file of an encoder ends in {_SUFFIX}; got {path.name}.")
-        about = {"format": _FORMAT, "patch_um": self.patch_um, "with_handcrafted": self.with_handcrafted}
-        weights = {name: value.cpu().contiguous() for name, value in self.network.state_dict().items()}
-        with drafted(path) as draft:
-            save_file(weights, draft, metadata={_METADATA: json.dumps(about)})
+def _read(path: Path) -> _Fitted:
+    """What ``save`` wrote."""
+    import torch
 
-    @classmethod
-    def read(cls, path: Path) -> "_Fitted":
-        import torch
-
-        if path.suffix != _SUFFIX:
-            raise ValueError(f"The file of an encoder ends in {_SUFFIX}; got {path.name}.")
-        about = guarded(path, lambda: _about(path))
-        with torch.random.fork_rng(devices=[]):  # its first weights are overwritten
-            network = make_network()
-        fit_weights(network, load_weights(path), file=path.name, model="the network of a self-supervised encoder")
-        return cls(network, **about)
+    about = guarded(_require_suffix(path), lambda: _about(path))
+    with torch.random.fork_rng(devices=[]):  # the random weights are replaced below
+        network = make_network()
+    fit_weights(network, load_weights(path), file=path.name, model="the network of a self-supervised encoder")
+    return _Fitted(network, **about)
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -206,6 +211,12 @@ def _about(path: Path) -> dict[str, Any]:
 
     with safe_open(path, framework="pt") as file:
         about = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
-    if about.pop("format", None) != _FORMAT:
+    if about.get("format") != _FORMAT:
         raise ValueError("it was not written by SelfSupervisedEncoder.save")
     return {"patch_um": tuple(map(float, about["patch_um"])), "with_handcrafted": bool(about["with_handcrafted"])}
+
+
+def _require_suffix(path: Path) -> Path:
+    if path.suffix != ".safetensors":
+        raise ValueError(f"The file of an encoder ends in .safetensors; got {path.name}.")
+    return path

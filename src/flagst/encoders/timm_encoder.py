@@ -6,64 +6,65 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flagst._checks import require_one_of
-from flagst._files import reason_of, sha256_of
+from flagst._files import load_weights, reason_of, sha256_of
 from flagst._keys import NETWORK
-from flagst._weights import WEIGHT_FILES
-from flagst.encoders._checkpoint import HUB_HINT, download, find_weights, load_into
+from flagst._weights import WEIGHT_FILES, fit_weights
+from flagst.encoders._checkpoint import open_weights
 from flagst.encoders._pooling import TOKEN_POOLINGS, pool_tokens
-from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
+from flagst.encoders._torch import TorchEncoder
 
 if TYPE_CHECKING:
     import torch
 
-# Arguments by which timm would read weights itself, whatever they hold and from wherever.
+# With these arguments timm would read weights itself, without the checks of this package.
 _READS_WEIGHTS = ("checkpoint_path", "pretrained")
 
 
 class TimmEncoder(TorchEncoder):
     """A timm network with weights from a file: UNI, Virchow2, H-optimus and most other pathology models.
 
-    For those :func:`get_encoder` knows the settings: ``get_encoder("uni", path=...)``. Weights are read without
-    running anything that the file holds, and must fit the architecture exactly (a classifier's may be left over).
+    For these models :func:`get_encoder` knows the settings: ``get_encoder("uni", path=...)``. Nothing in the file is
+    run. The weights must fit the architecture exactly, except for a classifier, which is left out.
 
     Parameters
     ----------
     path
-        File of the weights (``.safetensors``, ``.bin``, ``.pth``, ``.pt``) or a folder with ``model.safetensors`` or
+        File of the weights (``.safetensors``, ``.bin``, ``.pth``, ``.pt``), or a folder with ``model.safetensors`` or
         ``pytorch_model.bin``; with ``hub=True`` the name of a Hugging Face repository.
     architecture
-        Name that ``timm.create_model`` knows.
+        Name of a model in ``timm.create_model``.
     model_kwargs
-        Its further arguments. ``mlp_layer`` and ``act_layer`` are classes, or their names in ``timm.layers`` and
-        ``torch.nn``.
+        Further arguments of ``timm.create_model``. ``mlp_layer`` and ``act_layer`` are classes, or their names in
+        ``timm.layers`` and ``torch.nn``.
     pooling
-        ``"model"``: the network's own. Of vision transformers also ``"cls"`` (class token), ``"mean"`` (of the patch
-        tokens, without registers) or ``"cls_mean"`` (the two side by side).
+        ``"model"``: that of the network. Vision transformers also have ``"cls"`` (class token), ``"mean"`` (mean of the
+        patch tokens, without registers) and ``"cls_mean"`` (both, concatenated).
     name
-        Written beside the features; by default the architecture.
+        Written next to the features; by default the architecture.
     hub
-        Let huggingface_hub download the file; nothing is ever downloaded without.
+        Allow huggingface_hub to download the file. Otherwise nothing is downloaded.
     files
-        Names the weights may have in a folder, in order of preference.
-    patch_px, patch_um, mean, std, licence, device, precision, batch_size
-        See :class:`flagst.encoders.CallableEncoder`.
+        Names that the weights may have in a folder, in order of preference.
+    **settings
+        ``patch_px``, ``patch_um``, ``mean``, ``std``, ``licence``, ``device``, ``precision``, ``batch_size``: see
+        :class:`flagst.encoders.CallableEncoder`.
 
     Raises
     ------
     FileNotFoundError
-        No such file; the expected names are in the message.
+        There is no such file; the message has the expected names.
     ValueError
-        The file is broken, holds more than tensors, or does not fit the architecture (the file is named); unknown
-        architecture; settings out of range.
+        The file is broken, holds more than tensors, or does not fit the architecture (the message names the file); the
+        architecture is unknown; a setting is out of range.
     ImportError
         timm is missing.
 
-    Example
-    -------
+    Examples
+    --------
     >>> encoder = flagst.encoders.TimmEncoder("vit.safetensors", "vit_small_patch16_224")  # doctest: +SKIP
     """
 
-    #: What ``pooling`` may be.
+    #: Values of ``pooling``.
     poolings = ("model", *TOKEN_POOLINGS)
 
     def __init__(
@@ -76,63 +77,44 @@ class TimmEncoder(TorchEncoder):
         name: str | None = None,
         hub: bool = False,
         files: Sequence[str] = WEIGHT_FILES,
-        patch_px: int = 224,
-        patch_um: float | Sequence[float] = 112.0,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        licence: str = "unknown",
-        device: str | Sequence[str] | None = None,
-        precision: str = "auto",
-        batch_size: int = 32,
+        **settings,
     ):
         require_one_of(pooling, self.poolings, name="pooling")
-        settings = dict(model_kwargs or {})
-        weights = download(str(path), files) if hub else find_weights(path, files, hint=HUB_HINT)
+        model_kwargs = dict(model_kwargs or {})
+        weights = open_weights(path, files, hub=hub)
         self.pooling = pooling
         super().__init__(
-            self._network(architecture, settings, weights),
+            self._network(architecture, model_kwargs, weights),
             name=name or architecture,
-            patch_px=patch_px,
-            patch_um=patch_um,
-            mean=mean,
-            std=std,
-            licence=licence,
             record={
                 NETWORK.architecture: architecture,
-                NETWORK.settings: json.dumps(settings, sort_keys=True, default=_name),
+                NETWORK.settings: json.dumps(model_kwargs, sort_keys=True, default=_name),
                 NETWORK.pooling: pooling,
                 NETWORK.sha256: sha256_of(weights),
             },
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
+            **settings,
         )
 
     def _network(self, architecture: str, settings: dict, weights: Path) -> "torch.nn.Module":
         """The network with its weights."""
         network = create_timm(architecture, settings)
-        classifier = tuple(f"{part}." for part in _classifiers(network))
-        load_into(network, weights, architecture=architecture, spare=classifier)
+        fit_weights(network, load_weights(weights), file=weights.name, model=architecture, spare=_classifiers(network))
         return network
 
     def _vectors(self, network, pixels: "torch.Tensor") -> "torch.Tensor":
-        if self.pooling not in TOKEN_POOLINGS:  # the network's own
+        if self.pooling not in TOKEN_POOLINGS:  # that of the network
             return network(pixels)
         tokens, n_prefix = network.forward_features(pixels), getattr(network, "num_prefix_tokens", 0)
-        # prefix tokens may all be registers
+        # the prefix tokens may all be registers
         has_class = getattr(network, "cls_token", None) is not None
         return pool_tokens(tokens, self.pooling, n_prefix=n_prefix, has_class=has_class)
 
 
 def create_timm(architecture: str, settings: Mapping[str, Any]) -> "torch.nn.Module":
-    """An untrained network of timm's without a classifier; it reads no weights from anywhere.
+    """An untrained network of timm without a classifier; no weights are read.
 
-    Raises
-    ------
-    ValueError
-        Unknown architecture or argument, or one by which timm would read weights itself.
-    ImportError
-        timm is missing, or cannot be imported.
+    Raises a ``ValueError`` for an unknown architecture or argument, and for an argument with which timm would read
+    weights itself; an ``ImportError`` when timm cannot be imported.
     """
     if ":" in architecture:
         raise ValueError(
@@ -146,7 +128,7 @@ def create_timm(architecture: str, settings: Mapping[str, Any]) -> "torch.nn.Mod
         import timm
     except ImportError as error:
         raise ImportError("This encoder needs timm: pip install 'flagst[encoders]'.") from error
-    except RuntimeError as error:  # what torchvision raises beside a torch it was not built for
+    except RuntimeError as error:  # raised by a torchvision that was built for another torch
         raise ImportError(
             f"timm cannot be imported ({reason_of(error)}): torch and torchvision must be of one release, both for the "
             "CPU or both for the GPU."
@@ -163,7 +145,7 @@ def create_timm(architecture: str, settings: Mapping[str, Any]) -> "torch.nn.Mod
 
 
 def _name(layer: Any) -> str:
-    """Name of a layer in timm or torch: some are partial functions that do not know it."""
+    """Name of a layer in timm or torch. Some layers are partial functions, which do not know their name."""
     import timm
     import torch
 
@@ -172,6 +154,6 @@ def _name(layer: Any) -> str:
 
 
 def _classifiers(network: "torch.nn.Module") -> tuple[str, ...]:
-    """Names of a network's classifiers, whose weights a file may hold although they are not used."""
+    """Beginnings of the names of a network's classifiers: a file may hold their weights, which are not used."""
     names = getattr(network, "default_cfg", {}).get("classifier") or ()
-    return (names,) if isinstance(names, str) else tuple(names)
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))

@@ -1,4 +1,4 @@
-"""Vision transformers of the transformers library from a local folder."""
+"""Vision transformers of the transformers library, from a local folder."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -9,7 +9,7 @@ from flagst._checks import require_one_of
 from flagst._files import guarded, load_json, load_weights, sha256_of
 from flagst._keys import NETWORK
 from flagst._weights import WEIGHT_FILES, require_finite_weights, require_fit
-from flagst.encoders._checkpoint import HUB_HINT, download, find_weights
+from flagst.encoders._checkpoint import download, open_weights
 from flagst.encoders._pooling import TOKEN_POOLINGS, pool_tokens
 from flagst.encoders._torch import IMAGENET_MEAN, IMAGENET_STD, TorchEncoder
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import torch
 
 _CONFIG, _COLOURS = "config.json", "preprocessor_config.json"
-_UNUSED = ("pooler.",)  # a head of the class token, which poolings of tokens do not touch
+_UNUSED = ("pooler.",)  # a head of the class token, which is not used
 
 
 class TransformersEncoder(TorchEncoder):
-    """A vision transformer of the transformers library from a folder: Phikon-v2, DINOv2, ViT.
+    """A vision transformer of the transformers library, from a folder: Phikon-v2, DINOv2, ViT.
 
-    Weights are read without running anything that the file holds; code that comes with a model is never run.
+    Nothing in the weights file is run, and neither is code that comes with a model.
 
     Parameters
     ----------
@@ -31,31 +31,33 @@ class TransformersEncoder(TorchEncoder):
         Folder with ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``; with ``hub=True`` the name of a
         Hugging Face repository.
     pooling
-        ``"cls"`` (class token), ``"mean"`` (of the patch tokens, without registers) or ``"cls_mean"`` (side by side).
+        ``"cls"`` (class token), ``"mean"`` (mean of the patch tokens, without registers) or ``"cls_mean"`` (both,
+        concatenated).
     name
-        Written beside the features; by default the model type in ``config.json``.
+        Written next to the features; by default the model type in ``config.json``.
     hub
-        Let huggingface_hub download the files; nothing is ever downloaded without.
+        Allow huggingface_hub to download the files. Otherwise nothing is downloaded.
     files
-        Names the weights may have, in order of preference.
+        Names that the weights may have, in order of preference.
     mean, std
-        Of red, green and blue, colours from 0 to 1; by default those in ``preprocessor_config.json``, else
-        ImageNet's.
-    patch_px, patch_um, licence, device, precision, batch_size
-        See :class:`flagst.encoders.CallableEncoder`.
+        Three numbers each, for red, green and blue in colours from 0 to 1. By default those in
+        ``preprocessor_config.json``, or of ImageNet without that file.
+    **settings
+        ``patch_px``, ``patch_um``, ``licence``, ``device``, ``precision``, ``batch_size``: see
+        :class:`flagst.encoders.CallableEncoder`.
 
     Raises
     ------
     FileNotFoundError
-        A file is missing; it is named.
+        A file is missing; the message names it.
     ValueError
-        A file is broken, holds more than tensors, or weights and configuration do not go together (the file is
-        named); settings out of range.
+        A file is broken, holds more than tensors, or weights and configuration do not fit (the message names the file);
+        a setting is out of range.
     ImportError
         transformers is missing.
 
-    Example
-    -------
+    Examples
+    --------
     >>> encoder = flagst.encoders.TransformersEncoder("phikon-v2/")  # doctest: +SKIP
     """
 
@@ -67,23 +69,17 @@ class TransformersEncoder(TorchEncoder):
         name: str | None = None,
         hub: bool = False,
         files: Sequence[str] = WEIGHT_FILES,
-        patch_px: int = 224,
-        patch_um: float | Sequence[float] = 112.0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        licence: str = "unknown",
-        device: str | Sequence[str] | None = None,
-        precision: str = "auto",
-        batch_size: int = 32,
+        **settings,
     ):
         require_one_of(pooling, TOKEN_POOLINGS, name="pooling")
+        weights = open_weights(path, files, hub=hub)
+        folder = weights.parent
         if hub:
-            folder, weights = download(str(path), [_CONFIG]).parent, download(str(path), files)
+            download(str(path), [_CONFIG])
             with suppress(FileNotFoundError):  # not every repository has it
                 download(str(path), [_COLOURS])
-        else:
-            weights = find_weights(path, files, hint=HUB_HINT)
-            folder = weights.parent
         config = _config(folder / _CONFIG)
         network = _network(config, weights)
         self.pooling = pooling
@@ -92,19 +88,14 @@ class TransformersEncoder(TorchEncoder):
         super().__init__(
             network,
             name=name or config.model_type,
-            patch_px=patch_px,
-            patch_um=patch_um,
             mean=_colour(folder / _COLOURS, "image_mean", IMAGENET_MEAN) if mean is None else mean,
             std=_colour(folder / _COLOURS, "image_std", IMAGENET_STD) if std is None else std,
-            licence=licence,
             record={
                 NETWORK.architecture: type(network).__name__,
                 NETWORK.pooling: pooling,
                 NETWORK.sha256: sha256_of(weights),
             },
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
+            **settings,
         )
 
     def _vectors(self, network, pixels: "torch.Tensor") -> "torch.Tensor":
@@ -113,7 +104,7 @@ class TransformersEncoder(TorchEncoder):
 
 
 def _config(path: Path) -> Any:
-    """Configuration of a model that transformers itself knows."""
+    """Configuration of a model of the transformers library."""
     try:
         from transformers import AutoConfig
     except ImportError as error:
@@ -123,16 +114,16 @@ def _config(path: Path) -> Any:
 
 
 def _network(config: Any, weights: Path) -> "torch.nn.Module":
-    """The model that a configuration stands for, with all weights of the file."""
+    """The model of a configuration, with all weights of the file."""
     import torch
     from transformers import AutoModel, __version__
 
     state = load_weights(weights)
     require_finite_weights(weights.name, state)
-    with torch.device("meta"):  # only to learn which class it is
+    with torch.device("meta"):  # only to find out its class
         kind = type(guarded(weights.parent / _CONFIG, lambda: AutoModel.from_config(config, trust_remote_code=False)))
     fill = {"config": config, "state_dict": state, "ignore_mismatched_sizes": True, "output_loading_info": True}
-    # else it is the type in config.json; half precision is for autocast
+    # By default the weights get the type in config.json; half precision is left to autocast.
     fill["torch_dtype" if __version__.startswith("4.") else "dtype"] = torch.float32
     with _no_bar():
         network, report = guarded(weights, lambda: kind.from_pretrained(None, **fill))
@@ -148,7 +139,7 @@ def _network(config: Any, weights: Path) -> "torch.nn.Module":
 
 @contextmanager
 def _no_bar() -> Iterator[None]:
-    """Without the bar that transformers shows of the weights of one file."""
+    """Without the progress bar that transformers shows for the weights of a file."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -161,7 +152,7 @@ def _no_bar() -> Iterator[None]:
 
 
 def _colour(path: Path, name: str, default: Sequence[float]) -> Sequence[float]:
-    """Three numbers of ``preprocessor_config.json``; the default where there is no such file or it does not say."""
+    """Three numbers of ``preprocessor_config.json``; the default without such a file or entry."""
     held = load_json(path) if path.is_file() else {}
     if not isinstance(held, dict):
         raise ValueError(f"{path.name} is no dict of settings: pass mean= and std=.")

@@ -1,4 +1,4 @@
-"""Vectors of genes and spots: co-expression, tables, gene foundation models. Nothing is downloaded."""
+"""Vectors of genes and spots, from co-expression, tables and gene foundation models. Nothing is downloaded."""
 
 from flagst.gfm._base import GeneEncoder, SpotEncoder, open_gene_model
 from flagst.gfm.coexpression import CoExpression, coexpression

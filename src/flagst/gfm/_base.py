@@ -1,4 +1,4 @@
-"""What a gene encoder is, and how one is found for a file or folder."""
+"""The protocols of gene and spot encoders, and how one is opened from a file or folder."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,46 +6,82 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from flagst.gfm.geneformer import Geneformer
+from flagst.gfm.scgpt import ScGPT
+from flagst.gfm.table import Table
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
 @runtime_checkable
 class GeneEncoder(Protocol):
-    """Gives genes vectors.
+    """Gives each gene one vector.
+
+    Any object with this attribute and these methods is a gene encoder.
 
     Attributes
     ----------
     name
-        Written beside the vectors.
+        Written next to the vectors.
+
+    Examples
+    --------
+    >>> isinstance(flagst.gfm.CoExpression(adata), flagst.gfm.GeneEncoder)
+    True
     """
 
     name: str
 
     def encode(self, adata: "AnnData", genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors of ``genes``.
+        """Return a vector for each gene.
 
         Parameters
         ----------
         adata
-            Table the genes belong to; what an encoder may read further names of genes from.
+            Table of the genes. An encoder may read other names of genes from its ``var``.
         genes
             Gene names.
 
         Returns
         -------
-        ``(n_genes, d)`` float32, zero where a gene has no vector, and ``(n_genes,)`` bool, which have one.
+        vectors
+            ``(n_genes, d)`` float32; zeros for a gene without vector.
+        known
+            ``(n_genes,)`` bool; true where the gene has a vector.
+
+        Examples
+        --------
+        >>> vectors, known = flagst.gfm.CoExpression(adata).encode(adata, list(adata.var_names))
+        >>> vectors.shape, known.shape
+        ((20, 16), (20,))
         """
         ...
 
     def provenance(self) -> dict[str, Any]:
-        """Where the vectors come from, in plain values: model, files and their SHA-256, settings, licence."""
+        """Describe where the vectors come from.
+
+        Returns
+        -------
+        Plain values: model, files and their SHA-256, settings, licence.
+
+        Examples
+        --------
+        >>> flagst.gfm.CoExpression(adata).provenance()["encoder"]
+        'coexpression'
+        """
         ...
 
 
 @runtime_checkable
 class SpotEncoder(GeneEncoder, Protocol):
-    """A gene encoder that can also look at spots: it gives a gene another vector in every spot, and spots vectors."""
+    """A gene encoder that also looks at spots: it gives each gene a vector per spot, or each spot one vector.
+
+    Examples
+    --------
+    >>> isinstance(flagst.gfm.CoExpression(adata), flagst.gfm.SpotEncoder)
+    False
+    """
 
     def encode_spots(
         self,
@@ -58,81 +94,102 @@ class SpotEncoder(GeneEncoder, Protocol):
         device: str = "cpu",
         half: bool = False,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Vectors of genes in spots, or of spots, a batch of spots at a time.
+        """Return vectors of genes in spots, or of spots, one batch of spots at a time.
 
-        Neither the batch size nor the order of genes or spots changes them, but for rounding.
+        Neither the batch size nor the order of genes or spots changes the vectors, except for rounding.
 
         Parameters
         ----------
         adata
-            Raw counts of the whole transcriptome, not only of ``genes``: a gene's context is the others. Read a batch
-            at a time, so that they stay sparse, or in their file.
+            Raw counts of the whole transcriptome, not only of ``genes``: the other genes are the context of a gene.
+            Counts are read one batch at a time, so the table may be sparse, or backed by a file.
         genes
-            Gene names; for ``mode="contextual"``.
+            Gene names; used with ``mode="contextual"`` only.
         mode
-            ``"contextual"``, a vector per spot and gene, or ``"cell"``, a vector per spot.
+            ``"contextual"``: a vector per spot and gene. ``"cell"``: a vector per spot.
         layer
-            Layer with the counts; ``None`` for ``X``.
+            Layer of the counts; ``None`` for ``X``.
         batch_size
-            Spots per batch.
+            Number of spots per batch.
         device
-            As torch names it, such as ``"cpu"`` or ``"cuda:0"``.
+            Device of the network, as torch names it: ``"cpu"``, ``"cuda:0"``.
         half
-            Half precision: bfloat16 on a CPU, else float16.
+            Compute in half precision: bfloat16 on a CPU, float16 elsewhere.
 
         Returns
         -------
-        Iterator over ``rows``, ``(n_batch,)`` int64, ``vectors`` and ``mask``. Contextual: ``(n_batch, n_genes, d)``
-        float32, zero where the mask is false, and ``(n_batch, n_genes)`` bool, false for genes the model does not know,
-        that are not expressed in the spot, or that are beyond the model's length. Cell: ``(n_batch, d)`` float32 and
-        ``(n_batch,)`` bool, false for spots without a gene that the model knows.
+        An iterator over ``rows, vectors, mask`` of a batch. ``rows`` is ``(n_batch,)`` int64, rows of ``adata``.
+        Contextual: ``vectors`` is ``(n_batch, n_genes, d)`` float32, and ``mask`` ``(n_batch, n_genes)`` bool, false for
+        a gene that the model does not know, that is not expressed in the spot, or that is beyond the length of the
+        model. Cell: ``(n_batch, d)`` float32 and ``(n_batch,)`` bool, false for a spot without a gene that the model
+        knows. Vectors are zero where the mask is false.
+
+        Examples
+        --------
+        >>> encoder = flagst.gfm.ScGPT("scGPT_human")  # doctest: +SKIP
+        >>> rows, vectors, mask = next(encoder.encode_spots(adata, ["ERBB2", "GNAS"]))  # doctest: +SKIP
+        >>> vectors.shape  # doctest: +SKIP
+        (8, 2, 512)
         """
         ...
 
     def provenance(self, mode: str = "static") -> dict[str, Any]:
-        """See :meth:`GeneEncoder.provenance`; with the settings of a mode of :meth:`encode_spots`."""
+        """Describe where the vectors come from, as :meth:`GeneEncoder.provenance` does.
+
+        Parameters
+        ----------
+        mode
+            ``"static"``, or a mode of :meth:`encode_spots`, which adds the settings that change its vectors.
+
+        Returns
+        -------
+        Plain values.
+
+        Examples
+        --------
+        >>> flagst.gfm.ScGPT("scGPT_human").provenance("cell")["pooling"]  # doctest: +SKIP
+        'cls'
+        """
         ...
 
 
 def open_gene_model(path: str | Path, **settings) -> GeneEncoder:
-    """Gene encoder for a file or folder, told by what is in it.
+    """Open a gene encoder from a file or folder; the content says which model it is.
 
     Parameters
     ----------
     path
-        Folder of scGPT (``vocab.json``) or Geneformer (``config.json``), or a file of
+        Folder of scGPT (it has ``vocab.json``) or Geneformer (``config.json``), or a file for
         :class:`flagst.gfm.Table`.
     **settings
-        Passed on to the encoder.
+        Settings of :class:`ScGPT`, :class:`Geneformer` or :class:`Table`.
 
     Returns
     -------
-    A gene encoder.
+    The gene encoder.
 
     Raises
     ------
     FileNotFoundError
-        Nothing there.
+        There is nothing at ``path``, or a file of the model is missing.
     ValueError
-        A folder that is neither.
+        The folder belongs to neither model, or a file is broken (the message names it).
+
+    Examples
+    --------
+    >>> np.savez("vectors.npz", genes=["ERBB2", "GNAS"], vectors=np.eye(2))
+    >>> flagst.gfm.open_gene_model("vectors.npz").name
+    'table'
     """
     path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"There is no gene model at {path}.")
     if path.is_file():
-        from flagst.gfm.table import Table
-
         return Table(path, **settings)
-    if (path / "vocab.json").is_file():
-        from flagst.gfm.scgpt import ScGPT
-
-        return ScGPT(path, **settings)
-    if (path / "config.json").is_file():
-        from flagst.gfm.geneformer import Geneformer
-
-        return Geneformer(path, **settings)
-    found = sorted(p.name for p in path.iterdir())[:10]
+    for file, kind in (("vocab.json", ScGPT), ("config.json", Geneformer)):
+        if (path / file).is_file():
+            return kind(path, **settings)
     raise ValueError(
-        f"{path} is no folder of scGPT (vocab.json) or Geneformer (config.json); found {found}. "
-        "For a table of vectors, name the file."
+        f"{path} is no folder of scGPT (vocab.json) or Geneformer (config.json); found "
+        f"{sorted(p.name for p in path.iterdir())[:10]}. For a table of vectors, name the file."
     )

@@ -1,4 +1,4 @@
-"""Files of gene models: pickles of plain data, and what is recorded of a file."""
+"""Files of gene models: pickles of plain data, and the record of a file."""
 
 import builtins
 import codecs
@@ -16,7 +16,7 @@ import numpy as np
 from flagst._files import guarded, sha256_of
 from flagst._keys import EMBEDDINGS
 
-# Plain containers and numbers, which cannot do anything.
+# Plain containers and numbers, which cannot run anything.
 _PLAIN = {
     ("builtins", name): getattr(builtins, name)
     for name in ("dict", "list", "tuple", "set", "frozenset", "str", "int", "float", "bool", "bytes")
@@ -24,7 +24,7 @@ _PLAIN = {
 
 
 class _DType:
-    """What a pickle says of a numpy type, kept and checked, never handed to numpy's own constructors."""
+    """Description of a numpy type in a pickle, which is checked before numpy sees it."""
 
     def __init__(self, kind: str, *_):
         self.kind, self.order = kind, "="
@@ -39,7 +39,7 @@ class _DType:
 
 
 class _Array:
-    """What a pickle says of a numpy array, until it is checked."""
+    """Description of a numpy array in a pickle, until it is checked."""
 
     def __init__(self, *parts):
         self.parts = parts
@@ -49,7 +49,7 @@ class _Array:
 
     def checked(self) -> np.ndarray:
         shape, dtype, fortran, raw = self.parts
-        if isinstance(raw, str):  # as Python 2 wrote bytes
+        if isinstance(raw, str):  # how Python 2 wrote bytes
             raw = raw.encode("latin1")
         if not isinstance(dtype, _DType) or not isinstance(raw, bytes | bytearray):
             raise pickle.UnpicklingError("it has an array that is not plain numbers")
@@ -83,7 +83,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _arrays(held: Any) -> Any:
-    """The stand-ins of a loaded pickle as arrays."""
+    """Replace the descriptions in a loaded pickle by arrays."""
     if isinstance(held, _Array):
         return held.checked()
     if isinstance(held, dict):
@@ -98,7 +98,7 @@ def _arrays(held: Any) -> Any:
 def load_pickle(path: Path) -> Any:
     """Containers, numbers, text and numpy arrays of a pickle; anything else is refused before it is made.
 
-    Nothing a file says reaches a constructor of numpy: with a type of its own choice it could make that read memory.
+    No content of the file reaches a constructor of numpy unchecked: a forged type could make numpy read foreign memory.
     """
 
     def read() -> Any:
@@ -109,7 +109,7 @@ def load_pickle(path: Path) -> Any:
 
 
 def require_one_version(tokens: Iterable[Any], vectors: np.ndarray, dictionary: str, weights: str) -> None:
-    """Raise a ``ValueError`` unless tokens number the vectors: those of another version are of other genes."""
+    """Raise a ``ValueError`` unless the tokens number the vectors; otherwise vectors would go to the wrong genes."""
     tokens = list(tokens)
     if not all(isinstance(token, int) and token >= 0 for token in tokens):
         raise ValueError(f"{dictionary} has tokens that are not numbers from 0.")
@@ -121,10 +121,10 @@ def require_one_version(tokens: Iterable[Any], vectors: np.ndarray, dictionary: 
 
 
 def settings_digest(*settings: Any) -> str:
-    """SHA-256 of plain values, whatever the order of their keys."""
+    """SHA-256 of plain values; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def file_record(encoder: str, path: Path) -> dict[str, Any]:
-    """What :meth:`flagst.gfm.GeneEncoder.provenance` says of a file: encoder, name, SHA-256."""
+    """Encoder, name and SHA-256 of a file, for :meth:`flagst.gfm.GeneEncoder.provenance`."""
     return {EMBEDDINGS.encoder: encoder, EMBEDDINGS.file: path.name, EMBEDDINGS.sha256: sha256_of(path)}

@@ -1,4 +1,4 @@
-"""Gene vectors from co-expression: of the training spots, or of any other counts."""
+"""Gene vectors from co-expression: of the training spots, or of other counts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,41 +12,40 @@ from flagst.gfm.names import aliases_of, match_genes, require_overlap
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: Spots with fewer counts say little about which genes go together.
+#: Spots with fewer counts are left out: they say little about co-expression.
 MIN_COUNTS = 200
-#: Smaller sections have no correlation to speak of.
+#: Smaller sections are left out: their correlations are noise.
 MIN_SPOTS = 20
-#: Panels beyond this get their leading eigenvectors only, without the others.
+#: For larger panels only the leading eigenvectors are computed.
 DENSE_GENES = 2000
 
 
 class CoExpression:
-    """Spectral embedding of the co-expression of reference counts: spots without images, or single cells.
+    """Spectral embedding of the co-expression in reference counts: spots without images, or single cells.
 
-    Counts are scaled to 10,000 per spot and logged. Within each section the logarithm of the total count is
-    regressed out, so that genes do not go together only because some spots are deeper than others. Correlations
-    are pooled over the sections in which both genes vary, one section in memory at a time.
+    Counts are scaled to 10,000 per spot, and log1p is taken. Within each section the logarithm of the total count is
+    regressed out, because otherwise all genes would correlate through sequencing depth. The correlation of two genes is
+    pooled over the sections in which both vary. One section is in memory at a time.
 
     Parameters
     ----------
     reference
-        One AnnData of raw counts with all its genes, or an iterable of them (a generator is read once).
+        One AnnData of raw counts with all its genes, or an iterable of AnnData. A generator can be read only once.
     section_key
-        ``obs`` column of the section or batch; without it every AnnData is one.
+        ``obs`` column of the section or batch; with ``None`` each AnnData is one section.
     n_components
-        Width of the vectors; at most the number of genes that are known.
+        Length of the vectors; at most the number of genes.
     layer
-        Layer with the counts; ``None`` for ``X``.
+        Layer of the counts; ``None`` for ``X``.
     names
-        Dict from gene to the name it has in the reference, or a column of ``adata.var`` that holds it.
+        Dict from gene to its name in the reference, or a column of ``adata.var`` with these names.
 
     Examples
     --------
-    >>> import flagst
-    >>> reference = flagst.datasets.simulated_sections(n_sections=2, seed=7)["table"]
-    >>> vectors, known = flagst.gfm.CoExpression(reference).encode(reference, list(reference.var_names[:20]))
+    >>> encoder = flagst.gfm.CoExpression(adata, n_components=8)
+    >>> vectors, known = encoder.encode(adata, list(adata.var_names))
     >>> vectors.shape, bool(known.all())
-    ((20, 16), True)
+    ((20, 8), True)
     """
 
     name = "coexpression"
@@ -65,13 +64,35 @@ class CoExpression:
         self.sections_: list[str] = []
 
     def encode(self, adata: "AnnData", genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """See :meth:`flagst.gfm.GeneEncoder.encode`.
+        """Compute the vectors of genes from the reference.
+
+        Parameters
+        ----------
+        adata
+            Table of the genes; ``names`` may be a column of its ``var``.
+        genes
+            Gene names.
+
+        Returns
+        -------
+        vectors
+            ``(n_genes, n_components)`` float32, rows of length 1; zeros for a gene without vector.
+        known
+            ``(n_genes,)`` bool; false for a gene that the reference lacks, or that is constant there.
 
         Raises
         ------
+        KeyError
+            ``section_key``, ``layer`` or the column ``names`` does not exist.
         ValueError
-            Values that are no counts, a reference that knows less than a tenth of the genes, or none with
-            sections of 20 spots or more.
+            Values are not counts; the reference knows less than a tenth of the genes; it has no section with 20 spots
+            of 200 counts or more; or it is a generator that was read before.
+
+        Examples
+        --------
+        >>> vectors, known = flagst.gfm.CoExpression(adata).encode(adata, list(adata.var_names))
+        >>> vectors.shape
+        (20, 16)
         """
         n, self.sections_ = len(genes), []
         total, spots = np.zeros((n, n), dtype=np.float32), np.zeros((n, n), dtype=np.float32)
@@ -96,7 +117,19 @@ class CoExpression:
         return vectors, (vectors != 0).any(axis=1)
 
     def provenance(self) -> dict[str, Any]:
-        """Sections that were used."""
+        """Describe where the vectors come from.
+
+        Returns
+        -------
+        Plain values: the encoder, the sections that the last :meth:`encode` used, and the number of components.
+
+        Examples
+        --------
+        >>> encoder = flagst.gfm.CoExpression(adata)
+        >>> vectors, known = encoder.encode(adata, list(adata.var_names))
+        >>> encoder.provenance()["sections"]
+        ['S1', 'S2', 'S3']
+        """
         return {
             EMBEDDINGS.encoder: self.name,
             EMBEDDINGS.sections: list(self.sections_),
@@ -112,27 +145,32 @@ class CoExpression:
 
 
 def coexpression(target: np.ndarray, section: np.ndarray, *, n_components: int = 16) -> np.ndarray:
-    """Spectral embedding of the gene-gene correlation within sections.
+    """Compute gene vectors from the gene-gene correlation within sections.
 
-    Correlations are taken within each section and averaged over sections, so that a difference
-    between slides is not read as co-expression. A gene's vector is its row of the leading
-    eigenvectors times the square root of their eigenvalues, scaled to unit length. The inner
-    product of two vectors is the cosine of what the leading components hold of their genes: in size
-    it is above their correlation.
+    Correlations are computed within each section and averaged over sections, so that a difference between slides is not
+    mistaken for co-expression. The vector of a gene is its row of the leading eigenvectors times the square root of
+    their eigenvalues, scaled to length 1. The inner product of two vectors is the cosine of what the leading components
+    keep of both genes; its absolute value is therefore larger than that of their correlation.
 
     Parameters
     ----------
     target
-        ``(n_spots, n_genes)`` expression of training spots, any unit.
+        ``(n_spots, n_genes)`` float, expression of training spots in any unit.
     section
         ``(n_spots,)`` section of each spot.
     n_components
-        Width of the vectors; at most ``n_genes``.
+        Length of the vectors; at most ``n_genes``.
 
     Returns
     -------
-    ``(n_genes, n_components)`` float32, rows of length 1; a gene that is constant everywhere gets a
-    row of zeros.
+    ``(n_genes, n_components)`` float32, rows of length 1; zeros for a gene that is constant everywhere.
+
+    Examples
+    --------
+    >>> expression = np.random.default_rng(0).normal(size=(60, 8))
+    >>> vectors = flagst.gfm.coexpression(expression, np.repeat(["a", "b"], 30), n_components=3)
+    >>> vectors.shape, bool(np.allclose(np.linalg.norm(vectors, axis=1), 1))
+    ((8, 3), True)
     """
     names, code = np.unique(section, return_inverse=True)
     correlation = np.zeros((target.shape[1], target.shape[1]))
@@ -161,9 +199,9 @@ def spectral_vectors(correlation: np.ndarray, n_components: int) -> np.ndarray:
 
 
 def _depth_free(table: "AnnData", rows: np.ndarray, index: np.ndarray, layer: str | None) -> np.ndarray | None:
-    """Standardised log expression of a section's deep spots without what the total count explains; float32.
+    """Standardised log expression of the deep spots of a section, with the log total count regressed out.
 
-    ``(n_deep, n_genes)``, zero for genes the table lacks; ``None`` for too few spots.
+    ``(n_deep, n_genes)`` float32, zeros for genes that the table lacks; ``None`` for too few spots.
     """
     counts = table.X if layer is None else table.layers[layer]
     section = counts[rows]

@@ -1,21 +1,22 @@
-"""Vectors of genes, of genes in spots, and of spots, by a Geneformer checkpoint; its dictionaries."""
+"""Vectors from a Geneformer checkpoint: of genes, of genes in spots, and of spots."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flagst._checks import require_one_of
-from flagst._files import load_json, load_weights
+from flagst._files import load_json, load_weights, reason_of
 from flagst._keys import EMBEDDINGS
-from flagst._weights import WEIGHT_FILES
-from flagst.gfm._files import file_record, load_pickle, require_one_version, settings_digest
-from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
-from flagst.gfm.spots import MODES, POOLINGS, Sequences, count_batches, pad, spot_vectors
+from flagst._weights import WEIGHT_FILES, bare_names, fit_weights, require_finite_weights
+from flagst.gfm._files import load_pickle, require_one_version, settings_digest
+from flagst.gfm.names import aliases_of, match_genes, require_overlap
+from flagst.gfm.spots import POOLINGS, Sequences, SpotModel, count_batches, pad
 from flagst.gfm.tokens import RankTokeniser
 
 if TYPE_CHECKING:
+    import torch
     from anndata import AnnData
 
 _EMBEDDING = "embeddings.word_embeddings.weight"
@@ -28,16 +29,16 @@ _DICTIONARIES = {
 }
 
 
-class Geneformer:
-    """Vectors of a Geneformer folder, V1 or V2.
+class Geneformer(SpotModel):
+    """Vectors from a Geneformer folder, V1 or V2.
 
     - Static, per gene: the input embedding of its token (:meth:`encode`).
-    - Contextual, per spot and gene: the output of a layer at the gene's token, the last but one by default.
-    - Cell, per spot: the output of that layer at ``<cls>`` where the model has it (V2), else the mean over the tokens
-      of genes (V1).
+    - Contextual, per spot and gene: the output of a layer at the token of the gene, by default the last layer but one.
+    - Cell, per spot: the output of that layer at ``<cls>`` if the model has this token (V2), otherwise the mean over
+      the tokens of genes (V1).
 
-    The defaults are those of the published extractor. The last two (:meth:`encode_spots`) need transformers, whose BERT
-    is filled with the weights of the folder; nothing is looked for elsewhere.
+    The defaults are those of the published extractor. Contextual and cell vectors (:meth:`encode_spots`) need the
+    library transformers, whose BERT gets the weights of the folder. Nothing is downloaded.
 
     Parameters
     ----------
@@ -45,23 +46,24 @@ class Geneformer:
         Folder with ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``.
     dictionaries
         Folder with ``token_dictionary*``, ``gene_median_dictionary*`` and ``gene_name_id_dict*`` as ``.pkl`` or
-        ``.json`` (V2 has ``_gc104M`` in the names); ``None`` for ``path``. Pickles are read without running anything
-        they hold.
+        ``.json`` (V2 has ``_gc104M`` in the names); ``None`` for ``path``. Nothing in a pickle is run.
     names
-        Dict from gene to Ensembl identifier, or a column of ``adata.var`` that holds it. Symbols are known without.
+        Dict from gene to Ensembl identifier, or a column of ``adata.var`` with these identifiers. Symbols are known
+        without it.
     hidden_layer
-        Layer of contextual and cell vectors, counted as Python does: -1 the last, -2 the one before, 0 the input.
+        Layer of contextual and cell vectors, with Python's indices: -1 is the last layer, 0 the input.
     pooling
-        Vector of a spot: ``"cls"`` or ``"mean"``; ``None`` for what the model has, see above.
+        Vector of a spot: ``"cls"`` or ``"mean"``; ``None`` chooses by the version of the model, see above.
     licence
-        Kept with the vectors: that of the published weights, unless these are others.
+        Licence of the weights, for the record; by default that of the published weights.
 
     Raises
     ------
     FileNotFoundError
-        A file is missing; it is named.
+        A file is missing; the message names it.
     ValueError
-        A file is broken, of another kind, or dictionary and weights do not go together; the file is named.
+        A file is broken or of another kind, dictionary and weights do not fit (the message names the file), or
+        ``pooling`` is not possible.
 
     Source
     ------
@@ -69,7 +71,6 @@ class Geneformer:
 
     Examples
     --------
-    >>> import flagst
     >>> encoder = flagst.gfm.Geneformer("Geneformer-V2-104M", dictionaries="geneformer")  # doctest: +SKIP
     >>> for rows, vectors, mask in encoder.encode_spots(adata, ["ERBB2", "GNAS"]):  # doctest: +SKIP
     ...     print(rows, vectors.shape, mask.mean())
@@ -105,79 +106,52 @@ class Geneformer:
             raise FileNotFoundError(f"{self.path} has neither {' nor '.join(WEIGHT_FILES)}.")
         self.vectors = self._vectors(load_weights(self.path / self.weights))
 
-    def encode(self, adata: "AnnData", genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """See :meth:`flagst.gfm.GeneEncoder.encode`. Symbols and Ensembl identifiers are looked for.
-
-        Raises
-        ------
-        ValueError
-            The dictionary knows less than a tenth of the genes.
-        """
-        return rows_of(self._tokens_of(adata, genes), self.vectors)
-
-    def encode_spots(
-        self,
-        adata: "AnnData",
-        genes: Sequence[str],
-        *,
-        mode: str = "contextual",
-        layer: str | None = None,
-        batch_size: int = 8,
-        device: str = "cpu",
-        half: bool = False,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """See :meth:`flagst.gfm.SpotEncoder.encode_spots`.
-
-        Raises
-        ------
-        ImportError
-            Transformers is not installed.
-        KeyError
-            No such layer of ``adata``.
-        ValueError
-            ``config.json`` and weights are not of one model (named), or have no such ``hidden_layer``; values that are
-            no counts; the dictionary knows less than a tenth of the genes.
-        """
-        from flagst.gfm._networks import bert_network
-
-        require_one_of(mode, MODES, name="mode")
-        batches = count_batches(adata, layer=layer, batch_size=batch_size)
-        of_columns = self._ensembl(adata)
-        gene_tokens = self._tokens_of(adata, genes) if mode == "contextual" else np.zeros(0, dtype=np.int64)
-        state = load_weights(self.path / self.weights)
-        bert = bert_network(self.config, state, weights=self.weights, depth=self._depth()).to(device)
-        return spot_vectors(
-            batches,
-            lambda counts: self._sequences(counts, of_columns),
-            lambda tokens, present, _: bert(input_ids=tokens, attention_mask=present.long()).last_hidden_state,
-            mode=mode,
-            gene_tokens=gene_tokens,
-            width=self.vectors.shape[1],
-            pooling=self.pooling,
-            unit=False,
-            device=device,
-            half=half,
-        )
-
     def tokenise(self, adata: "AnnData", *, layer: str | None = None) -> list[np.ndarray]:
-        """Tokens of every spot, of its whole transcriptome: see :class:`flagst.gfm.RankTokeniser`."""
+        """Turn the whole transcriptome of each spot into tokens; see :class:`flagst.gfm.RankTokeniser`.
+
+        Parameters
+        ----------
+        adata
+            Raw counts of the whole transcriptome.
+        layer
+            Layer of the counts; ``None`` for ``X``.
+
+        Returns
+        -------
+        Per spot ``(n_tokens,)`` int64.
+
+        Raises
+        ------
+        KeyError
+            ``adata`` has no such layer.
+        ValueError
+            The values are not counts, or the dictionary knows less than a tenth of the genes.
+
+        Examples
+        --------
+        >>> flagst.gfm.Geneformer("Geneformer-V2-104M").tokenise(adata)[0][:3]  # doctest: +SKIP
+        """
         ensembl, batches = self._ensembl(adata), count_batches(adata, layer=layer, batch_size=_TOKENISED_AT_ONCE)
         return [cell for _, counts in batches for cell in self.tokeniser(counts, ensembl)]
 
-    def provenance(self, mode: str = "static") -> dict[str, Any]:
-        """Folder, hash of the weights, licence; beyond static vectors, the settings that shape them."""
-        record = file_record(self.name, self.path / self.weights) | {EMBEDDINGS.licence: self.licence}
-        if mode == "static":
-            return record | {EMBEDDINGS.kind: "input embedding"}
-        record |= {
+    def _spot_settings(self) -> dict[str, Any]:
+        return {
             EMBEDDINGS.kind: "hidden layer",
             EMBEDDINGS.hidden_layer: self._depth(),
             EMBEDDINGS.settings: settings_digest(self.config, self.tokeniser.tokens, self.tokeniser.medians),
         }
-        return record | ({EMBEDDINGS.pooling: self.pooling} if mode == "cell" else {})
+
+    def _open(self, adata: "AnnData", device: str) -> tuple[Callable, Callable[[Any], Sequences]]:
+        ensembl, state = self._ensembl(adata), load_weights(self.path / self.weights)
+        bert = _bert(self.config, state, weights=self.weights, depth=self._depth()).to(device)
+
+        def network(tokens, present, _):
+            return bert(input_ids=tokens, attention_mask=present.long()).last_hidden_state
+
+        return network, lambda counts: self._sequences(counts, ensembl)
 
     def _depth(self) -> int:
-        """The chosen layer, counted from the input, 0."""
+        """The chosen layer, counted from the input, which is 0."""
         layers = self.config.get("num_hidden_layers")
         if not isinstance(layers, int) or not -layers - 1 <= self.hidden_layer <= layers:
             raise ValueError(f"hidden_layer is {self.hidden_layer}, and by config.json the model has {layers} layers.")
@@ -207,7 +181,7 @@ class Geneformer:
         return ensembl, index
 
     def _aliases(self, adata: "AnnData", genes: Sequence[str]) -> dict[str, str]:
-        """Ensembl identifiers of genes: as given, else by symbol in any case."""
+        """Ensembl identifiers of genes: as given, otherwise by symbol, in upper or lower case."""
         given = aliases_of(adata, self.names)
         symbols = list(self.symbols)
         index = match_genes(genes, symbols)
@@ -217,15 +191,43 @@ class Geneformer:
         name = next((key for key in state if key.endswith(_EMBEDDING)), None)
         if name is None:
             raise ValueError(f"{self.weights} has no {_EMBEDDING}; it is no Geneformer checkpoint.")
-        values = state[name].float().numpy()
+        values = state[name].float()
         require_one_version(self.tokeniser.tokens.values(), values, "The token dictionary", self.weights)
-        if not np.isfinite(values).all():
-            raise ValueError(f"{self.weights} has gene embeddings that are not finite.")
-        return values
+        require_finite_weights(self.weights, {_EMBEDDING: values})
+        return values.numpy()
+
+
+def _bert(config: dict[str, Any], state: dict[str, Any], *, weights: str, depth: int) -> "torch.nn.Module":
+    """Transformers' ``BertModel`` up to layer ``depth``, 0 for the input; ``weights`` names the file in messages.
+
+    The weights are put in here, because loading a model by its name would fill missing weights at random, and could
+    ask the hub.
+    """
+    try:
+        from transformers import BertConfig, BertModel
+    except ImportError as error:
+        raise ImportError(
+            "Contextual and cell vectors of Geneformer need transformers: pip install 'flagst[encoders]'. "
+            "Static vectors do not."
+        ) from error
+    try:
+        network = BertModel(BertConfig.from_dict(config), add_pooling_layer=False)
+    except Exception as error:  # wrong settings raise errors of any type
+        raise ValueError(f"config.json does not describe a BERT model: {reason_of(error)}") from error
+    state = {name.removeprefix("bert."): tensor for name, tensor in bare_names(state).items()}
+    # Heads for training are left out, and the position numbers 0, 1, 2, ... that older files keep among the weights.
+    state = {
+        name: tensor
+        for name, tensor in state.items()
+        if name.startswith(("embeddings.", "encoder.")) and not name.endswith("position_ids")
+    }
+    fit_weights(network, state, file=weights, model="a network as in config.json")
+    network.encoder.layer = network.encoder.layer[:depth]
+    return network.eval().requires_grad_(False)
 
 
 def _dictionary(folder: Path, stem: str) -> dict:
-    """A dictionary as ``.json`` or ``.pkl``, the one with the shortest name where there are several."""
+    """A dictionary as ``.json`` or ``.pkl``; of several the one with the shortest name."""
     paths = sorted(folder.glob(f"{stem}*.json")) + sorted(folder.glob(f"{stem}*.pkl"))
     if not paths:
         raise FileNotFoundError(f"{folder} has no {stem}*.pkl or {stem}*.json. Pass dictionaries=, their folder.")

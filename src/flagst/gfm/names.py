@@ -1,4 +1,4 @@
-"""Genes by their names: symbols, Ensembl identifiers, versions, case, other names."""
+"""Genes by name: symbols, Ensembl identifiers with or without version, upper and lower case, aliases."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,34 +10,34 @@ from flagst._files import load_json
 from flagst.gfm._files import load_pickle
 
 _ENSEMBL = re.compile(r"^(ENS[A-Z]*G\d+)(\.\d+)?$")
-#: Fewer genes than this share in common is a mix-up of names, not a small panel.
+#: A smaller share of known genes means names of another kind, not a small panel.
 LEAST_SHARE = 0.1
 
 
 def match_genes(genes: Sequence[str], known: Sequence[str], *, aliases: Mapping[str, str] | None = None) -> np.ndarray:
-    """Which of the known genes each gene is.
+    """Find each gene among known genes.
 
-    In this order, the first that is found counts: the name itself; its alias, also that of an Ensembl identifier
-    without its version; either without the version (``ENSG00000141510.17``); either in another case, as mouse symbols
-    have it (``Actb``, ``ACTB``), where no two known genes differ by case only.
+    The first match in this order is used: the name itself; its alias, or the alias of an Ensembl identifier without its
+    version; either of them without version (``ENSG00000141510.17``); either of them in another case, for mouse symbols
+    (``Actb``, ``ACTB``), unless two known genes differ by case only.
 
     Parameters
     ----------
     genes
-        Names to look for.
+        ``n_genes`` names to look for.
     known
-        Names there are vectors for. Of repeated names the first counts.
+        Names that have vectors. Of repeated names the first is used.
     aliases
-        Gene to another name of it, such as symbol to Ensembl identifier.
+        From gene to another name of it, such as symbol to Ensembl identifier.
 
     Returns
     -------
-    ``(n_genes,)`` int64, position in ``known``; -1 where there is none.
+    ``(n_genes,)`` int64, position in ``known``; -1 for a gene that is not found.
 
     Examples
     --------
-    >>> from flagst.gfm.names import match_genes
-    >>> match_genes(["TP53", "Actb", "GNAS"], ["ACTB", "ENSG00000141510.17"], aliases={"TP53": "ENSG00000141510"})
+    >>> known = ["ACTB", "ENSG00000141510.17"]
+    >>> flagst.gfm.match_genes(["TP53", "Actb", "GNAS"], known, aliases={"TP53": "ENSG00000141510"})
     array([ 1,  0, -1])
     """
     aliases = aliases or {}
@@ -59,29 +59,34 @@ def match_genes(genes: Sequence[str], known: Sequence[str], *, aliases: Mapping[
 
 
 def read_names(path: str | Path) -> dict[str, str]:
-    """Symbols to Ensembl identifiers and back, from a file; for ``names=`` of gene models and tables.
+    """Read a file of gene names, for ``names=`` of gene models and tables.
 
-    A table by identifiers finds vectors by symbols, and the other way round. Of several symbols of an identifier the
-    first in the file counts.
+    The result goes both ways, so that symbols find vectors by identifier, and identifiers find vectors by symbol. If an
+    identifier has several symbols, the first in the file is used.
 
     Parameters
     ----------
     path
-        Dict of symbol to identifier as ``.json`` or ``.pkl``, such as Geneformer's ``gene_name_id_dict``; a pickle is
-        read without running anything it holds.
+        Dict of symbol to Ensembl identifier as ``.json`` or ``.pkl``, such as Geneformer's ``gene_name_id_dict``.
+        Nothing in a pickle is run.
+
+    Returns
+    -------
+    Dict of symbol to Ensembl identifier, and of identifier (without version) to symbol.
 
     Raises
     ------
     FileNotFoundError
-        No such file.
+        There is no such file.
     ValueError
-        The file is broken, or no dict of names; it is named.
+        The file is broken, or is no dict of names; the message names it.
 
     Examples
     --------
-    >>> import flagst
-    >>> names = flagst.gfm.read_names("gene_name_id_dict.pkl")  # doctest: +SKIP
-    >>> flagst.gfm.ScGPT("scGPT_human", names=names)  # doctest: +SKIP
+    >>> import json, pathlib
+    >>> n = pathlib.Path("names.json").write_text(json.dumps({"TP53": "ENSG00000141510"}))
+    >>> flagst.gfm.read_names("names.json")
+    {'ENSG00000141510': 'TP53', 'TP53': 'ENSG00000141510'}
     """
     path = Path(path)
     held = load_json(path) if path.suffix == ".json" else load_pickle(path)
@@ -94,16 +99,9 @@ def read_names(path: str | Path) -> dict[str, str]:
 
 
 def require_overlap(index: np.ndarray, genes: Sequence[str], known: Sequence[str], *, where: str) -> None:
-    """Raise a ``ValueError`` that shows both styles of names when hardly any gene is known.
+    """Raise a ``ValueError`` that shows names of both kinds when hardly any gene is known.
 
-    Parameters
-    ----------
-    index
-        From :func:`match_genes`.
-    genes, known
-        As there.
-    where
-        What the known genes are of, for the message.
+    ``index`` is the result of :func:`match_genes`; ``where`` says in the message what the known genes belong to.
     """
     found = int((index >= 0).sum())
     if found < max(1, LEAST_SHARE * len(genes)):
@@ -114,19 +112,13 @@ def require_overlap(index: np.ndarray, genes: Sequence[str], known: Sequence[str
 
 
 def rows_of(index: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of matched genes, ``(n_genes, d)`` float32, and which have one; a row of zeros is none."""
+    """Vectors of matched genes, (n_genes, d) float32, and which genes have one; a row of zeros is no vector."""
     known = (index >= 0) & (vectors[index] != 0).any(axis=1)
     return np.where(known[:, None], vectors[index], 0).astype(np.float32), known
 
 
 def aliases_of(adata, names: "str | Mapping[str, str] | None") -> dict[str, str]:
-    """Other names of genes, from a mapping or from a column of ``adata.var``.
-
-    Raises
-    ------
-    KeyError
-        No such column.
-    """
+    """Other names of genes, from a mapping or from a column of ``adata.var``; a ``KeyError`` without that column."""
     if names is None:
         return {}
     if isinstance(names, str):

@@ -1,6 +1,6 @@
-"""Vectors of genes, of genes in spots, and of spots, by a scGPT checkpoint."""
+"""Vectors from a scGPT checkpoint: of genes, of genes in spots, and of spots."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flagst._checks import require_key, require_one_of
+from flagst._checks import require_key
 from flagst._files import load_json, load_weights
 from flagst._keys import EMBEDDINGS
-from flagst._weights import bare_names
-from flagst.gfm._files import file_record, require_one_version, settings_digest
-from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
-from flagst.gfm.spots import MODES, Sequences, count_batches, pad, spot_vectors
+from flagst._weights import bare_names, require_finite_weights
+from flagst.gfm._files import require_one_version, settings_digest
+from flagst.gfm.names import aliases_of, match_genes, require_overlap
+from flagst.gfm.spots import Sequences, SpotModel, pad
 from flagst.gfm.tokens import sum_by_token
 
 if TYPE_CHECKING:
@@ -23,41 +23,41 @@ if TYPE_CHECKING:
     from flagst.gfm._scgpt_network import Arguments
 
 _TABLE, _SCALE, _SHIFT = "encoder.embedding.weight", "encoder.enc_norm.weight", "encoder.enc_norm.bias"
-_EPSILON = 1e-5  # of torch.nn.LayerNorm
-_ARGUMENTS, _CLS = "args.json", "<cls>"
+_CLS = "<cls>"
 
 
-class ScGPT:
-    """Vectors of a scGPT folder.
+class ScGPT(SpotModel):
+    """Vectors from a scGPT folder.
 
-    - Static, per gene: the input embedding of its token, layer-normalised as the model does (:meth:`encode`).
-    - Contextual, per spot and gene: the output of the last layer at the gene's token.
-    - Cell, per spot: the output at ``<cls>``, scaled to unit length, as published.
+    - Static, per gene: the input embedding of its token, layer-normalised as in the model (:meth:`encode`).
+    - Contextual, per spot and gene: the output of the last layer at the token of the gene.
+    - Cell, per spot: the output at ``<cls>``, scaled to length 1, as published.
 
-    The last two (:meth:`encode_spots`) come from the model's encoder in plain torch. A spot is ``<cls>`` and its
-    expressed genes, each with its count as one of ``n_bins`` bins. Where these are more than the model's length, the
-    genes with the highest counts are kept (of equal ones those earlier in the vocabulary), where the published code
-    draws some at random.
+    Contextual and cell vectors (:meth:`encode_spots`) come from the encoder of the model, in plain torch. A spot is
+    ``<cls>`` and its expressed genes, with the count of each gene as one of ``n_bins`` bins. If a spot has more genes
+    than the model can take, the genes with the highest counts are kept; of equal counts those that come first in the
+    vocabulary. The published code takes genes at random instead.
 
     Parameters
     ----------
     path
-        Folder with ``vocab.json``, ``best_model.pt`` and, but for static vectors, ``args.json``; the weights are read
-        without running anything they hold. Fine-tuned and wrapped checkpoints (``module.`` before every name, or under
-        ``model_state_dict``) are read too, and attention under the names of flash attention and of plain torch.
+        Folder with ``vocab.json`` and ``best_model.pt``; contextual and cell vectors also need ``args.json``. Nothing
+        in the weights file is run. Fine-tuned and wrapped checkpoints (``module.`` before every name, or under
+        ``model_state_dict``) are read too, with names of flash attention or of plain torch.
     names
-        Dict from gene to symbol, or a column of ``adata.var`` that holds symbols.
+        Dict from gene to symbol, or a column of ``adata.var`` with symbols.
     max_length
-        Most tokens of a spot, ``<cls>`` included; by default ``max_seq_len`` of ``args.json``.
+        Largest number of tokens of a spot, ``<cls>`` included; by default ``max_seq_len`` of ``args.json``.
     licence
-        Kept with the vectors: that of the published weights, unless these are others.
+        Licence of the weights, for the record; by default that of the published weights.
 
     Raises
     ------
     FileNotFoundError
-        A file is missing; it is named.
+        A file is missing; the message names it.
     ValueError
-        A file is broken, of another kind, or vocabulary and weights do not go together; the file is named.
+        A file is broken or of another kind, vocabulary and weights do not fit (the message names the file), or
+        ``max_length`` is below 2.
 
     Source
     ------
@@ -65,7 +65,6 @@ class ScGPT:
 
     Examples
     --------
-    >>> import flagst
     >>> encoder = flagst.gfm.ScGPT("scGPT_human")  # doctest: +SKIP
     >>> for rows, vectors, mask in encoder.encode_spots(adata, ["ERBB2", "GNAS"]):  # doctest: +SKIP
     ...     print(rows, vectors.shape, mask.mean())
@@ -73,6 +72,8 @@ class ScGPT:
 
     name = "scgpt"
     weights = "best_model.pt"
+    pooling = "cls"
+    unit = True
 
     def __init__(
         self,
@@ -88,83 +89,34 @@ class ScGPT:
         vocabulary = load_json(self.path / "vocab.json")
         if not isinstance(vocabulary, dict) or not vocabulary:
             raise ValueError("vocab.json is no dict of symbol to token.")
-        # <pad>, <cls> and <eoc> are no genes
+        # <pad>, <cls> and <eoc> are not genes
         self.tokens = {symbol: i for symbol, i in vocabulary.items() if not symbol.startswith("<")}
         self.marks = {symbol: i for symbol, i in vocabulary.items() if symbol.startswith("<")}
         self.vectors = self._vectors(load_weights(self.path / self.weights))
         require_one_version(vocabulary.values(), self.vectors, "vocab.json", self.weights)
 
-    def encode(self, adata: "AnnData", genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """See :meth:`flagst.gfm.GeneEncoder.encode`. Symbols are looked for.
-
-        Raises
-        ------
-        ValueError
-            The vocabulary knows less than a tenth of the genes.
-        """
-        return rows_of(self._tokens_of(adata, genes), self.vectors)
-
-    def encode_spots(
-        self,
-        adata: "AnnData",
-        genes: Sequence[str],
-        *,
-        mode: str = "contextual",
-        layer: str | None = None,
-        batch_size: int = 8,
-        device: str = "cpu",
-        half: bool = False,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """See :meth:`flagst.gfm.SpotEncoder.encode_spots`.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is no ``args.json``.
-        KeyError
-            No such layer.
-        ValueError
-            A file is broken, files are not of one model, or of a variant that is not read (named); values that are no
-            counts; the vocabulary knows less than a tenth of the genes.
-        """
-        from flagst.gfm._scgpt_network import read_arguments, scgpt_network
-
-        require_one_of(mode, MODES, name="mode")
-        batches = count_batches(adata, layer=layer, batch_size=batch_size)
-        arguments = read_arguments(self.path / _ARGUMENTS)
-        for mark in (_CLS, arguments.pad_token):
-            require_key(self.marks, mark, where="vocab.json", hint="Contextual and cell vectors need it.")
-        of_columns = self._tokens_of(adata, [str(gene) for gene in adata.var_names])
-        gene_tokens = self._tokens_of(adata, genes) if mode == "contextual" else np.zeros(0, dtype=np.int64)
-        state = load_weights(self.path / self.weights)
-        network = scgpt_network(arguments, state, weights=self.weights).to(device)
-        return spot_vectors(
-            batches,
-            lambda counts: self._sequences(counts, of_columns, arguments),
-            network,
-            mode=mode,
-            gene_tokens=gene_tokens,
-            width=arguments.width,
-            pooling="cls",
-            unit=True,
-            device=device,
-            half=half,
-        )
-
-    def provenance(self, mode: str = "static") -> dict[str, Any]:
-        """Folder, hash of the weights, licence; beyond static vectors, the settings that shape them."""
-        record = file_record(self.name, self.path / self.weights) | {EMBEDDINGS.licence: self.licence}
-        if mode == "static":
-            return record | {EMBEDDINGS.kind: "input embedding"}
-        from flagst.gfm._scgpt_network import read_arguments
-
-        arguments = read_arguments(self.path / _ARGUMENTS)
-        record |= {
+    def _spot_settings(self) -> dict[str, Any]:
+        arguments = self._arguments()
+        return {
             EMBEDDINGS.kind: "last layer",
             EMBEDDINGS.max_length: self.max_length or arguments.max_length,
             EMBEDDINGS.settings: settings_digest(asdict(arguments), self.marks),
         }
-        return record | ({EMBEDDINGS.pooling: "cls"} if mode == "cell" else {})
+
+    def _open(self, adata: "AnnData", device: str) -> tuple[Callable, Callable[[Any], Sequences]]:
+        from flagst.gfm._scgpt_network import scgpt_network
+
+        arguments = self._arguments()
+        for mark in (_CLS, arguments.pad_token):
+            require_key(self.marks, mark, where="vocab.json", hint="Contextual and cell vectors need it.")
+        of_columns = self._tokens_of(adata, [str(gene) for gene in adata.var_names])
+        network = scgpt_network(arguments, load_weights(self.path / self.weights), weights=self.weights)
+        return network.to(device), lambda counts: self._sequences(counts, of_columns, arguments)
+
+    def _arguments(self) -> "Arguments":
+        from flagst.gfm._scgpt_network import read_arguments
+
+        return read_arguments(self.path / "args.json")
 
     def _tokens_of(self, adata: "AnnData", genes: Sequence[str]) -> np.ndarray:
         """(n_genes,) int64 token of each gene, -1 for none."""
@@ -183,7 +135,7 @@ class ScGPT:
             found, count = known.indices[start:end], known.data[start:end]
             kept = np.sort(np.argsort(-count, kind="stable")[:room])
             tokens.append(np.concatenate([[self.marks[_CLS]], unique[found[kept]]]))
-            # bins are of all the genes of a spot, as published, not of those that are kept
+            # as published, bins come from all genes of a spot, not only from those that are kept
             values.append(np.concatenate([[arguments.pad_value], bin_counts(count, arguments.n_bins)[kept]]))
         padded, present = pad(tokens, self.marks[arguments.pad_token])
         is_gene = present.copy()
@@ -191,40 +143,27 @@ class ScGPT:
         return Sequences(padded, present, is_gene, pad(values, arguments.pad_value)[0].astype(np.float32))
 
     def _vectors(self, state: dict[str, Any]) -> np.ndarray:
+        from torch.nn.functional import layer_norm
+
         state = bare_names(state)
         if _TABLE not in state or state[_TABLE].ndim != 2:
             raise ValueError(f"{self.weights} has no {_TABLE}; it is no scGPT checkpoint. Found {list(state)[:3]}.")
-        values = state[_TABLE].float().numpy().astype(np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError(f"{self.weights} has values in {_TABLE} that are not finite.")
-        if _SCALE not in state or _SHIFT not in state:
-            return values
-        centred = values - values.mean(axis=1, keepdims=True)
-        unit = centred / np.sqrt(centred.var(axis=1, keepdims=True) + _EPSILON)
-        return unit * state[_SCALE].float().numpy() + state[_SHIFT].float().numpy()
+        values = state[_TABLE].double()
+        require_finite_weights(self.weights, {_TABLE: values})
+        if _SCALE in state and _SHIFT in state:
+            values = layer_norm(values, values.shape[1:], state[_SCALE].double(), state[_SHIFT].double())
+        return values.numpy()
 
 
 def bin_counts(counts: np.ndarray, n_bins: int) -> np.ndarray:
-    """Counts of one spot as bins of about equal size, as scGPT reads them.
+    """Counts of one spot, (n_expressed,) above 0, as bins of about equal size: int64 from 1 to ``n_bins - 1``.
 
-    A bin is the number of edges that a count reaches, of ``n_bins - 1`` edges at equal quantiles. A count that is
-    equal to several edges could be in any of their bins: the published code draws one at random, here it is the middle
-    one, so that a spot always has the same vectors.
-
-    Parameters
-    ----------
-    counts
-        ``(n_expressed,)``, above 0.
-    n_bins
-        Bins, with bin 0 of genes that are not expressed.
-
-    Returns
-    -------
-    ``(n_expressed,)`` int64, from 1 to ``n_bins - 1``.
+    The bin of a count is the number of edges that it reaches, of ``n_bins - 1`` edges at equal quantiles; bin 0 is for
+    genes that are not expressed. A count that equals several edges could be in any of their bins. The published code
+    draws one at random; here it is the middle one, so that a spot always has the same vectors.
 
     Examples
     --------
-    >>> import numpy as np
     >>> from flagst.gfm.scgpt import bin_counts
     >>> bin_counts(np.array([1, 1, 1, 2, 9]), n_bins=6)
     array([2, 2, 2, 4, 5])

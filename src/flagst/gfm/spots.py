@@ -1,42 +1,212 @@
-"""Spots through the network of a gene model, a batch at a time."""
+"""Spots through the network of a gene model, a batch at a time: what scGPT and Geneformer share."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from flagst._checks import require_counts, require_key
+from flagst._checks import require_counts, require_key, require_one_of
+from flagst._keys import EMBEDDINGS
+from flagst.gfm._files import file_record
+from flagst.gfm.names import rows_of
 
 if TYPE_CHECKING:
+    import torch
     from anndata import AnnData
 
-#: What a network gives of a spot: a vector for each of its genes, or one for itself.
+#: What a network gives for a spot: a vector per gene, or one vector.
 MODES = ("contextual", "cell")
-#: Where the vector of a spot is taken from.
+#: Where the vector of a spot comes from: the token ``<cls>``, or the mean over the tokens of genes.
 POOLINGS = ("cls", "mean")
 
 
-@dataclass(frozen=True)
-class Sequences:
+class Sequences(NamedTuple):
     """Spots as rows of tokens, padded to one length.
 
-    Attributes
-    ----------
-    tokens
-        ``(n_batch, length)`` int64.
-    present
-        ``(n_batch, length)`` bool, false where padded.
-    is_gene
-        ``(n_batch, length)`` bool, tokens of genes: not padding, not ``<cls>`` and the like.
-    values
-        ``(n_batch, length)`` float32 that go with the tokens; ``None`` where the model takes none.
+    ``tokens`` (n_spots, length) int64; ``present`` bool, false where padded; ``is_gene`` bool, false for padding and
+    special tokens; ``values`` float32, or ``None`` for a model that takes no values. All have the same shape.
     """
 
     tokens: np.ndarray
     present: np.ndarray
     is_gene: np.ndarray
     values: np.ndarray | None = None
+
+
+class SpotModel:
+    """A gene model in a folder. A subclass reads the folder, and says how a spot becomes tokens."""
+
+    name: str
+    path: Path
+    #: Name of the file of the weights.
+    weights: str
+    licence: str | None
+    #: Input embedding of every token: (n_tokens, d).
+    vectors: np.ndarray
+    #: One of ``POOLINGS``.
+    pooling: str
+    #: Whether the vector of a spot is scaled to length 1.
+    unit = False
+
+    def encode(self, adata: "AnnData", genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Look up the static vector of each gene: the input embedding of its token.
+
+        Parameters
+        ----------
+        adata
+            Table of the genes; ``names`` may be a column of its ``var``.
+        genes
+            Gene names, symbols or Ensembl identifiers.
+
+        Returns
+        -------
+        vectors
+            ``(n_genes, d)`` float32; zeros for a gene that the model does not know.
+        known
+            ``(n_genes,)`` bool; true where the gene has a vector.
+
+        Raises
+        ------
+        KeyError
+            ``adata.var`` has no column ``names``.
+        ValueError
+            The model knows less than a tenth of the genes.
+
+        Examples
+        --------
+        >>> encoder = flagst.gfm.open_gene_model("scGPT_human")  # doctest: +SKIP
+        >>> vectors, known = encoder.encode(adata, ["ERBB2", "GNAS"])  # doctest: +SKIP
+        >>> vectors.shape  # doctest: +SKIP
+        (2, 512)
+        """
+        return rows_of(self._tokens_of(adata, genes), self.vectors)
+
+    def encode_spots(
+        self,
+        adata: "AnnData",
+        genes: Sequence[str],
+        *,
+        mode: str = "contextual",
+        layer: str | None = None,
+        batch_size: int = 8,
+        device: str = "cpu",
+        half: bool = False,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Compute vectors of genes in spots, or of spots, one batch of spots at a time.
+
+        Neither the batch size nor the order of genes or spots changes the vectors, except for rounding.
+
+        Parameters
+        ----------
+        adata
+            Raw counts of the whole transcriptome, not only of ``genes``: the other genes are the context of a gene.
+            Counts are read one batch at a time, so the table may be sparse, or backed by a file.
+        genes
+            Gene names; used with ``mode="contextual"`` only.
+        mode
+            ``"contextual"``: a vector per spot and gene. ``"cell"``: a vector per spot.
+        layer
+            Layer of the counts; ``None`` for ``X``.
+        batch_size
+            Number of spots per batch.
+        device
+            Device of the network, as torch names it: ``"cpu"``, ``"cuda:0"``.
+        half
+            Compute in half precision: bfloat16 on a CPU, float16 elsewhere.
+
+        Returns
+        -------
+        An iterator over ``rows, vectors, mask``, as described in :meth:`flagst.gfm.SpotEncoder.encode_spots`.
+
+        Raises
+        ------
+        FileNotFoundError
+            A file of the model is missing; it is named.
+        ImportError
+            Geneformer without transformers.
+        KeyError
+            ``adata`` has no such layer, or the vocabulary lacks a special token.
+        ValueError
+            The files do not belong to one model, or describe a variant that is not supported (the file is named); the
+            values are not counts; the model knows less than a tenth of the genes; a setting is out of range.
+
+        Examples
+        --------
+        >>> encoder = flagst.gfm.open_gene_model("scGPT_human")  # doctest: +SKIP
+        >>> for rows, vectors, mask in encoder.encode_spots(adata, ["ERBB2", "GNAS"]):  # doctest: +SKIP
+        ...     print(rows, vectors.shape, mask.mean())
+        """
+        require_one_of(mode, MODES, name="mode")
+        batches = count_batches(adata, layer=layer, batch_size=batch_size)
+        wanted = self._tokens_of(adata, genes) if mode == "contextual" else None
+        network, sequences = self._open(adata, device)
+        return (
+            (rows, *self._spot_vectors(network, sequences(counts), wanted, device=device, half=half))
+            for rows, counts in batches
+        )
+
+    def provenance(self, mode: str = "static") -> dict[str, Any]:
+        """Describe where the vectors come from.
+
+        Parameters
+        ----------
+        mode
+            ``"static"``, or a mode of :meth:`encode_spots`, which adds the settings that change its vectors.
+
+        Returns
+        -------
+        Plain values: encoder, file of the weights and its SHA-256, licence, kind of vector, settings.
+
+        Raises
+        ------
+        FileNotFoundError
+            A file of the model is missing; it is named.
+        ValueError
+            A file is broken, or ``hidden_layer`` is out of range.
+
+        Examples
+        --------
+        >>> encoder = flagst.gfm.open_gene_model("scGPT_human")  # doctest: +SKIP
+        >>> encoder.provenance()["licence"]  # doctest: +SKIP
+        'MIT'
+        """
+        record = file_record(self.name, self.path / self.weights) | {EMBEDDINGS.licence: self.licence}
+        if mode == "static":
+            return record | {EMBEDDINGS.kind: "input embedding"}
+        return record | self._spot_settings() | ({EMBEDDINGS.pooling: self.pooling} if mode == "cell" else {})
+
+    def _tokens_of(self, adata: "AnnData", genes: Sequence[str]) -> np.ndarray:
+        """(n_genes,) int64 token of each gene, -1 for a gene without token."""
+        raise NotImplementedError
+
+    def _open(self, adata: "AnnData", device: str) -> tuple[Callable, Callable[[Any], Sequences]]:
+        """The network, from tensors ``tokens, present, values`` to (n_spots, length, d); counts to sequences."""
+        raise NotImplementedError
+
+    def _spot_settings(self) -> dict[str, Any]:
+        """Record of the settings that change vectors of :meth:`encode_spots`."""
+        raise NotImplementedError
+
+    def _spot_vectors(
+        self, network: Callable, sequences: Sequences, wanted: np.ndarray | None, *, device: str, half: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors of the tokens ``wanted``, (n_spots, n_genes, d), or without it of spots, (n_spots, d); the mask."""
+        shape = sequences.tokens.shape[:1] if wanted is None else (len(sequences.tokens), len(wanted))
+        vectors = np.zeros((*shape, self.vectors.shape[1]), dtype=np.float32)
+        mask = np.zeros(shape, dtype=bool)
+        # a softmax over no token at all is NaN
+        filled = np.flatnonzero(sequences.is_gene.any(axis=1))
+        if len(filled):
+            sequences = Sequences(*(part if part is None else part[filled] for part in sequences))
+            output = _evaluate(network, sequences, device=device, half=half)
+            if wanted is not None:
+                vectors[filled], mask[filled] = _pick_genes(output, sequences, wanted)
+            else:
+                pooled = _pool(output, sequences.is_gene, self.pooling)
+                length = np.linalg.norm(pooled, axis=1, keepdims=True) if self.unit else 1
+                vectors[filled], mask[filled] = pooled / length, True
+        return vectors, mask
 
 
 def pad(rows: Sequence[np.ndarray], fill: float) -> tuple[np.ndarray, np.ndarray]:
@@ -49,27 +219,10 @@ def pad(rows: Sequence[np.ndarray], fill: float) -> tuple[np.ndarray, np.ndarray
 
 
 def count_batches(adata: "AnnData", *, layer: str | None, batch_size: int) -> Iterator[tuple[np.ndarray, Any]]:
-    """Counts of consecutive spots, read when they are asked for; also from a table that is backed by a file.
+    """Read the counts of consecutive spots when they are asked for, also from a table that is backed by a file.
 
-    Parameters
-    ----------
-    adata
-        Raw counts of the whole transcriptome.
-    layer
-        Layer that holds them; ``None`` for ``X``.
-    batch_size
-        Spots per batch.
-
-    Returns
-    -------
-    Iterator over ``(n_batch,)`` int64 rows and ``(n_batch, n_vars)`` CSR counts.
-
-    Raises
-    ------
-    KeyError
-        No such layer.
-    ValueError
-        No counts, or values that are none.
+    Gives (n_batch,) int64 rows and (n_batch, n_vars) CSR counts. Raises a ``KeyError`` for a missing layer, and a
+    ``ValueError`` for a batch size below 1, for no counts, and for values that are not counts.
     """
     import scipy.sparse as sp
 
@@ -85,106 +238,43 @@ def count_batches(adata: "AnnData", *, layer: str | None, batch_size: int) -> It
 
     def read() -> Iterator[tuple[np.ndarray, Any]]:
         for start in range(0, adata.n_obs, batch_size):
-            rows = np.arange(start, min(start + batch_size, adata.n_obs))
             block = matrix[start : start + batch_size]
             block = block.compute() if hasattr(block, "compute") else block
             require_counts(block, where=where)
-            yield rows, sp.csr_matrix(block)
+            yield np.arange(start, start + block.shape[0]), sp.csr_matrix(block)
 
     return read()
 
 
-def spot_vectors(
-    batches: Iterator[tuple[np.ndarray, Any]],
-    sequences: Callable[[Any], Sequences],
-    network: Callable[..., Any],
-    *,
-    mode: str,
-    gene_tokens: np.ndarray,
-    width: int,
-    pooling: str,
-    unit: bool,
-    device: str,
-    half: bool,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Vectors of spots, or of genes in spots, from the output of a network.
-
-    Parameters
-    ----------
-    batches
-        From :func:`count_batches`.
-    sequences
-        Makes :class:`Sequences` of counts.
-    network
-        Takes tensors ``tokens, present, values`` and returns ``(n_batch, length, width)``.
-    mode
-        ``"contextual"`` or ``"cell"``.
-    gene_tokens
-        ``(n_genes,)`` int64, tokens of the genes that are asked for, -1 for none; for ``"contextual"``.
-    width
-        Width of the vectors.
-    pooling
-        ``"cls"``, the first token, or ``"mean"`` over the tokens of genes; for ``"cell"``.
-    unit
-        Scale vectors of spots to unit length.
-    device
-        Of the network.
-    half
-        Half precision: bfloat16 on a CPU, else float16.
-
-    Returns
-    -------
-    As :meth:`flagst.gfm.SpotEncoder.encode_spots`.
-    """
-    inner = (len(gene_tokens),) if mode == "contextual" else ()
-    for rows, counts in batches:
-        sequence = sequences(counts)
-        # attention over nothing is not a number
-        filled = np.flatnonzero(sequence.is_gene.any(axis=1))
-        vectors = np.zeros((len(rows), *inner, width), dtype=np.float32)
-        mask = np.zeros((len(rows), *inner), dtype=bool)
-        if len(filled):
-            output = _evaluate(network, sequence, filled, device=device, half=half)
-            if mode == "contextual":
-                vectors[filled], mask[filled] = _pick_genes(output, sequence, filled, gene_tokens)
-            else:
-                pooled = _pool(output, sequence.is_gene[filled], pooling)
-                length = np.linalg.norm(pooled, axis=1, keepdims=True) if unit else 1
-                vectors[filled], mask[filled] = pooled / length, True
-        yield rows, vectors, mask
-
-
-def _evaluate(network: Callable[..., Any], sequence: Sequences, rows: np.ndarray, *, device: str, half: bool) -> Any:
-    """(n_rows, length, width) float32 output of the network."""
+def _evaluate(network: Callable[..., Any], sequences: Sequences, *, device: str, half: bool) -> "torch.Tensor":
+    """(n_spots, length, d) float32 output of the network."""
     import torch
 
-    arrays = (sequence.tokens, sequence.present, sequence.values)
-    inputs = [None if array is None else torch.as_tensor(array[rows], device=device) for array in arrays]
+    arrays = (sequences.tokens, sequences.present, sequences.values)
+    inputs = [None if array is None else torch.as_tensor(array, device=device) for array in arrays]
     kind = torch.device(device).type
     narrow = torch.bfloat16 if kind == "cpu" else torch.float16
     with torch.inference_mode(), torch.autocast(kind, dtype=narrow, enabled=half):
         return network(*inputs).float()
 
 
-def _pick_genes(
-    output: Any, sequence: Sequences, rows: np.ndarray, gene_tokens: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(n_rows, n_genes, width) output at the tokens of genes, zeros where a spot lacks one, and where it has it."""
+def _pick_genes(output: "torch.Tensor", sequences: Sequences, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n_spots, n_genes, d) output at the wanted tokens, zeros where a spot lacks one; the mask of where it has one."""
     import torch
 
-    tokens, is_gene = sequence.tokens[rows], sequence.is_gene[rows]
-    place = np.full((len(rows), max(tokens.max(), gene_tokens.max()) + 1), -1)
-    spot, position = np.nonzero(is_gene)
+    tokens = sequences.tokens
+    place = np.full((len(tokens), max(tokens.max(), wanted.max()) + 1), -1)
+    spot, position = np.nonzero(sequences.is_gene)
     place[spot, tokens[spot, position]] = position
-    at = np.where(gene_tokens >= 0, place[:, gene_tokens], -1)
+    at = np.where(wanted >= 0, place[:, wanted], -1)
     mask = at >= 0
     index = torch.as_tensor(at.clip(0), device=output.device)[:, :, None].expand(-1, -1, output.shape[2])
-    # picked on the device: what comes back is the genes asked for, not whole sequences
+    # gathered on the device, because whole sequences are much larger than the genes that were asked for
     return np.where(mask[:, :, None], output.gather(1, index).cpu().numpy(), 0), mask
 
 
-def _pool(output: Any, is_gene: np.ndarray, pooling: str) -> np.ndarray:
-    """(n_rows, width): the first token, or the mean over the tokens of genes."""
+def _pool(output: "torch.Tensor", is_gene: np.ndarray, pooling: str) -> np.ndarray:
+    """(n_spots, d): the first token, or the mean over the tokens of genes."""
     import torch
 
     if pooling == "cls":

@@ -1,4 +1,4 @@
-"""Gene vectors from any file that holds one per gene."""
+"""Gene vectors from a file with one vector per gene."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,35 +16,38 @@ if TYPE_CHECKING:
 
 
 class Table:
-    """Vectors of genes from a file: GenePT, CellPLM, UCE, scFoundation, or your own.
+    """Gene vectors from a file: GenePT, CellPLM, UCE, scFoundation, or your own.
 
     Parameters
     ----------
     path
         - ``.csv``, ``.tsv`` (also ``.gz``), with a header, ``.parquet``: one row per gene, its name in the first column
           or the index;
-        - ``.npz``: ``genes`` ``(n,)`` and ``vectors`` ``(n, d)``;
+        - ``.npz``: ``genes`` ``(n,)`` text and ``vectors`` ``(n, d)`` float;
         - ``.h5ad``: ``varm[key]``;
-        - ``.pkl``, ``.pickle``: dict of gene to vector. Read without running anything the file holds: what is not
-          plain data is refused.
+        - ``.pkl``, ``.pickle``: dict of gene to vector. Nothing in it is run; what is not plain data is refused.
     key
         Array in ``varm``, for h5ad.
     names
-        Dict from gene to the name it has in the file, or a column of ``adata.var`` that holds it.
+        Dict from gene to its name in the file, or a column of ``adata.var`` with these names.
     licence
-        Kept with the vectors.
+        Licence of the vectors, for the record.
 
     Raises
     ------
     FileNotFoundError
-        No such file.
+        There is no such file.
+    ImportError
+        A library that reads the file is missing.
     ValueError
-        The file is broken or of another kind, or vectors are not finite or differ in length; the file is named.
+        The file is broken or of another kind, or the vectors are not finite or differ in length; the message names the
+        file.
 
     Examples
     --------
-    >>> from flagst.gfm import Table
-    >>> Table("genept.pickle")  # doctest: +SKIP
+    >>> np.savez("vectors.npz", genes=["ERBB2", "GNAS"], vectors=np.eye(2))
+    >>> flagst.gfm.Table("vectors.npz").vectors.shape
+    (2, 2)
     """
 
     name = "table"
@@ -66,19 +69,53 @@ class Table:
         self._check()
 
     def encode(self, adata: "AnnData", genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """See :meth:`flagst.gfm.GeneEncoder.encode`.
+        """Look up the vector of each gene.
+
+        Parameters
+        ----------
+        adata
+            Table of the genes; ``names`` may be a column of its ``var``.
+        genes
+            Gene names.
+
+        Returns
+        -------
+        vectors
+            ``(n_genes, d)`` float32; zeros for a gene without vector.
+        known
+            ``(n_genes,)`` bool; true where the gene has a vector.
 
         Raises
         ------
+        KeyError
+            ``adata.var`` has no column ``names``.
         ValueError
             The file knows less than a tenth of the genes.
+
+        Examples
+        --------
+        >>> np.savez("vectors.npz", genes=["ERBB2", "GNAS"], vectors=np.eye(2))
+        >>> vectors, known = flagst.gfm.Table("vectors.npz").encode(adata, ["GNAS", "TP53"])
+        >>> vectors.tolist(), known.tolist()
+        ([[0.0, 1.0], [0.0, 0.0]], [True, False])
         """
         index = match_genes(genes, self.genes, aliases=aliases_of(adata, self.names))
         require_overlap(index, genes, self.genes, where=self.path.name)
         return rows_of(index, self.vectors)
 
     def provenance(self) -> dict[str, Any]:
-        """File, its hash, and the licence if known."""
+        """Describe where the vectors come from.
+
+        Returns
+        -------
+        Plain values: encoder, file and its SHA-256; ``key`` and licence where they are given.
+
+        Examples
+        --------
+        >>> np.savez("vectors.npz", genes=["ERBB2", "GNAS"], vectors=np.eye(2))
+        >>> flagst.gfm.Table("vectors.npz", licence="CC0").provenance()["licence"]
+        'CC0'
+        """
         known = {EMBEDDINGS.key: self.key, EMBEDDINGS.licence: self.licence}
         given = {name: value for name, value in known.items() if value is not None}
         return file_record(self.name, self.path) | given
@@ -105,13 +142,13 @@ def _text(path: Path, key: str | None):
     frame = pd.read_csv(path, sep=separator, index_col=None, keep_default_na=False, na_values=[""])
     if isinstance(frame.index, pd.MultiIndex):
         raise ValueError(f"its header names {frame.shape[1]} columns, its lines have {frame.index.nlevels} more")
-    if not isinstance(frame.index, pd.RangeIndex):  # the names, which R leaves out of the header
+    if not isinstance(frame.index, pd.RangeIndex):  # the gene names, for which R writes no header
         frame = frame.reset_index()
     return frame.iloc[:, 0].astype(str), frame.iloc[:, 1:].to_numpy()
 
 
 def _is_vector(cells: list[str]) -> bool:
-    """Whether a first line holds values: all numbers, and not those that count columns from 0 or 1."""
+    """Whether the first line holds values: only numbers, and not the column numbers from 0 or 1."""
     try:
         values = np.array([float(cell) for cell in cells])
     except ValueError:

@@ -6,30 +6,41 @@ from typing import Any
 
 import numpy as np
 
-#: Counts are scaled to this many per cell before they are divided by the median of a gene.
+#: Counts are scaled to this total per cell before they are divided by the median of a gene.
 TARGET_SUM = 10_000
 
 
 @dataclass(frozen=True)
 class RankTokeniser:
-    """Turns counts into Geneformer's rank-value tokens.
+    """Turns counts into the rank-value tokens of Geneformer.
 
-    A cell is its expressed genes in falling order of counts, scaled to 10,000 per cell and divided by the gene's
-    median over the pretraining cells: genes that are high for what they usually are come first. Equal values are in
-    the order of their tokens, so that the order of genes in the table does not matter.
+    A cell becomes its expressed genes, in falling order of their counts, scaled to 10,000 per cell and divided by the
+    median of the gene over the pretraining cells. A gene that is high for its own standards therefore comes first.
+    Equal values are in the order of their tokens, so that the order of genes in the table does not matter.
 
     Attributes
     ----------
     tokens
-        Ensembl identifier to token; ``<cls>`` and ``<eos>`` are put around a cell where they are there (V2).
+        Ensembl identifier to token. If ``<cls>`` and ``<eos>`` are among them (V2), they enclose each cell.
     medians
         Ensembl identifier to median.
     length
-        Most tokens of a cell: 2,048 (V1), 4,096 (V2).
+        Largest number of tokens of a cell, 3 or more: 2,048 (V1), 4,096 (V2).
+
+    Raises
+    ------
+    ValueError
+        ``length`` is below 3.
 
     Source
     ------
     Theodoris et al., Nature 2023.
+
+    Examples
+    --------
+    >>> tokeniser = flagst.gfm.RankTokeniser({"ENSG1": 5, "ENSG2": 6}, {"ENSG1": 1.0, "ENSG2": 3.0}, length=2048)
+    >>> tokeniser(np.array([[2, 3], [0, 1]]), ["ENSG1", "ENSG2"])
+    [array([5, 6]), array([6])]
     """
 
     tokens: Mapping[str, int]
@@ -41,31 +52,60 @@ class RankTokeniser:
             raise ValueError(f"length must be 3 or more; got {self.length}.")
 
     def columns(self, ensembl: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Columns with a token and a median, their tokens, and their medians; ``None`` is a gene without identifier."""
+        """Find the columns that have a token and a median.
+
+        Parameters
+        ----------
+        ensembl
+            ``n_genes`` Ensembl identifiers without version; ``None`` for a gene without identifier.
+
+        Returns
+        -------
+        columns
+            ``(n_known,)`` int64.
+        tokens
+            ``(n_known,)`` int64.
+        medians
+            ``(n_known,)`` float64.
+
+        Examples
+        --------
+        >>> tokeniser = flagst.gfm.RankTokeniser({"ENSG1": 5, "ENSG2": 6}, {"ENSG1": 1.0, "ENSG2": 3.0}, length=2048)
+        >>> tokeniser.columns([None, "ENSG2"])
+        (array([1]), array([6]), array([3.]))
+        """
         kept = [i for i, name in enumerate(ensembl) if name in self.tokens and self.medians.get(name, 0) > 0]
         tokens = np.array([self.tokens[ensembl[i]] for i in kept], dtype=np.int64)
         medians = np.array([self.medians[ensembl[i]] for i in kept], dtype=np.float64)
         return np.array(kept, dtype=np.int64), tokens, medians
 
     def __call__(self, counts, ensembl: Sequence[str | None]) -> list[np.ndarray]:
-        """Tokens of every cell.
+        """Return the tokens of each cell.
 
         Parameters
         ----------
         counts
-            ``(n_cells, n_genes)`` raw counts of the whole transcriptome, dense or scipy sparse: the total of a cell
-            is over all its genes.
+            ``(n_cells, n_genes)`` raw counts of the whole transcriptome, dense or scipy sparse. The total of a cell is
+            over all its genes.
         ensembl
-            ``(n_genes,)`` Ensembl identifiers without version. Columns with one identifier are summed.
+            ``n_genes`` Ensembl identifiers without version; ``None`` for a gene without identifier. Columns with the
+            same identifier are summed.
 
         Returns
         -------
-        Per cell int64 tokens, at most ``length``; empty but for the marks for a cell without known genes.
+        Per cell ``(n_tokens,)`` int64, at most ``length`` tokens. A cell without known genes has ``<cls>`` and
+        ``<eos>`` only, if these exist.
 
         Raises
         ------
         ValueError
-            As many names as columns are needed, and at least one that is known.
+            The number of identifiers differs from the number of columns, or none of them has a token.
+
+        Examples
+        --------
+        >>> tokeniser = flagst.gfm.RankTokeniser({"ENSG1": 5, "ENSG2": 6}, {"ENSG1": 1.0, "ENSG2": 3.0}, length=2048)
+        >>> tokeniser(np.array([[2, 7]]), ["ENSG1", "ENSG2"])
+        [array([6, 5])]
         """
         import scipy.sparse as sp
 
@@ -84,7 +124,7 @@ class RankTokeniser:
         out = []
         for i in range(known.shape[0]):
             row = slice(known.indptr[i], known.indptr[i + 1])
-            found = known.indices[row]  # rising, so that a stable sort leaves ties in the order of tokens
+            found = known.indices[row]  # rising, so that a stable sort keeps ties in the order of tokens
             value = known.data[row] / totals[i] * TARGET_SUM / of_token[found] if len(found) else np.zeros(0)
             ranked = unique[found[np.argsort(-value, kind="stable")]][:room]
             out.append(np.concatenate([start, ranked, end]).astype(np.int64))
@@ -92,19 +132,13 @@ class RankTokeniser:
 
 
 def sum_by_token(matrix, columns: np.ndarray, tokens: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Counts per token: columns with one token are summed.
+    """Sum the counts of columns with the same token.
 
-    Parameters
-    ----------
-    matrix
-        ``(n_cells, n_genes)`` scipy sparse counts.
-    columns, tokens
-        ``(n_known,)`` int64, columns that have a token, and it.
+    ``matrix`` is (n_cells, n_genes) scipy sparse counts; ``columns`` and ``tokens`` are (n_known,) int64: the columns
+    that have a token, and the tokens.
 
-    Returns
-    -------
-    ``(n_cells, n_tokens)`` CSR counts without stored zeros, each row in the order of tokens; ``(n_tokens,)`` int64, the
-    tokens, rising; ``(n_known,)`` int64, the position there of each column's token.
+    Returns (n_cells, n_tokens) CSR counts without stored zeros, each row in the order of tokens; (n_tokens,) int64
+    rising tokens; and (n_known,) int64, the position of each column among these tokens.
     """
     import scipy.sparse as sp
 
