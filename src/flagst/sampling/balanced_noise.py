@@ -49,9 +49,9 @@ def balance_noise(noise: np.ndarray, leading: np.ndarray, state: np.ndarray) -> 
     Independent numbers of ``n`` spots have chance correlations of about ``1 / sqrt(n)``, as large for a few hundred
     spots as the correlations of many genes. They hide the correlations that a sample is meant to have. The noise is
     projected off a constant, the leading scores of the mean and the state. Then it is replaced by the nearest noise
-    whose genes are uncorrelated. With more genes than remaining directions there is no such noise, and the result is as little
-    correlated as possible: half as much for 200 genes in 181 spots. Spots with a leverage above three quarters keep
-    their noise.
+    whose genes are uncorrelated. With more genes than remaining directions there is no such noise, and the result is as
+    little correlated as possible: half as much for 200 genes in 181 spots. Spots with a leverage above three quarters
+    keep their noise.
 
     Parameters
     ----------
