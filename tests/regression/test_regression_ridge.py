@@ -116,7 +116,7 @@ def test_the_width_is_the_exponent_at_the_median_distance(curved):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_trust_is_the_odds_of_the_explained_variance_over_the_usual_ones(width):
+def test_the_weight_of_kernel_ridge_is_the_odds_of_the_explained_variance_over_the_usual_ones(width):
     """The variance that a Gaussian process leaves at a spot, and at every training spot left out in turn."""
     design = np.random.default_rng(6).normal(size=(60, 6))
     kernel = KernelFeatures.fit(design, width=width)
@@ -130,7 +130,7 @@ def test_trust_is_the_odds_of_the_explained_variance_over_the_usual_ones(width):
 
     new = np.concatenate([design[:20] + 0.1, design[:20] * np.linspace(1, 3, 20)[:, None], design[:1] + 50])
     gap = process.fit(design, np.zeros(len(design))).predict(new, return_std=True)[1] ** 2
-    found = kernel.trust(kernel.transform(new))[:, 0]
+    found = kernel.weight(kernel.transform(new))[:, 0]
     np.testing.assert_allclose(found, np.minimum(1, (1 - gap) / gap * usual / (1 - usual)), atol=1e-3)
     assert found[0] == 1 and 0 < np.sort(found)[5] < 0.5 and found[-1] == 0
 
