@@ -56,9 +56,7 @@ def test_without_a_large_section_there_is_no_moran():
 def test_states_are_those_of_the_residual_and_as_wide_as_asked_for(n_latent):
     """Four genes have four components at most; states that are wider end in zeros."""
     rng = np.random.default_rng(5)
-    sections = [
-        replace(_section(name), image=rng.normal(size=(60, 3)).astype(np.float32)) for name in "ABC"
-    ]
+    sections = [replace(_section(name), image=rng.normal(size=(60, 3)).astype(np.float32)) for name in "ABC"]
     settings = Settings(n_latent=n_latent)
     stage, mean = fit_mean(sections, settings)
     fitted, data = fit_latent(sections, stage, mean, settings)
