@@ -10,8 +10,8 @@ import torch
 
 from flagst.data.from_anndata import sections_from_anndata
 from flagst.data.graph import MORAN_NEIGHBOURS, knn, moran_graph
-from flagst.data.windows import N_EDGES, partition, section_inputs, window
 from flagst.data.measured import training_spacing
+from flagst.data.windows import N_EDGES, partition, section_inputs, window
 
 N_CELLS = 20_000
 #: What one byte for every pair of cells would take.

@@ -50,7 +50,7 @@ def test_requests_out_of_range():
         check_request(structure=0.5, layer="a/b")
 
 
-def test_requests_for_draws():
+def test_requests_for_samples():
     check_request(structure=0, layer="x", n_samples=20, return_std=True, quantiles=(0.05, 0.95))
     for request, message in (
         ({"n_samples": 1, "return_std": True}, "return_std=True needs n_samples of at least 2; got 1"),

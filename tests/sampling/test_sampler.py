@@ -6,7 +6,9 @@ import torch
 from slides import assert_close, layers_of, shaken
 from tiny_models import N_SPOTS
 
+from flagst import FLAG
 from flagst.data.windows import partition
+from flagst.diffusion import EDM
 from flagst.model.training_windows import training_inputs
 from flagst.regression import neighbour_moran
 from flagst.sampling import moran_matching, sampler
@@ -177,11 +179,23 @@ def test_samples_of_some_rows_are_those_of_the_section(model, slides):
     section = slides[slides.obs["section"] == "X"].copy()
     [(_, one)] = model._samplers(section)
     [(_, cut)] = model._samplers(section, window_spots=100)
-    rows = np.array([400, 3, 77, 78, 12])
-    expected = one.samples(2, 5)[:, rows]
-    for made in (one, cut):
-        found = np.concatenate([part.samples(2, 5) for _, part in made.parts(2, rows)], axis=1)
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+    whole = one.samples(2, 5)
+    for rows in (np.array([400, 3, 77, 78, 12]), np.random.default_rng(0).permutation(N_SPOTS)):
+        for made in (one, cut):
+            found = np.concatenate([part.samples(2, 5) for _, part in made.parts(2, rows)], axis=1)
+            np.testing.assert_allclose(found, whole[:, rows], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_several_noises_beside_a_state_are_the_same_in_parts(model, slides, small_parts, balanced):
+    section = slides[slides.obs["section"] == "X"].copy()
+    [(_, one)], [(_, cut)] = (model._samplers(section, window_spots=size) for size in (10**6, 100))
+    one.balanced = cut.balanced = balanced
+    whole = np.stack(list(one.whole().resampled(2, 2, "x")))
+    found = [np.stack(list(part.resampled(2, 2, "x"))) for _, part in cut.parts(4)]
+    assert len(found) > 1 and list(cut.states) == ["x/0/0", "x/1/0"]
+    np.testing.assert_allclose(np.concatenate(found, axis=1), whole, rtol=1e-5, atol=1e-3 if balanced else 1e-4)
+    assert np.abs(whole[0] - whole[1]).mean() > 0.05
 
 
 def test_known_states_are_not_solved_again(model, slides):
@@ -192,3 +206,16 @@ def test_known_states_are_not_solved_again(model, slides):
     second._solve = None  # would raise
     np.testing.assert_allclose(second.samples(2, 0), expected, rtol=1e-6, atol=1e-6)
     assert list(first.states) == ["0/0", "0/1"] and second.states is first.states
+
+
+def test_constants_of_the_noise_process_reach_samples_and_saved_models(make, query, tmp_path):
+    model = make.model(make.table(), process_kwargs={"sigma_max": 5.0})
+    model.train(**make.QUICK | {"max_epochs": 1})
+    assert model.module.process == EDM(sigma_max=5.0)
+    expected = model.sample(query, 1)
+    model.save(str(tmp_path / "model"))
+    again = FLAG.load(str(tmp_path / "model"))
+    assert again.module.process == EDM(sigma_max=5.0)
+    np.testing.assert_array_equal(again.sample(query, 1), expected)
+    again.module.process = EDM()
+    assert np.abs(again.sample(query, 1) - expected).max() > 1e-3
