@@ -11,7 +11,7 @@ from flagst import FLAG
 from flagst._keys import prediction_layers, quantile_part
 from flagst.metrics import share_below
 from flagst.sampling import quantiles
-from flagst.sampling.quantiles import calibrate_intervals, pooled_sd, sample_quantiles
+from flagst.sampling.quantiles import calibrate_intervals, sample_quantiles
 
 N_SIDE, N_GENES = 14, 6
 N_SPOTS = N_SIDE**2
@@ -178,14 +178,6 @@ def test_quantiles_are_calibrated_with_the_noise_scale_that_predictions_have(mak
     assert len(seen) == 3 and model.intervals_ is not None
     for sampler, _ in seen:
         assert sampler.fitted is model.fitted_
-
-
-def test_the_pooled_standard_deviation_of_parts_is_that_of_the_section():
-    samples = Sampler().samples(20, 0)
-    found = pooled_sd(np.split(samples, [30, 31, 100], axis=1))
-    assert found.shape == (N_GENES,) and found.dtype == np.float32
-    np.testing.assert_allclose(found, np.sqrt(samples.astype(float).var(axis=0, ddof=1).mean(axis=0)), rtol=1e-5)
-    np.testing.assert_allclose(found, pooled_sd([samples]), rtol=1e-6)
 
 
 def test_names_of_quantiles():
