@@ -50,7 +50,7 @@ def test_requests_out_of_range():
         check_request(structure=0.5, layer="a/b")
 
 
-def test_requests_for_draws():
+def test_requests_for_samples():
     check_request(structure=0, layer="x", n_samples=20, return_std=True, quantiles=(0.05, 0.95))
     for request, message in (
         ({"n_samples": 1, "return_std": True}, "return_std=True needs n_samples of at least 2; got 1"),
@@ -67,7 +67,7 @@ def test_parts_become_layers_and_the_rest_its_slots(table):
     parts = {part: np.full((4, 3), value, np.float32) for value, part in enumerate(("draw", "mean", "q05"))}
     given = {"params": {"seed": 3}, "train_pcc": None, "genes": GENES, "quantiles": (0.05,)}
     score, record = np.arange(4.0), {"levels": [0.05]}
-    found = write_prediction(table, table, table, parts, layer="p", unlike=score, calibration=record, **given)
+    found = write_prediction(table, table, table, parts, layer="p", ood=score, calibration=record, **given)
     assert found is table and set(table.layers) - {None} == {"p", "p_mean", "p_q05"}
     assert (table.layers["p_q05"] == 2).all() and (table.layers["p_mean"] == 1).all()
     np.testing.assert_array_equal(table.obs["flagst_ood"], score)

@@ -125,7 +125,7 @@ def test_features_of_another_image_are_a_warning(caplog):
     assert "with source 'image'; the query's have 'hires'" in caplog.text
 
 
-def test_features_without_a_record_are_trusted():
+def test_features_without_a_record_are_accepted():
     check_features(_query(GENES), _with_features().uns["flagst"]["features"], d_image=4, found=4)
     check_features(_with_features(encoder="uni"), {}, d_image=4, found=4)
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from flagst.diffusion import EDM, VESDE
+from flagst.diffusion import EDM, PROCESSES, VESDE
 
 SIGMAS = torch.logspace(-2, 1.5, 40, dtype=torch.float64)[:, None]
-PROCESSES = [EDM(), EDM(sigma_data=0.5), VESDE()]
+MADE = [EDM(), EDM(sigma_data=0.5), VESDE()]
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 1.0, 2.0])
@@ -57,12 +57,12 @@ def test_denoiser_scales_input_and_output():
     torch.testing.assert_close(denoised, c_skip * x + c_out)
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("process", MADE)
 def test_training_noise_levels_follow_the_generator(process):
-    draws = [process.sample_sigma(500, generator=torch.Generator().manual_seed(s)) for s in (3, 3, 4)]
-    assert draws[0].shape == (500, 1)
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
-    assert (draws[0] > 0).all()
+    sampled = [process.sample_sigma(500, generator=torch.Generator().manual_seed(s)) for s in (3, 3, 4)]
+    assert sampled[0].shape == (500, 1)
+    assert torch.equal(sampled[0], sampled[1]) and not torch.equal(sampled[0], sampled[2])
+    assert (sampled[0] > 0).all()
 
 
 def test_training_noise_levels_have_the_stated_distribution():
@@ -74,13 +74,20 @@ def test_training_noise_levels_have_the_stated_distribution():
     assert abs(float(sigma.log().median()) - middle) < 0.1  # uniform in log(sigma)
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("process", MADE)
 @pytest.mark.parametrize("n_steps", [2, 20, 101])
 def test_schedules_fall_from_the_highest_level_to_zero(process, n_steps):
     sigmas = process.schedule(n_steps)
     assert sigmas.shape == (n_steps + 1,)
     assert (sigmas[1:] < sigmas[:-1]).all() and sigmas[-1] == 0
     torch.testing.assert_close(sigmas[[0, -2]], torch.tensor([process.sigma_max, process.sigma_min]))
+
+
+@pytest.mark.parametrize("name", list(PROCESSES))
+def test_constants_of_a_process_change_its_schedule(name):
+    sigmas = PROCESSES[name](sigma_min=0.05, sigma_max=3.0).schedule(12)
+    torch.testing.assert_close(sigmas[[0, -2]], torch.tensor([3.0, 0.05]))
+    assert not torch.allclose(sigmas, PROCESSES[name]().schedule(12))
 
 
 def test_the_published_schedule_is_log_linear():

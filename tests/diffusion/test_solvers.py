@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from flagst.diffusion import EDM, VESDE, dpm_solver_pp_2m, heun
+from flagst.diffusion import EDM, SOLVERS, VESDE, dpm_solver_pp_2m, heun
 
 MU, SD = 1.5, 0.7
 
@@ -35,19 +35,19 @@ def noise():
 @pytest.mark.parametrize(("solver", "evaluations"), [(dpm_solver_pp_2m, 20), (heun, 39)])
 def test_a_gaussian_is_reproduced_in_20_steps(process, solver, evaluations, noise):
     denoise = GaussianDenoiser()
-    drawn = solver(denoise, noise, process.schedule(20).double())
+    sampled = solver(denoise, noise, process.schedule(20).double())
     expected = exact(noise, process.sigma_max)
     assert denoise.n_calls == evaluations
-    assert (drawn - expected).abs().mean() < 0.02 * SD
-    assert abs(float(drawn.mean() - expected.mean())) < 0.005
-    assert abs(float(drawn.std() / expected.std()) - 1) < 0.02
+    assert (sampled - expected).abs().mean() < 0.02 * SD
+    assert abs(float(sampled.mean() - expected.mean())) < 0.005
+    assert abs(float(sampled.std() / expected.std()) - 1) < 0.02
 
 
-def test_mean_and_spread_are_those_of_the_target(noise):
-    drawn = dpm_solver_pp_2m(GaussianDenoiser(), noise, EDM().schedule(20).double())
+def test_mean_and_standard_deviation_are_those_of_the_target(noise):
+    sampled = dpm_solver_pp_2m(GaussianDenoiser(), noise, EDM().schedule(20).double())
     # what is left of MU at the highest noise level is not known to the start: MU * SD / sigma_max = 0.05
-    assert abs(float(drawn.mean()) - MU) < 0.07
-    assert abs(float(drawn.std()) - SD) < 0.03 * SD
+    assert abs(float(sampled.mean()) - MU) < 0.07
+    assert abs(float(sampled.std()) - SD) < 0.03 * SD
 
 
 @pytest.mark.parametrize("solver", [dpm_solver_pp_2m, heun])
@@ -56,8 +56,8 @@ def test_errors_fall_quadratically_with_steps(solver, noise):
     expected = exact(noise, process.sigma_max)
     errors = []
     for n_steps in (10, 20, 40, 80):
-        drawn = solver(GaussianDenoiser(), noise, process.schedule(n_steps).double())
-        errors.append(float((drawn - expected).abs().mean()))
+        sampled = solver(GaussianDenoiser(), noise, process.schedule(n_steps).double())
+        errors.append(float((sampled - expected).abs().mean()))
     assert all(later < earlier / 2 for earlier, later in zip(errors, errors[1:], strict=False))
 
 
@@ -65,9 +65,17 @@ def test_errors_fall_quadratically_with_steps(solver, noise):
 def test_one_step_is_the_denoised_start(solver):
     noise, denoise = torch.randn(5, 3), GaussianDenoiser()
     process = EDM()
-    drawn = solver(denoise, noise, process.schedule(1))
+    sampled = solver(denoise, noise, process.schedule(1))
     start = noise * process.sigma_max
-    torch.testing.assert_close(drawn, denoise(start, torch.full((5, 1), process.sigma_max)))
+    torch.testing.assert_close(sampled, denoise(start, torch.full((5, 1), process.sigma_max)))
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 20, 101])
+@pytest.mark.parametrize("name", list(SOLVERS))
+def test_the_number_of_evaluations_is_the_number_of_calls(name, n_steps):
+    denoise = GaussianDenoiser()
+    SOLVERS[name].solve(denoise, torch.randn(3, 1), EDM().schedule(n_steps))
+    assert SOLVERS[name].n_evaluations(n_steps) == denoise.n_calls
 
 
 def test_heun_of_the_published_schedule_counts_201():

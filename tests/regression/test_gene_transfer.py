@@ -31,12 +31,12 @@ def fit(genes, vectors=None, **changes):
 
 def test_new_genes_are_predicted_from_their_vectors(genes):
     transfer = fit(genes)
-    weights, noise, level, spread = transfer.weights(genes[0][N_GENES:])
+    weights, noise, level, sd = transfer.weights(genes[0][N_GENES:])
     predicted, measured = genes[1][:, :N_GENES] @ weights.T, genes[2][:, N_GENES:]
     pcc = [np.corrcoef(predicted[:, i], measured[:, i])[0, 1] for i in range(10)]
     assert min(pcc) > 0.8 and abs(transfer.pcc - np.mean(pcc)) < 0.05  # the score of left-out genes is honest
     np.testing.assert_allclose(level, 3)
-    np.testing.assert_allclose(spread, 2)
+    np.testing.assert_allclose(sd, 2)
     # noise fills up what the others do not say
     total = (genes[2][:, :N_GENES] @ weights.T).var(axis=0) + noise**2
     np.testing.assert_allclose(total, 1, atol=0.02)
@@ -120,7 +120,7 @@ def test_a_gene_like_no_other_gets_the_average(genes):
     np.testing.assert_allclose(weights, 1 / N_GENES, atol=1e-9)
 
 
-def test_genes_without_a_vector_play_no_part(genes):
+def test_genes_without_a_vector_are_not_used(genes):
     vectors = genes[0][:N_GENES].copy()
     vectors[[0, 7]] = 0
     transfer = fit(genes, vectors)

@@ -1,4 +1,4 @@
-"""The residual model: a round trip, and draws with the covariance of the residuals they were fitted on."""
+"""The latent basis: a round trip, and samples with the covariance of the residuals they were fitted on."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def test_all_components_make_a_round_trip(residual):
     model, state = LatentBasis.fit(values + offset, section, n_latent=G)
     decoded = model.decode(state, np.zeros((N, G)), np.ones((N, G)))
     np.testing.assert_allclose(decoded, values, atol=1e-8)
-    assert model.noise.max() < 1e-6
+    assert model.noise_sd.max() < 1e-6
 
 
 def test_states_are_white(residual):
@@ -46,12 +46,12 @@ def test_section_means_are_left_out(residual):
         np.testing.assert_allclose(moved[section == name].mean(axis=0), 0, atol=1e-8)
 
 
-def test_draws_have_the_covariance_of_the_residual(residual):
+def test_samples_have_the_covariance_of_the_residual(residual):
     values, offset, section = residual
     model, _ = LatentBasis.fit(values + offset, section, n_latent=K)
     rng = np.random.default_rng(1)
-    drawn = model.decode(*(rng.normal(size=(40_000, width)) for width in (K, G, K)))
-    expected, found = np.cov(values.T), np.cov(drawn.T)
+    sampled = model.decode(*(rng.normal(size=(40_000, width)) for width in (K, G, K)))
+    expected, found = np.cov(values.T), np.cov(sampled.T)
     np.testing.assert_allclose(np.diag(found), np.diag(expected), rtol=0.05)
     assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
 
@@ -60,34 +60,34 @@ def test_noise_is_independent_per_gene(residual):
     values, _, section = residual
     model, _ = LatentBasis.fit(values, section, n_latent=K)
     rng = np.random.default_rng(2)
-    drawn = model.decode(np.zeros((20_000, K)), rng.normal(size=(20_000, G)), rng.normal(size=(20_000, K)))
-    correlation = np.corrcoef(drawn.T) - np.eye(G)
-    assert np.abs(correlation).max() < 0.05 and (drawn.std(axis=0) > 0.1).all()
+    sampled = model.decode(np.zeros((20_000, K)), rng.normal(size=(20_000, G)), rng.normal(size=(20_000, K)))
+    correlation = np.corrcoef(sampled.T) - np.eye(G)
+    assert np.abs(correlation).max() < 0.05 and (sampled.std(axis=0) > 0.1).all()
 
 
-def test_nothing_is_added_to_states_as_fitted(residual):
+def test_the_fitted_basis_adds_no_shared_noise(residual):
     values, _, section = residual
     model, state = LatentBasis.fit(values, section, n_latent=K)
-    np.testing.assert_array_equal(model.jitter, np.zeros(K))
+    np.testing.assert_array_equal(model.shared_sd, np.zeros(K))
     rng = np.random.default_rng(2)
     noise, first, second = rng.normal(size=(N, G)), rng.normal(size=(N, K)), rng.normal(size=(N, K))
     np.testing.assert_array_equal(model.decode(state, noise, first), model.decode(state, noise, second))
 
 
-def test_jitter_adds_its_covariance_along_the_components(residual):
+def test_shared_noise_adds_its_covariance_along_the_components(residual):
     values, _, section = residual
     model, _ = LatentBasis.fit(values, section, n_latent=K)
-    moved = replace(model, jitter=np.array([0.5, 1.0, 2.0]))
+    moved = replace(model, shared_sd=np.array([0.5, 1.0, 2.0]))
     rng, n = np.random.default_rng(3), 200_000
-    drawn = moved.decode(*(rng.normal(size=(n, width)) for width in (K, G, K)))
+    sampled = moved.decode(*(rng.normal(size=(n, width)) for width in (K, G, K)))
 
     def units(covariance):
         return covariance / np.outer(model.scale, model.scale)
 
-    plain = model.components.T @ np.diag(model.sd**2) @ model.components + np.diag(model.noise**2)
-    added = model.components.T @ np.diag((model.sd * moved.jitter) ** 2) @ model.components
-    np.testing.assert_allclose(units(np.cov(drawn.T)), plain + added, atol=0.02 * np.abs(plain + added).max())
-    # of one state with one gene noise, the jitter alone is left; it is independent between spots
+    plain = model.components.T @ np.diag(model.sd**2) @ model.components + np.diag(model.noise_sd**2)
+    added = model.components.T @ np.diag((model.sd * moved.shared_sd) ** 2) @ model.components
+    np.testing.assert_allclose(units(np.cov(sampled.T)), plain + added, atol=0.02 * np.abs(plain + added).max())
+    # of one state with one gene noise, the shared noise alone is left; it is independent between spots
     state, noise = (np.repeat(rng.normal(size=(1, width)), n, axis=0) for width in (K, G))
     alone = moved.decode(state, noise, rng.normal(size=(n, K)))
     np.testing.assert_allclose(units(np.cov(alone.T)), added, atol=0.02 * np.abs(added).max())
@@ -99,8 +99,8 @@ def test_constant_genes_stay_constant(residual):
     values, _, section = residual
     values[:, 4] = 0.0
     model, state = LatentBasis.fit(values, section, n_latent=K)
-    drawn = model.decode(state, np.random.default_rng(0).normal(size=values.shape), np.ones(state.shape))
-    assert np.isfinite(drawn).all() and np.abs(drawn[:, 4]).max() < 1e-6
+    sampled = model.decode(state, np.random.default_rng(0).normal(size=values.shape), np.ones(state.shape))
+    assert np.isfinite(sampled).all() and np.abs(sampled[:, 4]).max() < 1e-6
 
 
 def test_few_spots_have_fewer_components():

@@ -1,283 +1,166 @@
-"""Draws on held-out tissue and the spread set by them, on toys whose answers are known."""
+"""Held-out tissue: which samplers it is made of, and statistics of toys whose answers are known."""
 
+import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from toy_samplers import N_LATENT, N_SIDE, SmoothSampler, held_out, held_out_rows, known_tissue, slopes
 
 from flagst import metrics
 from flagst.data.graph import moran_graph
-from flagst.model import spread
-from flagst.regression import LatentBasis
-from flagst.sampling.fit import Fitted
+from flagst.sampling.fit import section_moran
 from flagst.sampling.held_out import HeldOutTissue
-from flagst.sampling.noise_scale import calibrate_spread
-
-N_SIDE, N_LATENT, NOISE, SMOOTHNESS = 14, 3, 0.6, 6.0
-
-
-class Predictor:
-    """Stands in for a section's predictor: its states are as smooth as the true ones, times a gain.
-
-    A share ``rough`` of the variance of the true states is independent between spots.
-    """
-
-    def __init__(self, n_genes=24, seed=0, residual_size=0.8, rough=0.0, truth=None):
-        rng = np.random.default_rng(seed)
-        grid = np.stack(np.meshgrid(np.arange(N_SIDE), np.arange(N_SIDE)), -1).reshape(-1, 2) * 100.0
-        self.graph = moran_graph(grid, "square")
-        self.around = np.column_stack([np.arange(N_SIDE**2), self.graph.indices.reshape(N_SIDE**2, -1)])
-        components = np.linalg.qr(rng.normal(size=(n_genes, min(N_LATENT, n_genes))))[0].T
-        sd = np.linspace(2.0, 1.0, len(components))
-        # genes differ in their noise, and so in their spatial order
-        noise = NOISE * np.linspace(0.5, 1.5, n_genes)
-        jitter = np.zeros(len(sd))
-        self.truth = truth or LatentBasis(np.full(n_genes, residual_size), components, sd, noise, jitter)
-        tissue = self.fields(1, rng)
-        self.mean = 0.5 * tissue @ rng.normal(size=(1, n_genes))
-        state, *noise = self.draw(rng)
-        measured = self.mean + self.truth.decode(
-            np.sqrt(1 - rough) * state + np.sqrt(rough) * rng.normal(size=state.shape), *noise
-        )
-        self.section = SimpleNamespace(name=str(seed), coords=grid, layout="square", target=measured)
-        scaler = SimpleNamespace(restore=lambda values, genes=None: values)
-        self.fitted = Fitted(SimpleNamespace(scaler=scaler), self.truth, np.zeros(n_genes), {})
-        self.gain = 1.0
-
-    def fields(self, n, rng):
-        """Smooth fields of unit variance, ``(n_spots, n)``."""
-        white = rng.normal(size=(self.graph.shape[0], n))
-        smooth = white + SMOOTHNESS * (self.graph @ white)
-        return (smooth - smooth.mean(axis=0)) / smooth.std(axis=0)
-
-    def draw(self, rng, gain=1.0):
-        """A state and the two noises beside it."""
-        n_latent = len(self.truth.sd)
-        state, gene_noise = gain * self.fields(n_latent, rng), rng.normal(size=self.mean.shape)
-        return state, gene_noise, self.shared(n_latent, rng)
-
-    def shared(self, n, rng):
-        """Noise that neighbours have in common, ``(n_spots, n)``."""
-        return rng.normal(size=(len(self.mean), n))[self.around].sum(axis=1) / np.sqrt(self.around.shape[1])
-
-    def drawn(self, n_draws, seed):
-        rng = np.random.default_rng([seed, 1])
-        return [self.draw(rng, self.gain) for _ in range(n_draws)]
-
-    def decodable(self, drawn):
-        return drawn
-
-
-def held_out(*parts):
-    """Of predictors and their rows; clean states have variance 1 over any of them."""
-    clean = {}
-    for predictor, rows in parts:
-        states = predictor.fields(N_LATENT, np.random.default_rng(9))
-        states[rows] = (states[rows] - states[rows].mean(axis=0)) / states[rows].std(axis=0)
-        clean[predictor.section.name] = states
-    return HeldOutTissue(list(parts), clean)
-
-
-def score_of(predictor, rows=None):
-    return held_out((predictor, np.arange(N_SIDE**2) if rows is None else rows))
 
 
 @pytest.fixture
 def toy():
-    predictor = Predictor()
-    return SimpleNamespace(predictor=predictor, score=score_of(predictor), truth=predictor.truth)
+    return known_tissue()
 
 
-def test_the_true_model_has_no_order_gap(toy):
-    assert abs(toy.score.order_gap(toy.score.states(toy.truth), toy.truth)) < 0.05
-    less, more = (replace(toy.truth, noise=f * toy.truth.noise) for f in (0.5, 2.0))
-    states = toy.score.states(toy.truth)
-    assert toy.score.order_gap(states, less) > 0.05 and toy.score.order_gap(states, more) < -0.05
+@pytest.mark.parametrize("names", ["A", "AB", "ABC"])
+def test_samples_of_held_out_tissue_are_matched_to_other_tissue(make, names, monkeypatch):
+    """The Moran's I, the mean and the network of every part do not come from its own measurement."""
+    from flagst.model import flag
+
+    seen, given = [], []
+
+    class Recorded(flag.HeldOutTissue):
+        def __init__(self, parts, clean):
+            super().__init__(parts, clean)
+            seen.extend(parts)
+
+    def recorded(sections, data, folds, *parts):
+        given.append((data, folds))
+        return made(sections, data, folds, *parts)
+
+    made = flag.held_out_samplers
+    monkeypatch.setattr(flag, "HeldOutTissue", Recorded)
+    monkeypatch.setattr(flag, "held_out_samplers", recorded)
+    table = make.table(names=tuple(names), n_spots=56)
+    model = make.model(table)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "With . section", UserWarning)
+        model.train(**make.QUICK | {"max_epochs": 1})
+    assert len(seen) == {1: 4, 2: 8, 3: 3}[len(names)]
+    sections = model._sections(table, measured=True)
+    data, folds = given[0]
+    for sampler, rows in seen:
+        number = [s.name for s in sections].index(sampler.section.name)
+        known = [section_moran(s) for s in sections if s.name != sampler.section.name]
+        rest = np.setdiff1d(sampler.everything, rows)
+        known += [section_moran(sampler.section, rest)] if len(rest) else []
+        np.testing.assert_allclose(sampler.moran, np.mean(known, axis=0))
+        [network] = sampler.networks
+        np.testing.assert_array_equal(rows, np.flatnonzero(folds[number] == network))
+        np.testing.assert_array_equal(sampler.mean_of(rows), data.mean[number][rows])
 
 
-def order_factor(toy, states, residual):
-    """What the noise has to be multiplied with to be as ordered as the measurement, by bisection."""
-    low, high = 0.3, 3.0
-    for _ in range(30):
-        middle = (low + high) / 2
-        too_ordered = toy.score.order_gap(states, replace(residual, noise=middle * residual.noise)) > 0
-        low, high = (middle, high) if too_ordered else (low, middle)
-    return low
+def test_the_true_model_has_no_moran_gap(toy):
+    sampled = toy.tissue.sampled(toy.truth)
+    assert abs(toy.tissue.moran_gap(sampled, toy.truth)) < 0.05
+    less, more = (replace(toy.truth, noise_sd=f * toy.truth.noise_sd) for f in (0.5, 2.0))
+    assert toy.tissue.moran_gap(sampled, less) > 0.05 and toy.tissue.moran_gap(sampled, more) < -0.05
 
 
-@pytest.mark.parametrize("factor", [0.8, 1.2])
-def test_the_noise_factor_closes_the_order_gap(toy, factor):
-    states = toy.score.states(toy.truth)
-    fitted = replace(toy.truth, noise=order_factor(toy, states, toy.truth) / factor * toy.truth.noise)
-    calibrated = calibrate_spread(toy.score, fitted)
-    np.testing.assert_allclose(calibrated.noise / fitted.noise, factor, atol=0.02)
-    gap, before = (abs(toy.score.order_gap(states, model)) for model in (calibrated, fitted))
-    assert gap < 0.01 and gap < before / 5
-    for part in ("scale", "components", "sd"):
-        np.testing.assert_array_equal(getattr(calibrated, part), getattr(fitted, part))
-
-
-@pytest.mark.parametrize("size", [0.3, 3.0])
-def test_the_noise_changes_by_a_bounded_factor(toy, size):
-    fitted = replace(toy.truth, noise=size * toy.truth.noise)
-    factor = calibrate_spread(toy.score, fitted).noise / fitted.noise
-    np.testing.assert_allclose(factor, spread.MAX_FACTOR if size < 1 else 1 / spread.MAX_FACTOR, rtol=0.02)
-
-
-def test_states_that_are_right_get_no_jitter(toy):
-    np.testing.assert_allclose(toy.score.missing_variance(toy.score.states(toy.truth)), 0, atol=1e-9)
-    np.testing.assert_allclose(calibrate_spread(toy.score, toy.truth).jitter, 0, atol=1e-4)
-
-
-@pytest.fixture(params=[0, 10])
-def weak(request):
-    """Networks surer of new tissue than they should be: states of half the standard deviation, three sections.
-
-    They know what is smooth in the states; the rest comes spot by spot.
-    """
-    truth = Predictor(seed=request.param).truth
-    predictors = [Predictor(seed=request.param + i, rough=0.75, truth=truth) for i in range(3)]
-    for predictor in predictors:
-        predictor.gain = 0.5
-    rows = np.arange(N_SIDE**2)
-    return SimpleNamespace(score=held_out(*((p, rows) for p in predictors)), truth=truth)
-
-
-def slopes(predictor):
-    """The smoothest states there are: columns that rise over the section, of variance 1."""
-    column, row = (predictor.section.coords / 100.0).T
-    found = np.stack([column, row, column + row], axis=1)
-    return (found - found.mean(axis=0)) / found.std(axis=0)
-
-
-def covariance(values, graph):
-    return metrics.morans_i(values, graph) * values.var(axis=0)
-
-
-def test_states_that_are_too_weak_get_the_covariance_of_neighbours_that_they_lack(weak):
-    """Clean states are smooth in part: less comes back than what is missing in variance."""
-    rng = np.random.default_rng(4)
-    for name, states in weak.score.clean.items():
-        mixed = slopes(weak.score.parts[0][0]) + 1.5 * rng.normal(size=states.shape)
-        weak.score.clean[name] = (mixed - mixed.mean(axis=0)) / mixed.std(axis=0)
-    calibrated = calibrate_spread(weak.score, weak.truth)
-    assert (calibrated.jitter > 0.2).all() and (calibrated.jitter**2 < 0.5).all()
-    states = weak.score.states(weak.truth)
-    np.testing.assert_allclose(weak.score.missing_variance(states), 0.75)
-    graph = weak.score.graphs[0]
-    clean = np.mean([covariance(states, graph) for states in weak.score.clean.values()], axis=0)
-    drawn = np.mean([covariance(z, graph) for part in states for z, *_ in part], axis=0)
-    added = calibrated.jitter * np.stack([weak.score.parts[0][0].shared(N_LATENT, rng) for _ in range(400)])
-    brought = np.mean([covariance(noise, graph) for noise in added], axis=0)
-    np.testing.assert_allclose(drawn + brought, clean, atol=0.01)
-    assert (np.abs(drawn - clean) > 0.05).all()
-
-
-def test_shared_noise_has_no_more_variance_than_states_lack(weak):
-    """Clean states are smoother than noise that neighbours share."""
-    for name in weak.score.clean:
-        weak.score.clean[name] = slopes(weak.score.parts[0][0])
-    states = weak.score.states(weak.truth)
-    assert (weak.score.missing_covariance(states) / weak.score.shared_order() > 0.75).all()
-    np.testing.assert_allclose(calibrate_spread(weak.score, weak.truth).jitter ** 2, 0.75)
-
-
-def test_noise_that_no_spot_shares_brings_nothing_back(weak):
-    for predictor, rows in weak.score.parts:
-        predictor.around = rows[:, None]
-    assert weak.score.shared_order() == pytest.approx(-1 / (N_SIDE**2 - 1))
-    np.testing.assert_array_equal(calibrate_spread(weak.score, weak.truth).jitter, 0)
+def test_samples_are_those_of_the_held_out_rows(toy):
+    sampler, rows = toy.sampler, np.arange(60)
+    asked = []
+    inputs = sampler.decoder_inputs
+    sampler.decoder_inputs = lambda seed, rows, *, latent: asked.append((seed, rows, latent)) or inputs(seed, rows)
+    tissue = held_out_rows(sampler, rows)
+    [samples] = tissue.sampled(toy.truth)
+    assert len(samples) == tissue.n_samples == 12
+    for number, (sample, (seed, sampled_rows, latent)) in enumerate(zip(samples, asked, strict=True)):
+        # noise is balanced over the whole section, with the basis that will decode it
+        assert seed == f"0/{number}" and sampled_rows is sampler.everything and latent is toy.truth
+        for values, whole in zip(sample, inputs(seed, sampler.everything), strict=True):
+            np.testing.assert_array_equal(values, whole[rows])
 
 
 @pytest.mark.parametrize("rows", [np.arange(N_SIDE**2), np.arange(60)])
-def test_expected_order_of_shared_noise_is_that_of_many_draws(toy, rows):
+def test_expected_moran_of_shared_noise_is_that_of_many_samples(toy, rows):
     """Also over a part of a section, whose border spots share noise with spots outside."""
-    predictor, graph = toy.predictor, moran_graph(toy.predictor.section.coords[rows], "square")
-    noise = predictor.shared(4000, np.random.default_rng(0))[rows]
+    graph = moran_graph(toy.sampler.section.coords[rows], "square")
+    noise = toy.sampler.shared(4000, np.random.default_rng(0))[rows]
     own = noise.var(axis=0)
     expected = (metrics.morans_i(noise, graph) * own).mean() / own.mean()
-    assert score_of(predictor, rows).shared_order() == pytest.approx(expected, abs=0.005)
+    assert held_out_rows(toy.sampler, rows).shared_moran() == pytest.approx(expected, abs=0.005)
 
 
 def test_missing_covariance_is_that_with_neighbours_over_held_out_rows():
-    predictor, rows = Predictor(), np.arange(60)
-    predictor.gain = 0.5
-    clean = 3 * slopes(predictor)
-    score = HeldOutTissue([(predictor, rows)], {predictor.section.name: clean})
-    states, graph = score.states(predictor.truth), score.graphs[0]
+    sampler, rows = SmoothSampler(), np.arange(60)
+    sampler.gain = 0.5
+    clean = 3 * slopes(sampler)
+    tissue = HeldOutTissue([(sampler, rows)], {sampler.section.name: clean})
+    sampled, graph = tissue.sampled(sampler.truth), tissue.graphs[0]
 
     def with_neighbours(values):
-        centred = values[rows] - values[rows].mean(axis=0)
+        centred = values - values.mean(axis=0)
         return (centred * (graph @ centred)).mean(axis=0)
 
-    expected = with_neighbours(clean) - np.mean([with_neighbours(z) for z, *_ in states[0]], axis=0)
+    expected = with_neighbours(clean[rows]) - np.mean([with_neighbours(z) for z, *_ in sampled[0]], axis=0)
     assert (expected > 0.1).all()
-    np.testing.assert_allclose(score.missing_covariance(states), expected)
+    np.testing.assert_allclose(tissue.missing_covariance(sampled), expected)
 
 
 def test_missing_variance_is_that_over_held_out_rows_weighted_by_their_number():
-    first, second = Predictor(seed=0), Predictor(seed=5)
+    first, second = SmoothSampler(seed=0), SmoothSampler(seed=5)
     first.gain, second.gain = 0.5, 0.7
     rows = np.arange(40), np.arange(100, 196)
-    clean = {p.section.name: p.fields(N_LATENT, np.random.default_rng(3)) for p in (first, second)}
-    score = HeldOutTissue([(first, rows[0]), (second, rows[1])], clean)
-    states = score.states(first.truth)
+    clean = {s.section.name: s.fields(N_LATENT, np.random.default_rng(3)) for s in (first, second)}
+    tissue = HeldOutTissue([(first, rows[0]), (second, rows[1])], clean)
+    sampled = tissue.sampled(first.truth)
     expected = np.zeros(N_LATENT)
-    for part, own, true in zip(states, rows, clean.values(), strict=True):
+    for part, own, true in zip(sampled, rows, clean.values(), strict=True):
         expected += len(own) * np.var(true[own], axis=0)  # less than 1: a part of a smooth field
         for state, _, _ in part:
-            expected -= len(own) * np.var(state[own], axis=0) / len(part)
+            assert len(state) == len(own)
+            expected -= len(own) * np.var(state, axis=0) / len(part)
     assert (expected > 0).all()
-    np.testing.assert_allclose(score.missing_variance(states), expected / (40 + 96))
+    np.testing.assert_allclose(tissue.missing_variance(sampled), expected / (40 + 96))
 
 
 def test_states_with_more_variance_than_clean_ones_lack_nothing(toy):
-    toy.predictor.gain = 1.5
-    np.testing.assert_array_equal(toy.score.missing_variance(toy.score.states(toy.truth)), 0)
+    toy.sampler.gain = 1.5
+    np.testing.assert_array_equal(toy.tissue.missing_variance(toy.tissue.sampled(toy.truth)), 0)
 
 
-def test_components_that_hold_everything_are_left_alone(toy):
-    full = replace(toy.truth, noise=np.zeros_like(toy.truth.noise))
-    assert calibrate_spread(toy.score, full) is full
+def test_states_that_are_right_lack_nothing(toy):
+    np.testing.assert_allclose(toy.tissue.missing_variance(toy.tissue.sampled(toy.truth)), 0, atol=1e-9)
 
 
 def test_genes_constant_in_the_held_out_tissue_do_not_count():
-    predictor, other = Predictor(), Predictor()
+    sampler, other = SmoothSampler(), SmoothSampler()
     other.section.target[:, 3:6] = 2.0
     kept = np.r_[0:3, 6:24]
-    score = score_of(other)
-    states = score.states(other.truth)
+    tissue = held_out_rows(other)
+    sampled = tissue.sampled(other.truth)
     own = [
-        metrics.morans_i(predictor.mean + other.truth.decode(*drawn), predictor.graph)[kept].mean()
-        for drawn in states[0]
+        metrics.morans_i(sampler.mean + other.truth.decode(*inputs), sampler.graph)[kept].mean()
+        for inputs in sampled[0]
     ]
-    measured = metrics.morans_i(predictor.section.target, predictor.graph)[kept].mean()
-    assert score.order_gap(states, other.truth) == pytest.approx(np.mean(own) - measured)
+    measured = metrics.morans_i(sampler.section.target, sampler.graph)[kept].mean()
+    assert tissue.moran_gap(sampled, other.truth) == pytest.approx(np.mean(own) - measured)
 
 
 def test_parts_are_averaged_and_only_held_out_rows_count():
-    first, second = Predictor(seed=0), Predictor(seed=5)
+    first, second = SmoothSampler(seed=0), SmoothSampler(seed=5)
     rows = np.arange(N_SIDE**2 // 2)
     both = held_out((first, rows), (second, rows))
-    states, gaps = both.states(first.truth), []
-    for part, predictor in zip(states, (first, second), strict=True):
-        gaps.append(score_of(predictor, rows).order_gap([part], first.truth))
-    assert both.order_gap(states, first.truth) == pytest.approx(np.mean(gaps))
-    before = both.order_gap(states, first.truth)
+    sampled, gaps = both.sampled(first.truth), []
+    for part, sampler in zip(sampled, (first, second), strict=True):
+        gaps.append(held_out_rows(sampler, rows).moran_gap([part], first.truth))
+    assert both.moran_gap(sampled, first.truth) == pytest.approx(np.mean(gaps))
+    before = both.moran_gap(sampled, first.truth)
     second.section.target[len(rows) :] = 0.0  # not held out
-    assert both.order_gap(states, first.truth) == before
+    assert both.moran_gap(sampled, first.truth) == before
 
 
-def test_without_held_out_tissue_the_model_comes_back_as_it_was():
-    few = Predictor()
-    assert score_of(few, np.arange(5)).parts == []
-    assert calibrate_spread(score_of(few, np.arange(5)), few.truth) is few.truth
-
-
-def test_parts_that_say_nothing_are_left_out():
-    few, flat, good = Predictor(), Predictor(), Predictor(seed=5)
+def test_parts_that_are_too_small_or_constant_are_left_out():
+    few, flat, good = SmoothSampler(), SmoothSampler(), SmoothSampler(seed=5)
     flat.section.target[:40] = 1.0
     rows = np.arange(40)
-    score = HeldOutTissue([(few, rows[:9]), (flat, rows), (good, rows)], {})
-    assert [(predictor, len(own)) for predictor, own in score.parts] == [(good, 40)]
+    tissue = HeldOutTissue([(few, rows[:9]), (flat, rows), (good, rows)], {})
+    assert [(sampler, len(own)) for sampler, own in tissue.parts] == [(good, 40)]
+    assert held_out_rows(few, np.arange(5)).parts == []

@@ -1,4 +1,4 @@
-"""Tissue unlike the training images: found among simulated slides and features, and written by predict."""
+"""Out-of-distribution tissue: found among simulated slides and features, and written by predict."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from flagst.data.from_anndata import sections_from_anndata
 from flagst.sampling.out_of_distribution import OutOfDistribution
 
 
-def auroc(familiar, usual, unusual):
-    scores = [familiar.score(image) for image in (usual, unusual)]
+def auroc(ood, usual, unusual):
+    scores = [ood.score(image) for image in (usual, unusual)]
     return roc_auc_score(np.repeat([0, 1], [len(s) for s in scores]), np.concatenate(scores))
 
 
@@ -31,24 +31,24 @@ def slides():
 
 
 @pytest.mark.slow
-def test_an_odd_region_of_a_familiar_slide_is_found(slides):
+def test_an_odd_region_of_an_ordinary_slide_is_found(slides):
     sections, changed, odd = slides
-    familiar = OutOfDistribution.fit(sections[:3])
+    ood = OutOfDistribution.fit(sections[:3])
     assert 15 < odd.sum() < 45
-    assert auroc(familiar, changed.image[~odd], changed.image[odd]) > 0.9
-    assert np.median(familiar.score(changed.image[odd])) > 1
+    assert auroc(ood, changed.image[~odd], changed.image[odd]) > 0.9
+    assert np.median(ood.score(changed.image[odd])) > 1
 
 
 @pytest.mark.slow
-def test_most_of_a_new_slide_of_the_same_kind_is_familiar(slides):
+def test_most_of_a_new_slide_of_the_same_kind_is_in_distribution(slides):
     sections, _, _ = slides
-    familiar = OutOfDistribution.fit(sections[:3])
-    assert (familiar.score(sections[3].image) < 1).mean() > 0.75
+    ood = OutOfDistribution.fit(sections[:3])
+    assert (ood.score(sections[3].image) < 1).mean() > 0.75
 
 
 @pytest.fixture(scope="module")
 def known():
-    """Three sections of features on a plane with a little noise: those alone are familiar."""
+    """Three sections of features on a plane with a little noise: those alone are in distribution."""
     rng = np.random.default_rng(0)
     plane = rng.normal(size=(4, 50))
 
@@ -66,18 +66,18 @@ def test_both_kinds_of_distance_count(known, monkeypatch):
     """Extreme values of ordinary features, and ordinary values of combinations that do not occur."""
     monkeypatch.setattr("flagst.sampling.out_of_distribution.N_COMPONENTS", 4)
     (*training, new), plane = known
-    familiar = OutOfDistribution.fit(training)
+    ood = OutOfDistribution.fit(training)
     rng = np.random.default_rng(1)
     extreme = (4 * np.sign(rng.normal(size=(60, 4)))) @ plane + 3.0
     combined = rng.permuted(new.image, axis=1)
-    assert auroc(familiar, new.image, extreme) > 0.97 and auroc(familiar, new.image, combined) > 0.97
+    assert auroc(ood, new.image, extreme) > 0.97 and auroc(ood, new.image, combined) > 0.97
 
 
-def test_a_shifted_slide_is_unlike_as_a_whole(known):
+def test_a_shifted_slide_is_out_of_distribution_as_a_whole(known):
     (*training, new), _ = known
-    familiar = OutOfDistribution.fit(training)
-    assert (familiar.score(new.image) > 1).mean() == pytest.approx(0.05, abs=0.06)
-    assert (familiar.score(new.image + 1.0) > 1).all()
+    ood = OutOfDistribution.fit(training)
+    assert (ood.score(new.image) > 1).mean() == pytest.approx(0.05, abs=0.06)
+    assert (ood.score(new.image + 1.0) > 1).all()
 
 
 def test_features_that_always_went_together_are_missed_when_they_do_not(known):
@@ -87,16 +87,16 @@ def test_features_that_always_went_together_are_missed_when_they_do_not(known):
     def features(section):
         return np.column_stack([section.image[:, :9], section.image[:, 0], np.zeros(len(section))])
 
-    familiar = OutOfDistribution.fit([replace(section, image=features(section)) for section in training])
+    ood = OutOfDistribution.fit([replace(section, image=features(section)) for section in training])
     usual = features(new)
-    assert (familiar.score(usual) < 1).mean() > 0.85
+    assert (ood.score(usual) < 1).mean() > 0.85
     apart, extra = usual.copy(), usual.copy()
     apart[:, 9] += 0.5 * apart[:, 9].std()
     extra[:, 10] = 5
-    assert (familiar.score(apart) > 1).all() and (familiar.score(extra) > 1).all()
+    assert (ood.score(apart) > 1).all() and (ood.score(extra) > 1).all()
 
 
-def test_few_spots_do_not_make_all_others_unlike(known):
+def test_few_spots_do_not_make_all_others_out_of_distribution(known):
     """Twelve spots span eleven dimensions of fifty: whatever else there is may be usual."""
     (*training, new), _ = known
     small = [replace(section, image=section.image[:12], coords=section.coords[:12]) for section in training[:2]]
@@ -139,7 +139,7 @@ def test_predict_writes_the_score(trained, query, tmp_path):
     trained.predict(query)
     scores = query.obs["flagst_ood"]
     assert scores.dtype == np.float64 and scores[odd].min() > 1 and scores[~odd].median() < 1
-    np.testing.assert_allclose(scores, trained.familiar_.score(query.obsm["X_image"]))
+    np.testing.assert_allclose(scores, trained.ood_.score(query.obsm["X_image"]))
     trained.save(str(tmp_path / "model"))
     again = FLAG.load(str(tmp_path / "model")).predict(query.copy())
     np.testing.assert_array_equal(again.obs["flagst_ood"], scores)

@@ -46,13 +46,13 @@ def test_the_global_generator_is_not_used():
 
 
 def test_values_stay_what_they_are():
-    # from numpy 2.4 on Linux: a saved model should draw the same on every machine and release
+    # from numpy 2.4 on Linux: a saved model should sample the same on every machine and release
     found = spot_noise("A", NAMES[:1], seed="0/0", widths=(3,))[0]
     np.testing.assert_allclose(found, [[0.5430934, 1.4030399, -0.1247335]], atol=1e-6)
 
 
 def test_the_first_numbers_do_not_depend_on_the_others():
-    """Drawn states need the first few numbers of a spot, decoding needs all of them."""
+    """Sampled states need the first few numbers of a spot, decoding needs all of them."""
     start, *_ = spot_noise("A", NAMES, seed=3, widths=(4, 300, 4))
     np.testing.assert_array_equal(spot_noise("A", NAMES, seed=3, widths=(4,))[0], start)
 
@@ -73,7 +73,7 @@ def test_shared_noise_is_the_sum_over_the_surroundings(section):
     np.testing.assert_array_equal(shared_noise(section, section.around(0), seed=3, width=4), own)
 
 
-def test_shared_noise_has_variance_one_and_spatial_order(section):
+def test_shared_noise_has_variance_one_and_is_autocorrelated(section):
     noise = shared_noise(section, section.around(8), seed=0, width=200)
     assert abs(noise.std() - 1) < 0.02 and np.abs(np.corrcoef(noise.T) - np.eye(200)).mean() < 0.1
     # side by side, six of nine spots are the same

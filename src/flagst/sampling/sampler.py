@@ -190,26 +190,35 @@ class SectionSampler:
         if rows is self.everything:
             return self._balanced(seed, noise_seed or seed, latent)
         # balanced noise is that of the whole section, kept for the parts to come as far as memory allows
-        if seed not in self._noise:
+        key = seed, noise_seed or seed
+        if key not in self._noise:
             while self._noise and (len(self._noise) + 1) * len(self.section) * self.n_genes > HELD_VALUES:
                 self._noise.pop(next(iter(self._noise)))
-            self._noise[seed] = self._balanced(seed, noise_seed or seed, latent)
-        return tuple(part[rows] for part in self._noise[seed])
+            self._noise[key] = self._balanced(*key, latent)
+        return tuple(part[rows] for part in self._noise[key])
 
-    def moran_factors(self, seed: str, residual: np.ndarray | None = None) -> np.ndarray | None:
+    def moran_factors(
+        self, seed: str, residual: np.ndarray | None = None, *, noise_seed: str | None = None
+    ) -> np.ndarray | None:
         """Factor of every gene of a sample that matches its Moran's I, ``(n_genes,)``; ``None`` for no matching.
 
-        ``residual`` is the decoded residual of the whole section, where it is there already.
+        Parameters
+        ----------
+        seed, noise_seed
+            As in :meth:`decoder_inputs`.
+        residual
+            Decoded residual of the whole section, where it is there already.
         """
         if self.moran is None:
             return None
-        if seed not in self._factors:
-            parts = self._moran_parts(seed) if residual is None else self._moran_part(residual)
+        key = seed, noise_seed or seed
+        if key not in self._factors:
+            parts = self._moran_parts(*key) if residual is None else self._moran_part(residual)
             scaler = self.fitted.stage.scaler
             curve = moran_curve(parts, scaler.restore)
             factors = moran_factors(curve, self.moran, weight=self.moran_weight, abundance=scaler.mean)
-            self._factors[seed] = factors
-        return self._factors[seed]
+            self._factors[key] = factors
+        return self._factors[key]
 
     def interval_unit(self, n_samples: int, seed: int | str) -> np.ndarray:
         """Standard deviation over samples, ``(n_genes,)``, pooled over at most 5,000 spots: see :func:`pooled_sd`."""
@@ -245,7 +254,7 @@ class SectionSampler:
         kept, near, own = _with_neighbours(rows, near[rows])
         yield self.mean_of(kept), residual[kept], near, own, None
 
-    def _moran_parts(self, seed: str) -> Iterator[tuple[np.ndarray, ...]]:
+    def _moran_parts(self, seed: str, noise_seed: str) -> Iterator[tuple[np.ndarray, ...]]:
         """The same spots some at a time."""
         rows = self.section.sampled(MORAN_SPOTS)
         near = self.section.nearest(MORAN_NEIGHBOURS[self.section.layout])[rows]
@@ -256,7 +265,7 @@ class SectionSampler:
             new = ~seen[kept]
             seen[kept] = True
             part = SectionPart(self, kept)
-            yield part.mean, part.decoded(seed), around, own, new
+            yield part.mean, part.decoded(seed, noise_seed), around, own, new
 
     def _solve(self, noise: Tensor) -> Tensor:
         contexts, windows = self._inputs()
@@ -305,7 +314,7 @@ class SectionPart(SpotSamples):
     """
 
     def __init__(self, sampler: SectionSampler, rows: np.ndarray):
-        self.is_whole = len(rows) == len(sampler.section)
+        self.is_whole = np.array_equal(rows, sampler.everything)
         self.sampler, self.rows = sampler, sampler.everything if self.is_whole else rows
         self.section_name, self.spot_names = sampler.section.name, sampler.section.spot_names[rows]
         self.scaler, self.latent = sampler.fitted.stage.scaler, sampler.fitted.latent
@@ -324,7 +333,7 @@ class SectionPart(SpotSamples):
     def residual(self, seed: str, noise_seed: str | None = None) -> np.ndarray:
         """Of one sample, by its own seed, ``(n_spots, n_genes)`` standardised."""
         residual = self.decoded(seed, noise_seed)
-        factors = self.sampler.moran_factors(noise_seed or seed, residual if self.is_whole else None)
+        factors = self.sampler.moran_factors(seed, residual if self.is_whole else None, noise_seed=noise_seed)
         return residual if factors is None else residual * factors
 
     def decoded(self, seed: str, noise_seed: str | None = None) -> np.ndarray:

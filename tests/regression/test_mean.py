@@ -1,11 +1,11 @@
-"""Ridge and kernel ridge against scikit-learn, their penalties and their cross-fitted predictions."""
+"""Ridge mixed with kernel ridge: the kernel against scikit-learn, its weight, and what is chosen on held-out folds."""
 
 import numpy as np
 import pytest
+from cross_fits import slow_cross_fit, slow_kernel_cross_fit
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 from sklearn.kernel_ridge import KernelRidge
-from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import KernelCenterer
 
@@ -13,15 +13,7 @@ from flagst.regression import RegressionMean, RidgeRegression
 from flagst.regression.mean import KERNEL_ALPHAS, WEIGHTS, WIDTHS, KernelFeatures
 from flagst.regression.ridge import ALPHAS
 
-N, D, G = 120, 8, 5
-
-
-@pytest.fixture
-def linear():
-    rng = np.random.default_rng(0)
-    design = rng.normal(size=(N, D)) + 3
-    target = design @ rng.normal(size=(D, G)) + 0.5 * rng.normal(size=(N, G)) - 2
-    return design, target, np.arange(N) % 4
+N, G = 120, 5
 
 
 @pytest.fixture
@@ -30,48 +22,6 @@ def curved():
     design = rng.normal(size=(N, 2))
     target = np.sin(2 * design) @ rng.normal(size=(2, G)) + 0.05 * rng.normal(size=(N, G))
     return design, target, np.arange(N) % 4
-
-
-def _slow_cross_fit(design, target, folds, alpha):
-    out = np.zeros_like(target)
-    for fold in np.unique(folds):
-        test = folds == fold
-        fitted = Ridge(alpha=alpha).fit(design[~test], target[~test])
-        out[test] = fitted.predict(design[test]).reshape(test.sum(), -1)
-    return out
-
-
-@pytest.mark.parametrize("alpha", [0.1, 10.0, 1000.0])
-def test_ridge_equals_scikit_learn(linear, alpha):
-    design, target, folds = linear
-    fitted, cross_fitted = RidgeRegression.fit(design, target, folds, alphas=(alpha,))
-    expected = Ridge(alpha=alpha).fit(design, target)
-    np.testing.assert_allclose(fitted.predict(design), expected.predict(design), atol=1e-8)
-    np.testing.assert_allclose(fitted.coef, expected.coef_.T, atol=1e-8)
-    np.testing.assert_allclose(cross_fitted, _slow_cross_fit(design, target, folds, alpha), atol=1e-5)
-
-
-def test_more_columns_than_spots():
-    rng = np.random.default_rng(0)
-    design, target = rng.normal(size=(30, 60)), rng.normal(size=(30, 2))
-    fitted, _ = RidgeRegression.fit(design, target, np.arange(30) % 3, alphas=(5.0,))
-    np.testing.assert_allclose(fitted.predict(design), Ridge(alpha=5.0).fit(design, target).predict(design), atol=1e-7)
-
-
-def test_the_penalty_with_the_smallest_held_out_error_is_taken(linear):
-    design, target, folds = linear
-    alphas = (1e-2, 1.0, 1e2, 1e4)
-    errors = [((_slow_cross_fit(design, target, folds, a) - target) ** 2).mean() for a in alphas]
-    fitted, cross_fitted = RidgeRegression.fit(design, target, folds, alphas=alphas)
-    assert fitted.alpha == alphas[int(np.argmin(errors))]
-    np.testing.assert_allclose(((cross_fitted - target) ** 2).mean(), min(errors), rtol=1e-4)
-
-
-def test_noise_gets_the_largest_penalty():
-    rng = np.random.default_rng(0)
-    design, target = rng.normal(size=(N, D)), rng.normal(size=(N, G))
-    fitted, _ = RidgeRegression.fit(design, target, np.arange(N) % 4, alphas=(0.1, 1e4))
-    assert fitted.alpha == 1e4
 
 
 @pytest.mark.parametrize("regression", [RidgeRegression, RegressionMean])
@@ -116,7 +66,7 @@ def test_the_width_is_the_exponent_at_the_median_distance(curved):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_trust_is_the_odds_of_the_explained_variance_over_the_usual_ones(width):
+def test_the_weight_of_kernel_ridge_is_the_odds_of_the_explained_variance_over_the_usual_ones(width):
     """The variance that a Gaussian process leaves at a spot, and at every training spot left out in turn."""
     design = np.random.default_rng(6).normal(size=(60, 6))
     kernel = KernelFeatures.fit(design, width=width)
@@ -130,7 +80,7 @@ def test_trust_is_the_odds_of_the_explained_variance_over_the_usual_ones(width):
 
     new = np.concatenate([design[:20] + 0.1, design[:20] * np.linspace(1, 3, 20)[:, None], design[:1] + 50])
     gap = process.fit(design, np.zeros(len(design))).predict(new, return_std=True)[1] ** 2
-    found = kernel.trust(kernel.transform(new))[:, 0]
+    found = kernel.weight(kernel.transform(new))[:, 0]
     np.testing.assert_allclose(found, np.minimum(1, (1 - gap) / gap * usual / (1 - usual)), atol=1e-3)
     assert found[0] == 1 and 0 < np.sort(found)[5] < 0.5 and found[-1] == 0
 
@@ -181,11 +131,11 @@ def test_the_width_and_the_weight_have_the_smallest_held_out_error(frequency):
     target = np.sin(frequency * design) @ rng.normal(size=(2, 2)) + 0.1 * rng.normal(size=(N, 2))
     folds = np.arange(N) % 3
     squared = ((design[:, None] - design) ** 2).sum(axis=2)
-    linear = _best(target, [_slow_cross_fit(design, target, folds, alpha) for alpha in ALPHAS])
+    linear = _best(target, [slow_cross_fit(design, target, folds, alpha) for alpha in ALPHAS])
     errors = {}
     for width in WIDTHS:
         gram = np.exp(-width / np.median(squared) * squared)
-        smooth = _best(target, [_slow_kernel_cross_fit(gram, target, folds, a) for a in KERNEL_ALPHAS])
+        smooth = _best(target, [slow_kernel_cross_fit(gram, target, folds, a) for a in KERNEL_ALPHAS])
         for weight in WEIGHTS:
             errors[width, weight] = (((1 - weight) * linear + weight * smooth - target) ** 2).mean()
     width, weight = min(errors, key=errors.get)
@@ -197,18 +147,6 @@ def test_the_width_and_the_weight_have_the_smallest_held_out_error(frequency):
 def _best(target, predictions):
     """Of several cross-fits, the one with the smallest error over all genes."""
     return min(predictions, key=lambda p: ((p - target) ** 2).mean())
-
-
-def _slow_kernel_cross_fit(gram, target, folds, alpha):
-    """The mean of the training spots is taken out, in feature space and of the target."""
-    out = np.zeros_like(target)
-    for fold in np.unique(folds):
-        test = folds == fold
-        centre, offset = KernelCenterer(), target[~test].mean(axis=0)
-        own = centre.fit_transform(gram[np.ix_(~test, ~test)])
-        fitted = KernelRidge(alpha=alpha, kernel="precomputed").fit(own, target[~test] - offset)
-        out[test] = fitted.predict(centre.transform(gram[np.ix_(test, ~test)])) + offset
-    return out
 
 
 def test_wavy_targets_get_a_narrower_kernel_than_smooth_ones():

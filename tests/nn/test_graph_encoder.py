@@ -127,6 +127,21 @@ def test_without_layers_every_spot_is_encoded_by_itself(graph):
     assert change[0] > 0.01 and (change[1:] == 0).all()
 
 
+@pytest.mark.parametrize("n_layers", [0, 1, 2, 3])
+def test_one_evaluation_reaches_as_many_edges_as_it_says(n_layers):
+    """On a ring of eleven spots, a change is seen ``n_hops`` edges away and no further."""
+    torch.manual_seed(0)
+    encoder = SpatialGraphEncoder(6, D_MODEL, n_layers=n_layers, n_heads=N_HEADS).eval()
+    image, edge_index = torch.randn(11, 6), ring(11)
+    edge_attr, moved = torch.rand(edge_index.shape[1], 2), image.clone()
+    moved[0] += 1
+    context = encoder(image, edge_index, edge_attr)
+    change = (encoder(moved, edge_index, edge_attr) - context).abs().sum(dim=1)
+    apart = torch.minimum(torch.arange(11), 11 - torch.arange(11))
+    assert encoder.n_hops == n_layers and context.shape == (11, encoder.d_out)
+    assert change[apart <= n_layers].min() > 1e-6 and change[apart > n_layers].max() == 0
+
+
 @pytest.mark.parametrize("d_edge", [-1, 3])
 def test_edge_features_that_there_are_not_are_refused(d_edge):
     with pytest.raises(ValueError, match="d_edge must be 0 to 2"):

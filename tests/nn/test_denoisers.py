@@ -3,20 +3,19 @@
 import pytest
 import torch
 
-from flagst.nn import FlagNetwork, GeneDenoiser, LatentDenoiser, latent_denoiser
+from flagst.nn import FlagNetwork, GeneDenoiser, LatentDenoiser, blocks
+from flagst.nn.blocks import AdaLNBlock, GeneBlock, NeighbourMean
 from flagst.nn.embeddings import NoiseLevelEmbedding
-from flagst.nn.gene_denoiser import GeneBlock
-from flagst.nn.latent_denoiser import AdaLNBlock, NeighbourMean
 
 N_SPOTS, D_STATE, D_CONTEXT = 6, 4, 8
 
 
-def _latent():
-    return LatentDenoiser(D_STATE, D_CONTEXT, width=16, n_blocks=2, align_block=1)
+def _latent(n_blocks=2):
+    return LatentDenoiser(D_STATE, D_CONTEXT, width=16, n_blocks=n_blocks, align_block=1)
 
 
-def _gene():
-    return GeneDenoiser(D_STATE, D_CONTEXT, width=16, n_blocks=2, n_heads=2, align_block=1)
+def _gene(n_blocks=2):
+    return GeneDenoiser(D_STATE, D_CONTEXT, width=16, n_blocks=n_blocks, n_heads=2, align_block=1)
 
 
 def _trained(denoiser):
@@ -87,6 +86,24 @@ def test_mixing_reaches_neighbours_and_no_further(denoiser, inputs, pairs):
     assert change[:2].min() > 1e-3 and change[2:].max() < 1e-6
 
 
+@pytest.mark.parametrize("n_blocks", [1, 2, 3])
+@pytest.mark.parametrize("make", [_latent, _gene], ids=["latent", "gene"])
+def test_one_evaluation_reaches_as_many_edges_as_it_says(make, n_blocks):
+    """On a line of spots, a change is seen ``n_hops`` edges away and no further."""
+    n_spots, itself = 7, torch.arange(7)
+    index = torch.cat([torch.stack([itself[1:], itself[:-1]]), torch.stack([itself[:-1], itself[1:]])], dim=1)
+    weight = 1 / torch.bincount(index[1])[index[1]]
+    x, sigma, context = torch.randn(n_spots, D_STATE), torch.ones(n_spots, 1), torch.randn(n_spots, D_CONTEXT)
+    denoiser = _trained(make(n_blocks))
+    moved = x.clone()
+    moved[0] += 1
+    output, hidden = denoiser(x, sigma, context, index, weight)
+    change = (denoiser(moved, sigma, context, index, weight)[0] - output).abs().sum(dim=1)
+    assert denoiser.n_hops == n_blocks
+    assert change[: n_blocks + 1].min() > 1e-4 and change[n_blocks + 1 :].max() == 0
+    assert hidden.shape[-1] == denoiser.d_hidden
+
+
 def test_noise_level_and_context_matter(denoiser, inputs):
     x, sigma, context = inputs
     denoiser = _trained(denoiser)
@@ -127,7 +144,7 @@ def test_neighbour_mean_is_the_one_of_message_passing_with_its_gradients(monkeyp
     index, weight, order = torch.randint(N_SPOTS, (2, 20)), torch.rand(20), torch.randperm(20)
     start, found = torch.randn(N_SPOTS, 3, 4), []
     for devices, edges in (((), torch.arange(20)), (("cpu",), order), (("cpu",), torch.argsort(index[1]))):
-        monkeypatch.setattr(latent_denoiser, "SUMMED_IN_PLACE", devices)
+        monkeypatch.setattr(blocks, "SUMMED_IN_PLACE", devices)
         y, w = start.clone().requires_grad_(), weight.clone().requires_grad_()
         out = NeighbourMean()(y, index[:, edges], w[edges])
         out.square().sum().backward()
@@ -161,9 +178,12 @@ def test_network_joins_encoder_and_denoiser(kind):
     itself = torch.arange(N_SPOTS)
     edges = torch.stack([itself, itself]), torch.ones(N_SPOTS, 2)
     image, mean = torch.randn(N_SPOTS, 5), torch.randn(N_SPOTS, D_STATE)
-    context = network.encode(image, *edges, mean)
-    assert context.shape == (N_SPOTS, 8) and network.width == 16
-    assert not torch.allclose(context, network.encode(image, *edges, mean + 1))
+    of_image = network.encode_image(image, *edges)
+    context = network.add_mean(of_image, mean)
+    assert context.shape == of_image.shape == (N_SPOTS, network.encoder.d_out) == (N_SPOTS, 8)
+    assert network.denoiser.d_hidden == 16
+    assert not torch.allclose(context, of_image)
+    assert not torch.allclose(context, network.add_mean(of_image, mean + 1))
     output, _ = network(torch.randn(N_SPOTS, D_STATE), torch.ones(N_SPOTS, 1), context, None, None)
     assert output.shape == (N_SPOTS, D_STATE)
 
@@ -171,5 +191,7 @@ def test_network_joins_encoder_and_denoiser(kind):
 def test_network_without_a_mean():
     network = FlagNetwork(5, 30, 4, condition_on_mean=False, d_context=8).eval()
     itself = torch.arange(3)
-    context = network.encode(torch.randn(3, 5), torch.stack([itself, itself]), torch.ones(3, 2), None)
+    of_image = network.encode_image(torch.randn(3, 5), torch.stack([itself, itself]), torch.ones(3, 2))
+    context = network.add_mean(of_image, None)
     assert context.shape == (3, 8)
+    torch.testing.assert_close(context, of_image, rtol=0, atol=0)

@@ -36,8 +36,8 @@ def test_blocks_are_balanced_and_stay_in_their_section(n_sections, n_spots):
 def test_blocks_are_compact():
     coords = _coords(400)
     folds = cross_fitting_folds(np.zeros(400), coords)
-    spread = [coords[folds == fold].std(axis=0).prod() for fold in range(4)]
-    assert max(spread) < coords.std(axis=0).prod() / 3
+    extent = [coords[folds == fold].std(axis=0).prod() for fold in range(4)]
+    assert max(extent) < coords.std(axis=0).prod() / 3
 
 
 def test_blocks_do_not_depend_on_order_rotation_or_unit():

@@ -94,9 +94,12 @@ def test_stage_predicts_held_out_spots(regression, n_sections):
     assert all(np.corrcoef(predicted[:, g], truth[:, g])[0, 1] > 0.8 for g in range(4))
 
 
-def test_rows_of_a_section_are_those_of_the_whole():
+def test_some_rows_are_predicted_as_in_the_whole_section():
     images, near, coords, targets = _sections()
     stage, _ = RegressionStage.fit(images, near, coords, targets)
     rows = np.random.default_rng(0).permutation(len(images[0]))[:7]
-    found = stage.predict_rows(images[0], near[0], rows, section_centre(images[0]))
+    found = stage.predict(images[0], near[0], rows=rows, centre=section_centre(images[0]))
     np.testing.assert_allclose(found, stage.predict(images[0], near[0])[rows], atol=1e-9)
+    np.testing.assert_array_equal(
+        stage.predict(images[0], near[0], rows=rows), found
+    )  # the centre is that of the section

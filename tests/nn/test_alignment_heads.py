@@ -66,7 +66,7 @@ def test_the_contextual_head_takes_the_gene_off_and_learns_the_spot():
     assert losses["align_loss_shuffled_spots"] > 0.8 and losses["align_loss_shuffled_genes"] > 0.5
 
 
-def test_what_is_not_there_has_no_part_in_the_contextual_loss():
+def test_genes_without_vectors_are_not_used_in_the_contextual_loss():
     embedding = torch.randn(N_SPOTS, N_GENES, D_GENE)
     embedding[:, 4] = 0
     head = ContextualHead(WIDTH, torch.zeros(N_GENES, D_GENE), EVERYWHERE, weight=1.0).eval()
