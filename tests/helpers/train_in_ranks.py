@@ -33,7 +33,7 @@ def main(tables: str, folder: str, strategy: str, n_epochs: str) -> None:
         weights=np.concatenate([p.detach().numpy().ravel() for p in model.module.parameters()]),
         prediction=query.layers["flagst"],
         upper=query.layers["flagst_q95"],
-        jitter=model.fitted_.residual.jitter,
+        shared_sd=model.fitted_.latent.shared_sd,
         seen=np.array(seen),
         **{name: frame.to_numpy().ravel() for name, frame in model.history_.items()},
     )

@@ -78,7 +78,7 @@ def test_controls_in_training_change_no_weight(make, table, query, monkeypatch):
 
 
 def test_many_vectors_of_a_window_are_read_in_parts(monkeypatch):
-    from flagst.model import aligning
+    from flagst.model import alignment_targets
 
     held = np.random.default_rng(0).normal(size=(9, 5, 2))
     sizes = []
@@ -90,9 +90,9 @@ def test_many_vectors_of_a_window_are_read_in_parts(monkeypatch):
             sizes.append(len(rows))
             return held[rows]
 
-    monkeypatch.setattr(aligning, "VALUES_AT_A_TIME", 40)  # four spots
+    monkeypatch.setattr(alignment_targets, "VALUES_AT_A_TIME", 40)  # four spots
     rows, columns = np.array([7, 1, 1, 3, 8, 0]), np.array([4, 0])
-    found = aligning._read(Lazy(), rows, columns)
+    found = alignment_targets._read(Lazy(), rows, columns)
     assert sizes == [4, 2]
     np.testing.assert_array_equal(found, held[rows][:, columns])
 
@@ -133,9 +133,9 @@ def test_windows_get_the_vectors_of_their_own_spots(make, table, monkeypatch, ke
 
 
 def test_only_a_few_spots_are_read_at_a_time(make, table, monkeypatch):
-    from flagst.model import aligning
+    from flagst.model import alignment_targets
 
-    monkeypatch.setattr(aligning, "VALUES_AT_A_TIME", 10 * table.n_vars * D)
+    monkeypatch.setattr(alignment_targets, "VALUES_AT_A_TIME", 10 * table.n_vars * D)
     sizes, held = [], np.asarray(table.obsm["X_gene_context"])
 
     class Lazy:

@@ -38,7 +38,7 @@ def test_cells_train_and_predict(make, trained_on_cells, caplog):
     alone = np.abs(query.obsm["spatial"]).max(axis=1) > 10_000
     spread = prediction.layers["flagst_std"].mean(axis=1)
     assert alone.sum() == 4 and 0.3 < spread[alone].mean() / spread[~alone].mean() < 3
-    assert "irregular" in trained_on_cells.fitted_.order
+    assert "irregular" in trained_on_cells.fitted_.moran
 
 
 def test_prediction_does_not_depend_on_the_order_of_cells(make, trained_on_cells):

@@ -67,39 +67,37 @@ def test_draws_have_the_order_of_the_training_sections(make):
         tables[match_moran] = model.predict(query.copy(), structure=1)
     free, matched = (tables[k].layers["flagst"].astype(float) for k in (False, True))
     np.testing.assert_array_equal(tables[True].layers["flagst_mean"], tables[False].layers["flagst_mean"])
-    order = model.fitted_.order["square"]
+    target = model.fitted_.moran["square"]
     distance = {False: [], True: []}
-    for rows, predictor in model._predictors(query):
-        near = predictor.section.nearest(4)
+    for rows, sampler in model._samplers(query):
+        near = sampler.section.nearest(4)
         mean = tables[True].layers["flagst_mean"][rows].astype(float)
         inside = (mean > 0) & (free[rows] > 0) & (matched[rows] > 0) & (np.abs(free[rows] - mean) > 0.1)
         factor = np.where(inside, (matched[rows] - mean) / np.where(inside, free[rows] - mean, 1), np.nan)
         np.testing.assert_allclose(np.nanstd(factor, axis=0), 0, atol=1e-2)
         assert np.nanmean(factor, axis=0).std() > 0.05
         for k, values in ((False, free), (True, matched)):
-            moran = neighbour_moran(mean + 0.7 * (values[rows] - mean), near) - order
+            moran = neighbour_moran(mean + 0.7 * (values[rows] - mean), near) - target
             distance[k].append((moran - moran.mean()).std())
     assert np.mean(distance[True]) < 0.9 * np.mean(distance[False])
 
 
-def test_tissue_unlike_the_training_images_is_trusted_less(trained, query):
+def test_out_of_distribution_tissue_has_a_lower_weight(trained, query):
     odd = query.copy()
     odd.obsm["X_image"] = odd.obsm["X_image"] + 50 * np.random.default_rng(0).normal(size=odd.obsm["X_image"].shape[1])
-    trust = [[p.trust for _, p in trained._predictors(table)] for table in (query, odd)]
-    assert min(trust[0]) > 0.5 and max(trust[1]) == 0
+    weights = [[s.moran_weight for _, s in trained._samplers(table)] for table in (query, odd)]
+    assert min(weights[0]) > 0.5 and max(weights[1]) == 0
 
 
-def test_spatial_order_says_nothing_about_another_layout(trained, query, caplog):
+def test_morans_i_says_nothing_about_another_layout(trained, query, caplog):
     hexagonal = query.copy()
     hexagonal.uns["flagst"]["params"]["layout"] = {"X": "hex", "Y": "square"}
-    first, second = (p for _, p in trained._predictors(hexagonal))
-    assert first.order is None and second.order is not None
+    first, second = (s for _, s in trained._samplers(hexagonal))
+    assert first.moran is None and second.moran is not None
     assert "Spot layout hex was not among the training sections' (square)" in caplog.text
-    np.testing.assert_array_equal(
-        first.draws(1, 0)[0], first.fitted.stage.scaler.restore(
-            first.mean + first.fitted.residual.decode(*first.states(1, 0)[0])
-        ).astype(np.float32),
-    )  # fmt: skip
+    residual = first.fitted.latent.decode(*first.decoder_inputs("0/0", first.everything))
+    expected = first.fitted.stage.scaler.restore(first.mean_of(first.everything) + residual)
+    np.testing.assert_array_equal(first.samples(1, 0)[0], expected.astype(np.float32))
 
 
 def test_the_draw_is_the_first_sample(trained, query):

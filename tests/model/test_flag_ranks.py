@@ -23,7 +23,7 @@ def runs(tmp_path_factory):
     started = {}
     for strategy in ("ddp", "ddp_notebook"):
         folder = tmp_path_factory.mktemp(strategy)
-        command = [sys.executable, SCRIPT, HERE / "conftest.py", folder, strategy, str(N_EPOCHS)]
+        command = [sys.executable, SCRIPT, HERE.parent / "helpers" / "tiny_models.py", folder, strategy, str(N_EPOCHS)]
         # a group of its own, so that ranks which hang end with the script
         process = subprocess.Popen(
             [str(part) for part in command],
@@ -63,7 +63,7 @@ def alone(make):
 
 def test_ranks_end_with_one_model(runs):
     first, second = runs["ddp"]
-    for name in ("weights", "jitter", "prediction", "upper"):
+    for name in ("weights", "shared_sd", "prediction", "upper"):
         np.testing.assert_array_equal(first[name], second[name])
     assert np.isfinite(first["prediction"]).all() and first["prediction"].std() > 0
 
@@ -71,7 +71,7 @@ def test_ranks_end_with_one_model(runs):
 def test_a_notebook_gets_the_model_of_a_script(runs):
     """There ranks end after training, and the process that started them goes on with their weights."""
     (only,) = runs["ddp_notebook"]
-    for name in ("weights", "jitter", "prediction", "upper", "train_loss"):
+    for name in ("weights", "shared_sd", "prediction", "upper", "train_loss"):
         np.testing.assert_array_equal(only[name], runs["ddp"][0][name])
 
 

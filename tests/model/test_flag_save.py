@@ -76,8 +76,8 @@ def test_all_networks_come_back(make, query, tmp_path, names, n_networks):
             for name, values in found.state_dict().items():
                 np.testing.assert_array_equal(values.numpy(), own[name].numpy())
         residual = loaded.fitted_.latent
-        np.testing.assert_array_equal(residual.jitter, model.fitted_.latent.jitter)
-        np.testing.assert_array_equal(residual.noise, model.fitted_.latent.noise)
+        np.testing.assert_array_equal(residual.shared_sd, model.fitted_.latent.shared_sd)
+        np.testing.assert_array_equal(residual.noise_sd, model.fitted_.latent.noise_sd)
         assert (loaded.intervals_.n_sections, loaded.intervals_.n_spots) == (len(names), adata.n_obs)
         np.testing.assert_array_equal(loaded.sample(query, 2), model.sample(query, 2))
 

@@ -90,7 +90,7 @@ def test_a_model_whose_training_was_interrupted_is_not_trained(make, query, monk
     model = make.model(make.table())
     model.train(**make.QUICK | {"max_epochs": 1})
     model.predict(query)
-    monkeypatch.setattr(flag, "train_diffusion", interrupted)
+    monkeypatch.setattr(flag, "train_denoiser", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.train(**make.QUICK)
     assert model.is_trained_ is False
@@ -234,7 +234,7 @@ def test_no_diffusion_draws_noise_of_the_residual(make, query):
     draws = model.sample(query, 60)
     spread = draws.std(axis=0).mean(axis=0)
     assert (spread > 0.05).all()
-    assert model.intervals_ is not None and model.fitted_.residual.jitter.max() < 0.4  # states are white already
+    assert model.intervals_ is not None and model.fitted_.latent.shared_sd.max() < 0.4  # states are white already
 
 
 def test_published_recipe_in_miniature(make, query):
@@ -301,18 +301,18 @@ def test_embeddings_that_are_not_there_are_named_at_once(make):
 
 
 def test_large_sections_are_cut_into_windows(make, query, monkeypatch):
-    from flagst.model import windows
+    from flagst.model import training_windows
 
-    monkeypatch.setattr(windows, "MAX_WINDOW_SPOTS", 12)
+    monkeypatch.setattr(training_windows, "MAX_WINDOW_SPOTS", 12)
     sizes = []
-    cut = windows.window
+    cut = training_windows.window
 
     def recorded(tensors, rows, **kwargs):
         part = cut(tensors, rows, **kwargs)
         sizes.append((len(part["image"]), int(part["core"].sum())) if "core" in part else None)
         return part
 
-    monkeypatch.setattr(windows, "window", recorded)
+    monkeypatch.setattr(training_windows, "window", recorded)
     model = make.model(make.table())
     model.train(**make.QUICK)
     assert len(sizes) == 3 * 3 * 4 and all(core <= 12 < whole for whole, core in sizes)

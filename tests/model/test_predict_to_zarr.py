@@ -14,8 +14,8 @@ import pytest
 from slides import assert_close, layers_of, shaken
 
 from flagst import FLAG
-from flagst.data import store
-from flagst.model import slide
+from flagst.data import prediction_store as store
+from flagst.module import FlagModule
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +82,10 @@ KILLED = """
 import os, signal, sys
 import zarr
 from flagst import FLAG
-from flagst.data import store
-from flagst.model import slide
+from flagst.data import prediction_store
+from flagst.sampling import sampler
 
-slide.DECODED_VALUES, store.CHUNK_ROWS = 8 * 150, 170
+sampler.DECODED_VALUES, prediction_store.CHUNK_ROWS = 8 * 150, 170
 opened, calls = zarr.open_array, []
 
 def open_array(*args, **kwargs):
@@ -141,7 +141,7 @@ def test_a_killed_prediction_goes_on_to_the_same_bytes(model, slides, small_part
 @pytest.mark.parametrize(
     ("where", "name", "n", "n_done"),
     [
-        (slide, "draw_in_windows", 2, 0),  # the first section is solved, the second is not
+        (FlagModule, "solve", 2, 0),  # the first section is solved, the second is not
         (store.ArrayFolder, "__setitem__", 2, 0),
         (store.PredictionStore, "write", 6, 5),
         (ad.AnnData, "write_zarr", 1, 6),

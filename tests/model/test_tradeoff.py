@@ -1,15 +1,15 @@
-"""The front: scores against those of predict and evaluate, baselines beside it, nothing written."""
+"""The accuracy-structure curve: scores against those of predict and evaluate, baselines, nothing written."""
 
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from flagst.model.yardsticks import replicate
 
 import flagst
 from flagst import baselines, tl
 from flagst.data.graph import moran_graph
+from flagst.model.tradeoff import replicate
 
 SCORES = ["pcc", "mse", "gsc", "ssc", "moran_pred", "moran_true"]
 
@@ -25,7 +25,7 @@ def competitors(make):
 
 def test_scores_are_those_of_predict_and_evaluate(trained, query, state):
     before = state.of(query)
-    frame = trained.front(query, structures=(0, 0.5, 1), seed=3, baselines=(), yardsticks=False)
+    frame = trained.front(query, structures=(0, 0.5, 1), seed=3, baselines=(), references=False)
     state.assert_unchanged(query, before)
     assert list(frame.columns) == ["method", "structure", "section", *SCORES]
     assert len(frame) == 6 and set(frame["method"]) == {"FLAG"}
@@ -37,7 +37,7 @@ def test_scores_are_those_of_predict_and_evaluate(trained, query, state):
 
 
 def test_draws_are_averaged(trained, query):
-    frame = trained.front(query, structures=(1,), n_draws=3, seed=2, baselines=(), yardsticks=False).set_index(
+    frame = trained.front(query, structures=(1,), n_draws=3, seed=2, baselines=(), references=False).set_index(
         "section"
     )
     drawn = trained.sample(query, 3, seed=2)
@@ -61,13 +61,13 @@ def test_baselines_stand_beside_it(trained, query, competitors):
 
 
 def test_without_baselines_given_those_that_see_the_image_are_trained(trained, query, make):
-    frame = trained.front(query, structures=(0, 0.5), seed=1, yardsticks=False)
+    frame = trained.front(query, structures=(0, 0.5), seed=1, references=False)
     dials = {"IndependentNoise", "ResidualBootstrap", "CorrelatedGaussian", "BalancedGaussian"}
     assert set(frame["method"]) == {"FLAG", "KNN", "Ridge"} | dials
     given = [getattr(baselines, name)(make.table()) for name in ("KNN", "Ridge", "ResidualBootstrap")]
     for baseline in given:
         baseline.train()
-    by_hand = trained.front(query, structures=(0, 0.5), seed=1, baselines=given, yardsticks=False)
+    by_hand = trained.front(query, structures=(0, 0.5), seed=1, baselines=given, references=False)
     kept = frame[frame["method"].isin(set(by_hand["method"]))].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, by_hand)
 
@@ -95,7 +95,7 @@ def test_two_baselines_of_one_kind_are_two_methods(trained, query, make):
     near, far = (baselines.KNN(make.table(), n_nearest=n) for n in (1, 30))
     for baseline in (near, far):
         baseline.train()
-    asked = {"structures": (0,), "yardsticks": False}
+    asked = {"structures": (0,), "references": False}
     numbered = trained.front(query, baselines=[near, far], **asked)
     named = trained.front(query, baselines={"nearest": near, "30 nearest": far}, **asked)
     assert list(numbered["method"].unique()) == ["FLAG", "KNN", "KNN 2"]
@@ -110,11 +110,11 @@ def test_a_method_without_a_dial_has_none_at_the_mean_either(trained, query, com
 
 
 def test_the_training_data_by_default(trained):
-    frame = trained.front(structures=(0,), baselines=(), yardsticks=False)
+    frame = trained.front(structures=(0,), baselines=(), references=False)
     assert list(frame["section"]) == ["A", "B", "C"] and "flagst" not in trained.adata.layers
 
 
-def test_yardsticks_are_other_sections_and_the_own_counts(trained, query):
+def test_reference_values_are_other_sections_and_the_own_counts(trained, query):
     frame = trained.front(query, structures=(0,)).set_index(["method", "section"])
     replicate, ceiling = frame.loc["replicate"], frame.loc["noise ceiling"]
     assert list(frame.loc["FLAG"].index) == list(replicate.index) == list(ceiling.index) == ["X", "Y"]
@@ -136,8 +136,8 @@ def test_yardsticks_are_other_sections_and_the_own_counts(trained, query):
 
 def test_sections_of_another_layout_are_no_replicates(trained, query):
     sections = trained._sections(trained.adata, measured=True)
-    (_, predictor), *_ = trained._predictors(query, windows=False)
-    section, rows = predictor.section, (query.obs["section"] == predictor.section.name).to_numpy()
+    (rows, sampler), *_ = trained._samplers(query)
+    section = sampler.section
     measured = np.log1p(1e4 * query.X.toarray() / query.obs[["total_counts"]].to_numpy())[rows]
     graph = moran_graph(section.coords, section.layout)
     alone = replicate(sections[:1], section, measured, graph)

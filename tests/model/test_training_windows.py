@@ -1,19 +1,15 @@
 """Windows for training: none crosses sections, and no network sees its fold."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
-from flagst.model.predicting import SectionPredictor
 
 from flagst.data.graph import knn
 from flagst.data.sections import Section
 from flagst.data.windows import section_inputs
-from flagst.model import windows
+from flagst.model import training_windows as windows
 from flagst.regression import count_networks, network_folds
 from flagst.sampling.fit import TrainingData
-from flagst.sampling.held_out import held_out_parts
 
 
 def _section(name, n_spots, seed):
@@ -22,11 +18,10 @@ def _section(name, n_spots, seed):
     return Section(name, names, coords, np.zeros((n_spots, 2), np.float32), *knn(coords, 18))
 
 
-def _predictor(section):
+def _inputs(section):
     # the only image feature is the number of the spot, so that windows tell where they come from
     number = np.arange(len(section))[:, None].astype(float)
-    inputs = section_inputs(number, section.neighbours, section.distances, None)
-    return SimpleNamespace(section=section, inputs=inputs)
+    return section_inputs(number, section.neighbours, section.distances, None)
 
 
 @pytest.fixture
@@ -36,11 +31,11 @@ def sections():
 
 def _data(sections):
     values = [np.full((len(s), 2), 7 * i, np.float32) for i, s in enumerate(sections)]
-    return TrainingData(mean=values, state=values, expression=values, order=[None] * len(sections))
+    return TrainingData(mean=values, state=values, expression=values, moran=[None] * len(sections))
 
 
 def _split(sections, folds):
-    return windows.split_windows([_predictor(s) for s in sections], _data(sections), folds)
+    return windows.split_windows([_inputs(s) for s in sections], [s.coords for s in sections], _data(sections), folds)
 
 
 def _origin(window):
@@ -112,21 +107,3 @@ def test_few_sections_are_cut_into_four_blocks_each(sections, n_sections):
         assert len(sizes) == 4 and np.ptp(sizes) <= 1
         spread = [section.coords[fold == k].std(axis=0).prod() for k in range(4)]
         assert np.mean(spread) < section.coords.std(axis=0).prod() / 2
-
-
-@pytest.mark.parametrize("n_sections", [1, 2, 3, 5])
-def test_every_spot_is_held_out_once_and_drawn_by_the_network_of_its_fold(sections, n_sections):
-    folds = network_folds([s.coords for s in sections[:n_sections]])
-    predictors = []
-    for section in sections[:n_sections]:
-        predictor = object.__new__(SectionPredictor)
-        predictor.section, predictor.networks, predictor.order = section, None, None
-        predictors.append(predictor)
-    counts = [np.zeros(len(fold), int) for fold in folds]
-    for predictor, rows in held_out_parts(predictors, folds, [None] * n_sections):
-        number = [s.name for s in sections].index(predictor.section.name)
-        (network,) = predictor.networks
-        assert (folds[number][rows] == network).all()
-        counts[number][rows] += 1
-    assert all((count == 1).all() for count in counts)
-    assert all(predictor.networks is None for predictor in predictors)  # of the whole model, as before
