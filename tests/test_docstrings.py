@@ -1,7 +1,13 @@
 """Docstrings of the public API: what they must say, and examples that run.
 
-Every public function, class and method counts that has a body of its own; what that means, and what each
-criterion applies to, is in ``helpers/public_api.py``.
+Counted are the functions and classes in ``__all__`` of every room, and the public methods with a body that such a
+class defines or has from a class of ours. Not counted: properties, attributes (of dataclasses too), constants,
+dunders, abstract methods, and overrides without a docstring, which have that of the method they override.
+
+- Shapes: of everything that takes, holds or returns arrays, as annotations, names of parameters or the text say.
+- Raises: of everything whose body, or a private helper of the same module that it calls, has a ``raise`` or calls a
+  ``require_*`` or ``check_*`` helper.
+- Examples: of everything, except methods that another library calls (``forward``): their class has the example.
 """
 
 import copy
