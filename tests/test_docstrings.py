@@ -1,12 +1,19 @@
 """Docstrings of the public API: what they must say, and examples that run.
 
-Every public function, class and method counts that has a body of its own; what that means, and what each
-criterion applies to, is in ``helpers/public_api.py``.
+Counted are the functions and classes in ``__all__`` of every room, and the public methods with a body that such a
+class defines or has from a class of ours. Not counted: properties, attributes (of dataclasses too), constants,
+dunders, abstract methods, and overrides without a docstring, which have that of the method they override.
+
+- Shapes: of everything that takes, holds or returns arrays, as annotations, names of parameters or the text say.
+- Raises: of everything whose body, or a private helper of the same module that it calls, has a ``raise`` or calls a
+  ``require_*`` or ``check_*`` helper.
+- Examples: of everything, except methods that another library calls (``forward``): their class has the example.
 """
 
 import copy
 import doctest
 import importlib.util
+import re
 import sys
 import warnings
 
@@ -14,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import public_api
 import pytest
+import spatialdata
 from public_api import CRITERIA, ROOMS, THRESHOLDS, Item, documented, examples, public_items, room
 
 import flagst
@@ -251,13 +259,31 @@ def originals():
     return {"sdata": sdata, "adata": adata, "model": model, "prediction": prediction}
 
 
-def fresh(name: str, value):
-    """A copy that an example may change; of the model, its attributes may be set but not changed in place."""
-    if name == "sdata":
-        from spatialdata import deepcopy
+def copies(originals: dict, text: str) -> dict:
+    """What an example uses, and may change: ``adata`` is the table of ``sdata`` and the one that ``model`` has."""
+    used = {name for name in originals if re.search(rf"\b{name}\b", text)}
+    result = {}
+    if "sdata" in used:
+        result["sdata"] = spatialdata.deepcopy(originals["sdata"])
+        result["adata"] = result["sdata"].tables["table"]
+    elif used & {"adata", "model"}:
+        result["adata"] = originals["adata"].copy()
+    if "model" in used:
+        result["model"] = copy.copy(originals["model"])
+        result["model"].adata = result["adata"]
+    if "prediction" in used:
+        result["prediction"] = originals["prediction"].copy()
+    return result
 
-        return deepcopy(value)
-    return copy.copy(value) if name == "model" else value.copy()
+
+def test_examples_get_copies(originals):
+    found = copies(originals, "sdata adata model prediction")
+    assert set(found) == set(originals) and all(found[name] is not originals[name] for name in found)
+    assert found["model"].adata is found["adata"] is found["sdata"].tables["table"]
+    found["model"].predict()
+    assert "flagst" in found["adata"].layers and "flagst" not in originals["adata"].layers
+    assert set(copies(originals, "model = 1")) == {"adata", "model"}
+    assert not copies(originals, "predictions")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -265,8 +291,7 @@ def test_examples(name, originals, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plt.switch_backend("Agg")
     text = EXAMPLES[name]
-    namespace = {key: fresh(key, value) for key, value in originals.items() if key in text}
-    namespace |= {"flagst": flagst, "np": np, "__name__": "__main__"}
+    namespace = copies(originals, text) | {"flagst": flagst, "np": np, "__name__": "__main__"}
     parsed = doctest.DocTestParser().get_doctest(text, namespace, name, None, 0)
     said = []
     doctest.DocTestRunner(optionflags=OPTIONS).run(parsed, out=said.append)

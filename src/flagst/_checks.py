@@ -1,4 +1,4 @@
-"""Checks at the public border: what was wrong, what was found, what to do."""
+"""Checks of arguments at the public border. Messages say what was wrong, what was found and what to do."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -101,12 +101,12 @@ def structure_ceiling(
 
     Limits. Only the sampling of molecules counts as noise. What both halves share counts as structure: the choice of
     spots, differences in capture between spots (so the library size under log2), and variation of a spot's counts
-    beyond Poisson noise. No prediction from an image knows all of that: the ceiling describes the measurement, not the
-    image. The expected structure is also not the structure of the
-    expected expression. Count noise weakens correlations, most of all those of shallow genes, so even true rates that
-    are passed to :func:`gsc` as a prediction stay below the ceiling. And Spearman-Brown assumes that the expectation
-    at half depth equals that at full depth. On simulated sections with known rates (100 to 2,000 counts in 100
-    genes) both numbers were right to 0.03 on average.
+    beyond Poisson noise. No prediction from an image knows all of that: the ceiling describes the measurement, not
+    the image. The expected structure is also not the structure of the expected expression. Count noise weakens
+    correlations, most of all those of shallow genes, so even true rates that are passed to :func:`gsc` as a
+    prediction stay below the ceiling. And Spearman-Brown assumes that the expectation at half depth equals that at
+    full depth. On simulated sections with known rates (100 to 2,000 counts in 100 genes) both numbers were right to
+    0.03 on average.
 
     Parameters
     ----------
