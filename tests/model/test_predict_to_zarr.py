@@ -243,14 +243,14 @@ def test_what_is_no_prediction_is_never_replaced(model, slides, tmp_path):
 
 
 def test_a_result_that_another_process_finishes_meanwhile_stays(model, slides, tmp_path, monkeypatch):
-    query, out, make = slides[::4].copy(), tmp_path / "out.zarr", FLAG._predictors
+    query, out, make = slides[::4].copy(), tmp_path / "out.zarr", FLAG._samplers
 
     def slow(*args, **kwargs):
-        monkeypatch.setattr(FLAG, "_predictors", make)
+        monkeypatch.setattr(FLAG, "_samplers", make)
         model.predict_to_zarr(query, out, seed=7, progress=False)
         return make(*args, **kwargs)
 
-    monkeypatch.setattr(FLAG, "_predictors", slow)
+    monkeypatch.setattr(FLAG, "_samplers", slow)
     with pytest.raises(FileExistsError, match="already there"):
         model.predict_to_zarr(query, out, progress=False)
     assert ad.read_zarr(out).uns["flagst"]["params"]["seed"] == 7 and not list(tmp_path.glob("*.partial"))
