@@ -1,4 +1,4 @@
-"""Files of other projects, read without running them and refused by name; own files, written completely or not at all."""
+"""Files: those of other projects are read without running them, own files are written completely or not at all."""
 
 import hashlib
 import json

@@ -119,8 +119,8 @@ class SpotEncoder(GeneEncoder, Protocol):
         Returns
         -------
         An iterator over ``rows, vectors, mask`` of a batch. ``rows`` is ``(n_batch,)`` int64, rows of ``adata``.
-        Contextual: ``vectors`` is ``(n_batch, n_genes, d)`` float32, and ``mask`` ``(n_batch, n_genes)`` bool, false for
-        a gene that the model does not know, that is not expressed in the spot, or that is beyond the length of the
+        Contextual: ``vectors`` is ``(n_batch, n_genes, d)`` float32, and ``mask`` ``(n_batch, n_genes)`` bool, false
+        for a gene that the model does not know, that is not expressed in the spot, or that is beyond the length of the
         model. Cell: ``(n_batch, d)`` float32 and ``(n_batch,)`` bool, false for a spot without a gene that the model
         knows. Vectors are zero where the mask is false.
 
