@@ -199,7 +199,7 @@ def find_devices(device: str | Sequence[str] | None) -> list["torch.device"]:
     except RuntimeError as error:
         raise ValueError(f"device must name torch devices such as 'cpu' or 'cuda:0'; got {device!r}.") from error
     if any(place.type == "cuda" for place in places) and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch finds no CUDA device here. Leave it out to take the CPU.")
+        raise ValueError(f"device is {device!r}, but torch finds no CUDA device here. Leave it out to use the CPU.")
     return places
 
 

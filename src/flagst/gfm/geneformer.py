@@ -214,5 +214,5 @@ def _dictionary(folder: Path, stem: str) -> dict:
     path = min(paths, key=lambda p: len(p.stem))
     held = load_json(path) if path.suffix == ".json" else load_pickle(path)
     if not isinstance(held, dict) or not held:
-        raise ValueError(f"{path.name} is no dictionary.")
+        raise ValueError(f"{path.name} is not a dictionary.")
     return held

@@ -87,7 +87,7 @@ class ScGPT(SpotModel):
         self.path, self.names, self.max_length, self.licence = Path(path), names, max_length, licence
         vocabulary = load_json(self.path / "vocab.json")
         if not isinstance(vocabulary, dict) or not vocabulary:
-            raise ValueError("vocab.json is no dict of symbol to token.")
+            raise ValueError("vocab.json is not a dict of symbol to token.")
         self._read_tokens(vocabulary, "vocab.json")
         self.vectors = self._vectors(load_weights(self.path / self.weights))
         require_one_version(vocabulary.values(), self.vectors, "vocab.json", self.weights)
