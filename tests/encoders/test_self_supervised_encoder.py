@@ -1,4 +1,4 @@
-"""The fitted encoder: beside the handcrafted features or alone, written, read, refused, sent to another process."""
+"""The fitted encoder: with the handcrafted features or alone, written, read, refused, sent to another process."""
 
 import pickle
 

@@ -180,6 +180,11 @@ def test_missing_files_are_named(folder):
         TransformersEncoder(folder, pooling="model")
 
 
+def test_a_setting_that_does_not_exist_is_named(folder):
+    with pytest.raises(TypeError, match="patch_pixels"):
+        TransformersEncoder(folder, patch_pixels=224)
+
+
 def test_networks_without_a_class_token_have_only_a_mean(tmp_path, patches):
     sizes = {
         "image_size": 224,

@@ -84,6 +84,16 @@ def require_patches(patches: np.ndarray, patch_px: int) -> None:
         )
 
 
+def encode_in_batches(encoder, patches: np.ndarray, batch_size: int) -> np.ndarray:
+    """Vectors of ``encoder._encode_batch`` for any number of patches, after a check of the patches."""
+    require_patches(patches, encoder.patch_px)
+    out = np.empty((len(patches), encoder.n_features), dtype=np.float32)
+    for start in range(0, len(patches), batch_size):
+        batch = slice(start, start + batch_size)
+        out[batch] = encoder._encode_batch(patches[batch])
+    return out
+
+
 def remedy_of_nan(encoder: ImageEncoder) -> str:
     """What to do about an encoder whose vectors are not finite, for an error message."""
     if set(getattr(encoder, "dtypes", ())) - {"float32"}:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from inspect import Parameter, signature
+from inspect import signature
 
 from flagst._checks import require_one_of
 from flagst.encoders._base import ImageEncoder
@@ -110,7 +110,7 @@ def get_encoder(encoder: str | ImageEncoder | Callable, **kwargs) -> ImageEncode
 
         encoder = CallableEncoder(encoder, **kwargs)
     elif kwargs:
-        raise TypeError(f"Settings {sorted(kwargs)} need an encoder name; got an encoder that is made already.")
+        raise TypeError(f"Settings {sorted(kwargs)} need an encoder name; got an encoder that exists already.")
     if isinstance(encoder, type) or not isinstance(encoder, ImageEncoder):
         found = f"the class {encoder.__name__}" if isinstance(encoder, type) else type(encoder).__name__
         raise TypeError(f"encoder must be a name, a function or follow flagst.encoders.ImageEncoder; got {found}.")
@@ -120,11 +120,9 @@ def get_encoder(encoder: str | ImageEncoder | Callable, **kwargs) -> ImageEncode
 def _require_settings(name: str, factory: Callable, given: dict) -> None:
     """Raise a ``TypeError`` that names the required settings that were not given."""
     wanted = [
-        f"{parameter.name}="
-        for parameter in signature(factory).parameters.values()
-        if parameter.default is Parameter.empty
-        and parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-        and parameter.name not in given
+        f"{p.name}="
+        for p in signature(factory).parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in given
     ]
     if wanted:
         raise TypeError(

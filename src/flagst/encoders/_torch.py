@@ -1,7 +1,7 @@
 """What encoders with a torch network share: normalised batches, devices, precision. torch is imported late."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
 from queue import SimpleQueue
@@ -11,7 +11,7 @@ import numpy as np
 
 from flagst._checks import require_one_of
 from flagst._keys import NETWORK
-from flagst.encoders._base import remedy_of_nan, require_patches
+from flagst.encoders._base import encode_in_batches, remedy_of_nan
 
 if TYPE_CHECKING:
     import torch
@@ -134,12 +134,7 @@ class TorchEncoder:
         >>> encoder.encode(np.zeros((2, 64, 64, 3), np.uint8)).shape
         (2, 3)
         """
-        require_patches(patches, self.patch_px)
-        out = np.empty((len(patches), self.n_features), dtype=np.float32)
-        for start in range(0, len(patches), self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            out[batch] = self._encode_batch(patches[batch])
-        return out
+        return encode_in_batches(self, patches, self.batch_size)
 
     def _tensor(self, patches: np.ndarray, device: "torch.device") -> "torch.Tensor":
         """Input of the network: (n_patches, 3, patch_px, patch_px) float32 on ``device``."""
@@ -158,17 +153,13 @@ class TorchEncoder:
 
         network, device = self._free.get()
         try:
-            with torch.inference_mode(), self._autocast(device):
+            dtype = self._dtype(device)
+            half = nullcontext() if dtype == "float32" else torch.autocast(device.type, dtype=getattr(torch, dtype))
+            with torch.inference_mode(), half:
                 vectors = self._vectors(network, self._tensor(patches, device))
                 return torch.as_tensor(vectors).float().cpu().numpy()
         finally:
             self._free.put((network, device))
-
-    def _autocast(self, device: "torch.device") -> AbstractContextManager:
-        import torch
-
-        dtype = self._dtype(device)
-        return nullcontext() if dtype == "float32" else torch.autocast(device.type, dtype=getattr(torch, dtype))
 
     def _dtype(self, device: "torch.device") -> str:
         import torch
@@ -208,7 +199,7 @@ def find_devices(device: str | Sequence[str] | None) -> list["torch.device"]:
     except RuntimeError as error:
         raise ValueError(f"device must name torch devices such as 'cpu' or 'cuda:0'; got {device!r}.") from error
     if any(place.type == "cuda" for place in places) and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch finds no CUDA device here. Leave it out to take the CPU.")
+        raise ValueError(f"device is {device!r}, but torch finds no CUDA device here. Leave it out to use the CPU.")
     return places
 
 

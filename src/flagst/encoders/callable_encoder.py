@@ -89,7 +89,7 @@ class CallableEncoder(TorchEncoder):
             device = "cpu" if device is None else device
             name = name or getattr(function, "__name__", None)
         if name in (None, "<lambda>"):
-            raise ValueError("A function without a name needs name=, which is written beside the features.")
+            raise ValueError("A function without a name needs name=, which is written next to the features.")
         self.version = str(version)
         super().__init__(
             function,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from flagst.encoders import _texture as texture
-from flagst.encoders._base import require_patches
+from flagst.encoders._base import encode_in_batches
 from flagst.encoders._planes import PLANES, stain_planes
 
 _BATCH = 16  # patches at once: their planes fit into the processor's cache
@@ -121,12 +121,7 @@ class Handcrafted:
         >>> flagst.encoders.Handcrafted().encode(np.zeros((3, 112, 112, 3), np.uint8)).dtype
         dtype('float32')
         """
-        require_patches(patches, self.patch_px)
-        out = np.empty((len(patches), self.n_features), dtype=np.float32)
-        for start in range(0, len(patches), _BATCH):
-            batch = slice(start, start + _BATCH)
-            out[batch] = self._encode_batch(patches[batch])
-        return out
+        return encode_in_batches(self, patches, _BATCH)
 
     def _encode_batch(self, patches: np.ndarray) -> np.ndarray:
         planes = stain_planes(patches)

@@ -175,7 +175,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             library="transformers",
             pooling="cls",
             source="Filiot et al., arXiv 2409.09173",
-            note="A folder with config.json beside the weights.",
+            note="A folder with config.json and the weights.",
         ),
         "conch": Recipe(
             title="CONCH",
@@ -191,7 +191,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             std=CLIP_STD,
             patch_px=448,
             source="Lu et al., Nature Medicine 2024",
-            note="Its image tower alone: the vector before the projection to the text's space.",
+            note="Only its image tower: the vector before the projection to the text's space.",
         ),
     }
 )

@@ -39,7 +39,7 @@ def recorded_encoder(record: Mapping[str, Any], *, path: str | Path | None = Non
     >>> flagst.encoders.recorded_encoder(model.features_["X_image"]).name
     'handcrafted'
     """
-    hint = "Extract features of the slide as those of the training data were, and predict from that table."
+    hint = "Extract the features of the slide with the encoder of the training data, and predict from that table."
     require_key(record, FEATURES.encoder, where="The record of image features", hint=hint)
     known = plain(dict(record))
     name, settings = known[FEATURES.encoder], known.get(FEATURES.params, {})

@@ -56,18 +56,11 @@ class _Array:
         return np.frombuffer(bytes(raw), dtype.checked()).reshape(shape, order="F" if fortran else "C")
 
 
-class _Scalar(_Array):
-    """One number."""
-
-    def checked(self) -> Any:
-        return super().checked()[0].item()
-
-
 _NUMPY = {
     "ndarray": _Array,
     "dtype": _DType,
     "_reconstruct": lambda kind, shape, letter: _Array(),
-    "scalar": lambda dtype, raw: _Scalar((1,), dtype, False, raw),
+    "scalar": lambda dtype, raw: _Array((), dtype, False, raw),
     "_frombuffer": lambda raw, dtype, shape, order: _Array(shape, dtype, order == "F", bytes(raw)),
 }
 _NUMPY_MODULES = {"numpy", *(f"numpy.{c}.{part}" for c in ("core", "_core") for part in ("multiarray", "numeric"))}
@@ -85,7 +78,8 @@ class _PlainUnpickler(pickle.Unpickler):
 def _arrays(held: Any) -> Any:
     """Replace the descriptions in a loaded pickle by arrays."""
     if isinstance(held, _Array):
-        return held.checked()
+        array = held.checked()
+        return array if array.ndim else array.item()
     if isinstance(held, dict):
         return {_arrays(key): _arrays(value) for key, value in held.items()}
     if isinstance(held, list | tuple):
@@ -115,8 +109,8 @@ def require_one_version(tokens: Iterable[Any], vectors: np.ndarray, dictionary: 
         raise ValueError(f"{dictionary} has tokens that are not numbers from 0.")
     if max(tokens) + 1 != len(vectors):
         raise ValueError(
-            f"{dictionary} goes up to token {max(tokens)}, {weights} has {len(vectors)} vectors: they are not of one "
-            "version of the model."
+            f"{dictionary} goes up to token {max(tokens)}, {weights} has {len(vectors)} vectors: they belong to "
+            "different versions of the model."
         )
 
 

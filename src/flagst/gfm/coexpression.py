@@ -217,9 +217,9 @@ def _depth_free(table: "AnnData", rows: np.ndarray, index: np.ndarray, layer: st
     values -= values.mean(axis=0)
     axis = np.log(depth[deep])
     axis -= axis.mean()
-    spread = axis @ axis
-    if spread > 1e-12:
-        values -= np.outer(axis, axis @ values / spread)
+    square = axis @ axis
+    if square > 1e-12:
+        values -= np.outer(axis, axis @ values / square)
     out = np.zeros((len(values), len(index)), dtype=np.float32)
     out[:, known] = _standardised(values)
     return out

@@ -11,7 +11,7 @@ from flagst._files import load_json, load_weights, reason_of
 from flagst._keys import EMBEDDINGS
 from flagst._weights import WEIGHT_FILES, bare_names, fit_weights, require_finite_weights
 from flagst.gfm._files import load_pickle, require_one_version, settings_digest
-from flagst.gfm.names import aliases_of, match_genes, require_overlap
+from flagst.gfm.names import match_genes
 from flagst.gfm.spots import POOLINGS, Sequences, SpotModel, count_batches, pad
 from flagst.gfm.tokens import RankTokeniser
 
@@ -20,13 +20,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _EMBEDDING = "embeddings.word_embeddings.weight"
-_CLS, _PAD = "<cls>", "<pad>"
 _TOKENISED_AT_ONCE = 4096  # spots
-_DICTIONARIES = {
-    "tokens": "token_dictionary",
-    "medians": "gene_median_dictionary",
-    "symbols": "gene_name_id_dict",
-}
+_DICTIONARIES = ("token_dictionary", "gene_median_dictionary", "gene_name_id_dict")
 
 
 class Geneformer(SpotModel):
@@ -93,14 +88,13 @@ class Geneformer(SpotModel):
         if not isinstance(self.config, dict) or self.config.get("model_type") != "bert":
             raise ValueError(f"config.json of {self.path.name} is not that of a BERT model, as Geneformer's are.")
         folder = self.path if dictionaries is None else Path(dictionaries)
-        found = {part: _dictionary(folder, stem) for part, stem in _DICTIONARIES.items()}
-        self.symbols: dict[str, str] = found["symbols"]
-        length = int(self.config.get("max_position_embeddings", 2048))
-        self.tokeniser = RankTokeniser(found["tokens"], found["medians"], length)
-        self.pooling = pooling or ("cls" if _CLS in found["tokens"] else "mean")
+        tokens, medians, self.symbols = (_dictionary(folder, stem) for stem in _DICTIONARIES)
+        self._read_tokens(tokens, f"The token dictionary of {self.path.name}")
+        self.tokeniser = RankTokeniser(tokens, medians, int(self.config.get("max_position_embeddings", 2048)))
+        self.pooling = pooling or ("cls" if "<cls>" in tokens else "mean")
         require_one_of(self.pooling, POOLINGS, name="pooling")
-        if self.pooling == "cls" and _CLS not in found["tokens"]:
-            raise ValueError(f"pooling='cls' needs {_CLS}, and the token dictionary has none: this is V1. Use 'mean'.")
+        if self.pooling == "cls" and "<cls>" not in tokens:
+            raise ValueError("pooling='cls' needs <cls>, and the token dictionary has none: this is V1. Use 'mean'.")
         self.weights = next((name for name in WEIGHT_FILES if (self.path / name).is_file()), None)
         if self.weights is None:
             raise FileNotFoundError(f"{self.path} has neither {' nor '.join(WEIGHT_FILES)}.")
@@ -159,31 +153,17 @@ class Geneformer(SpotModel):
 
     def _ensembl(self, adata: "AnnData") -> list[str | None]:
         """Ensembl identifier of every column of a table."""
-        ensembl, index = self._match(adata, [str(gene) for gene in adata.var_names])
-        return [ensembl[i] if i >= 0 else None for i in index]
-
-    def _tokens_of(self, adata: "AnnData", genes: Sequence[str]) -> np.ndarray:
-        """(n_genes,) int64 token of each gene, -1 for none."""
-        ensembl, index = self._match(adata, genes)
-        return np.where(index >= 0, np.array([self.tokeniser.tokens[name] for name in ensembl])[index], -1)
+        index, known = self._match(adata, [str(gene) for gene in adata.var_names]), list(self.tokens)
+        return [known[i] if i >= 0 else None for i in index]
 
     def _sequences(self, counts, ensembl: list[str | None]) -> Sequences:
         """Spots as tokens, padded."""
-        tokens, present = pad(self.tokeniser(counts, ensembl), self.tokeniser.tokens.get(_PAD, 0))
-        marks = [token for name, token in self.tokeniser.tokens.items() if name.startswith("<")]
-        return Sequences(tokens, present, present & ~np.isin(tokens, marks))
-
-    def _match(self, adata: "AnnData", genes: Sequence[str]) -> tuple[list[str], np.ndarray]:
-        """Ensembl identifiers that have a token, and which of them each gene is."""
-        ensembl = [name for name in self.tokeniser.tokens if not name.startswith("<")]
-        index = match_genes(genes, ensembl, aliases=self._aliases(adata, genes))
-        require_overlap(index, genes, ensembl, where=f"The token dictionary of {self.path.name}")
-        return ensembl, index
+        tokens, present = pad(self.tokeniser(counts, ensembl), self.marks.get("<pad>", 0))
+        return Sequences(tokens, present, present & ~np.isin(tokens, list(self.marks.values())))
 
     def _aliases(self, adata: "AnnData", genes: Sequence[str]) -> dict[str, str]:
         """Ensembl identifiers of genes: as given, otherwise by symbol, in upper or lower case."""
-        given = aliases_of(adata, self.names)
-        symbols = list(self.symbols)
+        symbols, given = list(self.symbols), super()._aliases(adata, genes)
         index = match_genes(genes, symbols)
         return {gene: self.symbols[symbols[i]] for gene, i in zip(genes, index, strict=True) if i >= 0} | given
 
@@ -192,7 +172,7 @@ class Geneformer(SpotModel):
         if name is None:
             raise ValueError(f"{self.weights} has no {_EMBEDDING}; it is no Geneformer checkpoint.")
         values = state[name].float()
-        require_one_version(self.tokeniser.tokens.values(), values, "The token dictionary", self.weights)
+        require_one_version(self.tokeniser.tokens.values(), values, self.vocabulary, self.weights)
         require_finite_weights(self.weights, {_EMBEDDING: values})
         return values.numpy()
 
@@ -234,5 +214,5 @@ def _dictionary(folder: Path, stem: str) -> dict:
     path = min(paths, key=lambda p: len(p.stem))
     held = load_json(path) if path.suffix == ".json" else load_pickle(path)
     if not isinstance(held, dict) or not held:
-        raise ValueError(f"{path.name} is no dictionary.")
+        raise ValueError(f"{path.name} is not a dictionary.")
     return held

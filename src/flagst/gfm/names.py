@@ -106,8 +106,8 @@ def require_overlap(index: np.ndarray, genes: Sequence[str], known: Sequence[str
     found = int((index >= 0).sum())
     if found < max(1, LEAST_SHARE * len(genes)):
         raise ValueError(
-            f"{where} knows {found} of {len(genes)} genes. Names here look like {list(genes[:3])}, there like "
-            f"{list(known[:3])}. Pass names=, a dict from one to the other or a column of adata.var."
+            f"{where} knows {found} of {len(genes)} genes. These genes have names like {list(genes[:3])}, it knows "
+            f"names like {list(known[:3])}. Pass names=, a dict from one to the other or a column of adata.var."
         )
 
 

@@ -1,6 +1,6 @@
 """Vectors from a scGPT checkpoint: of genes, of genes in spots, and of spots."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,6 @@ from flagst._files import load_json, load_weights
 from flagst._keys import EMBEDDINGS
 from flagst._weights import bare_names, require_finite_weights
 from flagst.gfm._files import require_one_version, settings_digest
-from flagst.gfm.names import aliases_of, match_genes, require_overlap
 from flagst.gfm.spots import Sequences, SpotModel, pad
 from flagst.gfm.tokens import sum_by_token
 
@@ -88,10 +87,8 @@ class ScGPT(SpotModel):
         self.path, self.names, self.max_length, self.licence = Path(path), names, max_length, licence
         vocabulary = load_json(self.path / "vocab.json")
         if not isinstance(vocabulary, dict) or not vocabulary:
-            raise ValueError("vocab.json is no dict of symbol to token.")
-        # <pad>, <cls> and <eoc> are not genes
-        self.tokens = {symbol: i for symbol, i in vocabulary.items() if not symbol.startswith("<")}
-        self.marks = {symbol: i for symbol, i in vocabulary.items() if symbol.startswith("<")}
+            raise ValueError("vocab.json is not a dict of symbol to token.")
+        self._read_tokens(vocabulary, "vocab.json")
         self.vectors = self._vectors(load_weights(self.path / self.weights))
         require_one_version(vocabulary.values(), self.vectors, "vocab.json", self.weights)
 
@@ -117,13 +114,6 @@ class ScGPT(SpotModel):
         from flagst.gfm._scgpt_network import read_arguments
 
         return read_arguments(self.path / "args.json")
-
-    def _tokens_of(self, adata: "AnnData", genes: Sequence[str]) -> np.ndarray:
-        """(n_genes,) int64 token of each gene, -1 for none."""
-        symbols = list(self.tokens)
-        index = match_genes(genes, symbols, aliases=aliases_of(adata, self.names))
-        require_overlap(index, genes, symbols, where="vocab.json")
-        return np.where(index >= 0, np.array(list(self.tokens.values()))[index], -1)
 
     def _sequences(self, counts, of_columns: np.ndarray, arguments: "Arguments") -> Sequences:
         """Spots as ``<cls>`` and genes in the order of their tokens, with their bins."""

@@ -1,6 +1,6 @@
 """Spots through the network of a gene model, a batch at a time: what scGPT and Geneformer share."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 from flagst._checks import require_counts, require_key, require_one_of
 from flagst._keys import EMBEDDINGS
 from flagst.gfm._files import file_record
-from flagst.gfm.names import rows_of
+from flagst.gfm.names import aliases_of, match_genes, require_overlap, rows_of
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,13 @@ class SpotModel:
     #: Name of the file of the weights.
     weights: str
     licence: str | None
+    #: Dict from gene to another name of it, or a column of ``adata.var``.
+    names: str | Mapping[str, str] | None
+    #: Tokens of genes by the name that the model has for them, and special tokens such as ``<cls>``.
+    tokens: dict[str, int]
+    marks: dict[str, int]
+    #: What the dictionary of tokens is called in messages.
+    vocabulary: str
     #: Input embedding of every token: (n_tokens, d).
     vectors: np.ndarray
     #: One of ``POOLINGS``.
@@ -176,9 +183,27 @@ class SpotModel:
             return record | {EMBEDDINGS.kind: "input embedding"}
         return record | self._spot_settings() | ({EMBEDDINGS.pooling: self.pooling} if mode == "cell" else {})
 
+    def _read_tokens(self, held: Mapping[str, int], vocabulary: str) -> None:
+        """Keep the tokens of a dictionary; ``vocabulary`` is what it is called in messages."""
+        self.tokens = {name: token for name, token in held.items() if not name.startswith("<")}
+        self.marks = {name: token for name, token in held.items() if name.startswith("<")}
+        self.vocabulary = vocabulary
+
+    def _aliases(self, adata: "AnnData", genes: Sequence[str]) -> dict[str, str]:
+        """Other names of genes, under which the model may know them."""
+        return aliases_of(adata, self.names)
+
+    def _match(self, adata: "AnnData", genes: Sequence[str]) -> np.ndarray:
+        """(n_genes,) int64 position of each gene in ``tokens``, -1 for a gene without token."""
+        known = list(self.tokens)
+        index = match_genes(genes, known, aliases=self._aliases(adata, genes))
+        require_overlap(index, genes, known, where=self.vocabulary)
+        return index
+
     def _tokens_of(self, adata: "AnnData", genes: Sequence[str]) -> np.ndarray:
         """(n_genes,) int64 token of each gene, -1 for a gene without token."""
-        raise NotImplementedError
+        index = self._match(adata, genes)
+        return np.where(index >= 0, np.array(list(self.tokens.values()))[index], -1)
 
     def _open(self, adata: "AnnData", device: str) -> tuple[Callable, Callable[[Any], Sequences]]:
         """The network, from tensors ``tokens, present, values`` to (n_spots, length, d); counts to sequences."""
