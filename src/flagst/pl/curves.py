@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +11,12 @@ from flagst._checks import require_key
 from flagst._keys import SLOT, UNS
 from flagst.pl._finish import finish
 
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.figure import Figure
+
+    from flagst.model import FLAG
+
 #: What tells the two splits apart in a logged name, in the order in which they are drawn.
 SPLITS = ("train", "validation")
 #: Panels side by side; more than these and a page shrinks them beyond reading.
@@ -17,13 +24,13 @@ MAX_COLUMNS = 3
 
 
 def history(
-    model_or_adata,
+    model_or_adata: "FLAG | AnnData",
     *,
     log: bool = False,
     show: bool | None = None,
     save: str | Path | None = None,
     return_fig: bool = False,
-):
+) -> "np.ndarray | Figure | None":
     """Plot losses over epochs, training and validation in one panel per quantity.
 
     Parameters
@@ -84,7 +91,7 @@ def history(
     return finish(figure, axes, show=show, save=save, return_fig=return_fig)
 
 
-def _recorded(model_or_adata) -> dict:
+def _recorded(model_or_adata: "FLAG | AnnData") -> dict:
     """The history of a model or of a table."""
     recorded = getattr(model_or_adata, "history_", None)
     if recorded is None and hasattr(model_or_adata, "uns"):
