@@ -112,11 +112,10 @@ def _split_name(name: str) -> tuple[str, str]:
 
 
 def _curve(values) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs and values, (n_logged,) each; scvi-tools stores numbers as objects."""
-    if hasattr(values, "columns"):
-        values = values.iloc[:, 0]
-    epochs = np.asarray(values.index) if hasattr(values, "index") and not callable(values.index) else None
-    values = np.asarray(values, dtype=np.float64).ravel()
-    epochs = np.arange(len(values)) if epochs is None else epochs.astype(np.float64)
-    logged = ~np.isnan(values)  # of what is logged every tenth epoch, a line through the gaps
-    return epochs[logged], values[logged]
+    """Epochs and values, (n_logged,) float64 each; scvi-tools stores numbers as objects."""
+    import pandas as pd
+
+    values = values.iloc[:, 0] if hasattr(values, "columns") else values
+    series = values if isinstance(values, pd.Series) else pd.Series(np.ravel(values))
+    logged = series.astype(np.float64).dropna()  # of what is logged every tenth epoch, a line through the gaps
+    return logged.index.to_numpy(np.float64), logged.to_numpy()
