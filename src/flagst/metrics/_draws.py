@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from flagst._checks import require_finite
-from flagst.metrics._inputs import as_matrix
+from flagst.metrics._inputs import Matrix, as_matrix
 
 #: Numbers held at once in float64 while samples are scored: 32 MB, whatever their size.
 BUDGET = 4_000_000
 
 
-def check_draws(samples, measured, *, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def check_draws(samples: np.ndarray, measured: Matrix, *, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Samples ``(n_samples, n_spots, n_genes)`` and measurement ``(n_spots, n_genes)`` in their own dtypes.
 
     Raises a ``ValueError`` or ``TypeError`` unless there are ``least`` samples or more and all can be scored.

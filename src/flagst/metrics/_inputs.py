@@ -1,13 +1,21 @@
 """What every metric does with its input first: check it, drop constant genes, standardise in float64."""
 
+from typing import TYPE_CHECKING, TypeAlias
+
 import numpy as np
 
 from flagst._checks import require_finite
 
+if TYPE_CHECKING:
+    from scipy.sparse import sparray, spmatrix
+
+#: Spots by genes, or spots by spots of a graph.
+Matrix: TypeAlias = "np.ndarray | spmatrix | sparray"
+
 MIN_SPOTS = 3
 
 
-def as_matrix(values, *, name: str) -> np.ndarray:
+def as_matrix(values: Matrix, *, name: str) -> np.ndarray:
     """Dense ``(n_spots, n_genes)`` array in its own dtype; raises when it is not one or has NaN."""
     dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
     if dense.ndim != 2:
@@ -58,7 +66,7 @@ def standardise(values: np.ndarray) -> np.ndarray:
     return centred
 
 
-def scored_pair(predicted, measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def scored_pair(predicted: Matrix, measured: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both matrices ``(n_spots, n_kept)`` without genes constant in ``measured``, and which are kept ``(n_genes,)``.
 
     Raises a ``ValueError`` unless the shapes agree, values are finite, and some gene varies.
@@ -73,7 +81,7 @@ def scored_pair(predicted, measured) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return predicted[:, kept], measured[:, kept], kept
 
 
-def replicate_pair(replicate, measured) -> tuple[np.ndarray, np.ndarray]:
+def replicate_pair(replicate: Matrix, measured: Matrix) -> tuple[np.ndarray, np.ndarray]:
     """Two sections without the genes that are constant in ``measured``; spots need not correspond."""
     replicate, measured = as_matrix(replicate, name="replicate"), as_matrix(measured, name="measured")
     if replicate.shape[1] != measured.shape[1]:
@@ -85,7 +93,7 @@ def replicate_pair(replicate, measured) -> tuple[np.ndarray, np.ndarray]:
     return replicate[:, kept], measured[:, kept]
 
 
-def require_graph(graph, n_spots: int) -> None:
+def require_graph(graph: Matrix, n_spots: int) -> None:
     """Raise a ``ValueError`` unless ``graph`` is (n_spots, n_spots)."""
     shape = getattr(graph, "shape", None)
     if shape != (n_spots, n_spots):

@@ -6,10 +6,10 @@ describe the same genes. :func:`per_gene_pcc` keeps their place and marks them w
 
 import numpy as np
 
-from flagst.metrics._inputs import scored_pair, standardise
+from flagst.metrics._inputs import Matrix, scored_pair, standardise
 
 
-def per_gene_pcc(predicted, measured) -> np.ndarray:
+def per_gene_pcc(predicted: Matrix, measured: Matrix) -> np.ndarray:
     """Pearson correlation across spots of every gene.
 
     Parameters
@@ -41,7 +41,7 @@ def per_gene_pcc(predicted, measured) -> np.ndarray:
     return result
 
 
-def pcc(predicted, measured) -> float:
+def pcc(predicted: Matrix, measured: Matrix) -> float:
     """Pearson correlation across spots, mean over genes.
 
     Genes constant in the measurement are left out; genes constant only in the prediction count with 0.
@@ -70,7 +70,7 @@ def pcc(predicted, measured) -> float:
     return float(np.nanmean(per_gene_pcc(predicted, measured)))
 
 
-def mse(predicted, measured) -> float:
+def mse(predicted: Matrix, measured: Matrix) -> float:
     """Mean squared error over spots and genes, genes constant in the measurement left out.
 
     Parameters
@@ -97,7 +97,7 @@ def mse(predicted, measured) -> float:
     return float(np.mean((predicted.astype(np.float64) - measured) ** 2))
 
 
-def mae(predicted, measured) -> float:
+def mae(predicted: Matrix, measured: Matrix) -> float:
     """Mean absolute error over spots and genes, genes constant in the measurement left out.
 
     Parameters
@@ -124,7 +124,7 @@ def mae(predicted, measured) -> float:
     return float(np.mean(np.abs(predicted.astype(np.float64) - measured)))
 
 
-def ccc(predicted, measured) -> float:
+def ccc(predicted: Matrix, measured: Matrix) -> float:
     """Lin's concordance correlation coefficient per gene, averaged over genes.
 
     ``2 cov(p, m) / (var(p) + var(m) + (mean(p) - mean(m))^2)`` with population moments over spots. Unlike a

@@ -1,13 +1,15 @@
 """Calibration of posterior samples and of intervals: PIT values and coverage."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from flagst._checks import require_finite
 from flagst.metrics._draws import check_draws
-from flagst.metrics._inputs import as_matrix, scored_pair
+from flagst.metrics._inputs import Matrix, as_matrix, scored_pair
 
 
-def pit(samples, measured, *, seed: int = 0) -> np.ndarray:
+def pit(samples: np.ndarray, measured: Matrix, *, seed: int = 0) -> np.ndarray:
     """Probability integral transform: the rank of the measurement among the samples, from 0 to 1.
 
     ``(b + u (t + 1)) / (n_samples + 1)`` with ``b`` samples below the measurement, ``t`` samples equal to it, and ``u``
@@ -52,7 +54,7 @@ def pit(samples, measured, *, seed: int = 0) -> np.ndarray:
     return (below + np.random.default_rng(seed).random(measured.shape) * (equal + 1)) / (len(samples) + 1)
 
 
-def per_gene_coverage(lower, upper, measured) -> np.ndarray:
+def per_gene_coverage(lower: Matrix, upper: Matrix, measured: Matrix) -> np.ndarray:
     """Share of spots whose measurement lies between the bounds, gene by gene.
 
     The bounds count as inside. Where measurement and bound are often both zero, the share is therefore larger
@@ -91,7 +93,7 @@ def per_gene_coverage(lower, upper, measured) -> np.ndarray:
     return result
 
 
-def coverage(lower, upper, measured) -> float:
+def coverage(lower: Matrix, upper: Matrix, measured: Matrix) -> float:
     """Share of measurements between the bounds, pooled over spots and genes.
 
     The mean over genes of :func:`per_gene_coverage`.
@@ -119,7 +121,7 @@ def coverage(lower, upper, measured) -> float:
     return float(np.nanmean(per_gene_coverage(lower, upper, measured)))
 
 
-def share_below(quantiles, levels, measured) -> np.ndarray:
+def share_below(quantiles: np.ndarray, levels: Sequence[float] | np.ndarray, measured: Matrix) -> np.ndarray:
     """Share of measurements below each predicted quantile, pooled over spots and genes.
 
     Where the quantile and the measurement are both zero, the measurement lies anywhere in the probability that the

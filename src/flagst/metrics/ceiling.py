@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flagst._checks import require_counts
-from flagst.metrics._inputs import as_matrix, constant_genes
+from flagst.metrics._inputs import Matrix, as_matrix, constant_genes
 from flagst.metrics.spatial import ssc
 from flagst.metrics.structure import gsc
 
@@ -43,7 +43,7 @@ class Ceiling:
     n_splits: int
 
 
-def split_counts(counts, seed: int | np.random.Generator = 0) -> tuple[np.ndarray, np.ndarray]:
+def split_counts(counts: Matrix, seed: int | np.random.Generator = 0) -> tuple[np.ndarray, np.ndarray]:
     """Split counts into two halves: every molecule goes to either half with probability 1/2.
 
     The halves of a Poisson count are independent Poisson counts with half the rate each.
@@ -82,11 +82,11 @@ def split_counts(counts, seed: int | np.random.Generator = 0) -> tuple[np.ndarra
 
 
 def structure_ceiling(
-    counts,
-    graph,
+    counts: Matrix,
+    graph: Matrix,
     transform: Callable[[np.ndarray, np.ndarray], np.ndarray],
     *,
-    total_counts=None,
+    total_counts: np.ndarray | None = None,
     n_splits: int = 10,
     seed: int = 0,
 ) -> dict[str, Ceiling]:
@@ -179,7 +179,7 @@ def _corrected(half: np.ndarray) -> Ceiling:
     return Ceiling(float(half.mean()), mean, deviation, float(np.sqrt(max(mean, 0.0))), len(half))
 
 
-def _other_counts(counts: np.ndarray, total_counts) -> np.ndarray:
+def _other_counts(counts: np.ndarray, total_counts: np.ndarray | None) -> np.ndarray:
     """Counts of each spot outside ``counts``, (n_spots,) int64."""
     own = counts.sum(axis=1).astype(np.int64)
     if total_counts is None:

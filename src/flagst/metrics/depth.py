@@ -3,11 +3,11 @@
 import numpy as np
 
 from flagst._checks import require_finite
-from flagst.metrics._inputs import scored_pair, standardise
+from flagst.metrics._inputs import Matrix, scored_pair, standardise
 from flagst.metrics.structure import gsc
 
 
-def gsc_depth_residual(predicted, measured, depth) -> float:
+def gsc_depth_residual(predicted: Matrix, measured: Matrix, depth: np.ndarray) -> float:
     """GSC after removing from every gene what the measured total counts of a spot explain.
 
     Every gene, predicted and measured alike, is regressed by least squares on a constant, ``log(depth + 1)``
@@ -52,7 +52,7 @@ def gsc_depth_residual(predicted, measured, depth) -> float:
     return gsc(predicted, measured)
 
 
-def depth_pcc(measured, depth) -> float:
+def depth_pcc(measured: Matrix, depth: np.ndarray) -> float:
     """PCC of a predictor that knows the total counts of a spot and nothing else, mean over genes.
 
     Every gene is predicted by least squares on a constant, ``log(depth + 1)`` and its square, **on the
@@ -87,7 +87,7 @@ def depth_pcc(measured, depth) -> float:
     return float(np.mean(np.linalg.norm(fit, axis=0)))
 
 
-def _depth_basis(depth, n_spots: int) -> np.ndarray:
+def _depth_basis(depth: np.ndarray, n_spots: int) -> np.ndarray:
     """Orthonormal basis of log depth and its square beside a constant, (n_spots, 0 to 2) float64."""
     depth = np.asarray(depth, dtype=np.float64)
     if depth.shape != (n_spots,):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flagst._checks import require_finite
-from flagst.metrics._inputs import scored_pair, standardise
+from flagst.metrics._inputs import Matrix, scored_pair, standardise
 from flagst.metrics.spatial import morans_i
 
 
@@ -66,7 +66,7 @@ class NullTest:
     n_permutations: int
 
 
-def spatial_blocks(coords, n_blocks: int) -> np.ndarray:
+def spatial_blocks(coords: np.ndarray, n_blocks: int) -> np.ndarray:
     """Cut a section into compact blocks with the same number of spots, up to a difference of one.
 
     The set of spots is halved across its longer side, and so are the halves, until there are ``n_blocks``.
@@ -116,7 +116,7 @@ def spatial_blocks(coords, n_blocks: int) -> np.ndarray:
 
 
 def jackknife(
-    metric: Callable[[np.ndarray], float], coords, *, n_blocks: int = 20, confidence: float = 0.95
+    metric: Callable[[np.ndarray], float], coords: np.ndarray, *, n_blocks: int = 20, confidence: float = 0.95
 ) -> Interval:
     """Standard error and interval of a score, by leaving out one compact block of the tissue at a time.
 
@@ -177,7 +177,7 @@ def jackknife(
     return Interval(estimate, error, estimate - reach, estimate + reach, int(n_blocks))
 
 
-def gsc_permutation_test(predicted, measured, *, n_permutations: int = 999, seed: int = 0) -> NullTest:
+def gsc_permutation_test(predicted: Matrix, measured: Matrix, *, n_permutations: int = 999, seed: int = 0) -> NullTest:
     """Mantel test of the GSC: is it higher than with genes assigned at random?
 
     Rows and columns of the predicted correlation matrix are permuted together: its values stay, and its genes change
@@ -226,7 +226,9 @@ def gsc_permutation_test(predicted, measured, *, n_permutations: int = 999, seed
     return _permutation_test(product, guess, true, n_permutations, seed)
 
 
-def ssc_permutation_test(predicted, measured, graph, *, n_permutations: int = 999, seed: int = 0) -> NullTest:
+def ssc_permutation_test(
+    predicted: Matrix, measured: Matrix, graph: Matrix, *, n_permutations: int = 999, seed: int = 0
+) -> NullTest:
     """Permutation test of the SSC: is it higher than with genes assigned at random?
 
     The genes of the predicted Moran's I are permuted.

@@ -8,10 +8,10 @@ in the measurement are left out, as in every other metric.
 import numpy as np
 
 from flagst.metrics._draws import BUDGET, check_draws, gene_blocks
-from flagst.metrics._inputs import require_graph, varying_genes
+from flagst.metrics._inputs import Matrix, require_graph, varying_genes
 
 
-def per_gene_crps(samples, measured, *, fair: bool = False) -> np.ndarray:
+def per_gene_crps(samples: np.ndarray, measured: Matrix, *, fair: bool = False) -> np.ndarray:
     """Continuous ranked probability score of every gene, mean over spots.
 
     ``mean_k |x_k - y| - c sum_kl |x_k - x_l|``, over the ``m`` samples ``x`` of a spot, with
@@ -62,7 +62,7 @@ def per_gene_crps(samples, measured, *, fair: bool = False) -> np.ndarray:
     return result
 
 
-def crps(samples, measured, *, fair: bool = False) -> float:
+def crps(samples: np.ndarray, measured: Matrix, *, fair: bool = False) -> float:
     """Continuous ranked probability score, mean over spots and genes.
 
     The mean over genes of :func:`per_gene_crps`, genes constant in the measurement left out. It
@@ -97,7 +97,7 @@ def crps(samples, measured, *, fair: bool = False) -> float:
     return float(np.nanmean(per_gene_crps(samples, measured, fair=fair)))
 
 
-def energy_score(samples, measured, *, fair: bool = False) -> float:
+def energy_score(samples: np.ndarray, measured: Matrix, *, fair: bool = False) -> float:
     """Energy score over the genes of a spot, mean over spots: the CRPS of whole expression vectors.
 
     ``mean_k |x_k - y| - c sum_kl |x_k - x_l|`` with Euclidean norms over genes and ``c`` as in
@@ -148,7 +148,9 @@ def energy_score(samples, measured, *, fair: bool = False) -> float:
     return float(total / n_spots)
 
 
-def variogram_score(samples, measured, *, order: float = 0.5, max_pairs: int | None = 20_000, seed: int = 0) -> float:
+def variogram_score(
+    samples: np.ndarray, measured: Matrix, *, order: float = 0.5, max_pairs: int | None = 20_000, seed: int = 0
+) -> float:
     """Variogram score over pairs of genes of a spot, mean over pairs and spots.
 
     Mean of ``(|y_i - y_j|^p - mean_k |x_ki - x_kj|^p)^2`` over pairs of genes ``i < j`` and spots. It
@@ -210,7 +212,7 @@ def variogram_score(samples, measured, *, order: float = 0.5, max_pairs: int | N
     return float(total / (n_chosen * len(measured)))
 
 
-def spatial_variogram_score(samples, measured, graph, *, order: float = 0.5) -> float:
+def spatial_variogram_score(samples: np.ndarray, measured: Matrix, graph: Matrix, *, order: float = 0.5) -> float:
     """Variogram score over pairs of neighbouring spots, mean over genes and pairs.
 
     Mean of ``(|y_a - y_b|^p - mean_k |x_ka - x_kb|^p)^2`` over genes and pairs of spots ``a, b`` that the
@@ -276,7 +278,7 @@ def _genes_of_pairs(pairs: np.ndarray, n_genes: int) -> tuple[np.ndarray, np.nda
     return left, pairs - first[left] + left + 1
 
 
-def _edges(graph, n_spots: int) -> tuple[np.ndarray, np.ndarray]:
+def _edges(graph: Matrix, n_spots: int) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of every connected pair of spots, each pair once."""
     require_graph(graph, n_spots)
     ends = np.sort(np.stack(graph.nonzero()), axis=0)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from flagst.metrics._inputs import (
+    Matrix,
     as_matrix,
     constant_genes,
     pearson,
@@ -17,7 +18,7 @@ from flagst.metrics.accuracy import ccc
 BLOCK = 1024
 
 
-def morans_i(values, graph) -> np.ndarray:
+def morans_i(values: Matrix, graph: Matrix) -> np.ndarray:
     """Moran's I of every gene on a spot graph.
 
     ``I = n / sum(w) * sum_ij w_ij z_i z_j / sum_i z_i^2``, with ``z`` the expression minus its mean over
@@ -66,7 +67,7 @@ def morans_i(values, graph) -> np.ndarray:
     return result
 
 
-def ssc(predicted, measured, graph) -> float:
+def ssc(predicted: Matrix, measured: Matrix, graph: Matrix) -> float:
     """Spatial structural correlation: does the prediction have the measured Moran's I of every gene?
 
     Pearson correlation, across genes, between predicted and measured Moran's I. Genes constant in the
@@ -106,7 +107,7 @@ def ssc(predicted, measured, graph) -> float:
     return pearson(*_moran_pair(predicted, measured, graph))
 
 
-def moran_rmse(predicted, measured, graph) -> float:
+def moran_rmse(predicted: Matrix, measured: Matrix, graph: Matrix) -> float:
     """Root mean squared difference, across genes, between predicted and measured Moran's I.
 
     Unlike :func:`ssc`, it rises when all maps are too smooth or all are too noisy. Constant genes are treated as in
@@ -139,7 +140,7 @@ def moran_rmse(predicted, measured, graph) -> float:
     return float(np.sqrt(np.mean((guess - true) ** 2)))
 
 
-def moran_mae(predicted, measured, graph) -> float:
+def moran_mae(predicted: Matrix, measured: Matrix, graph: Matrix) -> float:
     """Mean absolute difference, across genes, between predicted and measured Moran's I.
 
     As :func:`moran_rmse`, but a few genes with a large difference weigh less.
@@ -171,7 +172,7 @@ def moran_mae(predicted, measured, graph) -> float:
     return float(np.mean(np.abs(guess - true)))
 
 
-def moran_ccc(predicted, measured, graph) -> float:
+def moran_ccc(predicted: Matrix, measured: Matrix, graph: Matrix) -> float:
     """Lin's concordance, across genes, between predicted and measured Moran's I.
 
     ``2 cov / (var_p + var_m + (mean_p - mean_m)^2)`` with population moments over genes. Unlike :func:`ssc`, it also
@@ -210,7 +211,7 @@ def moran_ccc(predicted, measured, graph) -> float:
     return ccc(guess[:, None], true[:, None])
 
 
-def replicate_ssc(replicate, measured, replicate_graph, graph) -> float:
+def replicate_ssc(replicate: Matrix, measured: Matrix, replicate_graph: Matrix, graph: Matrix) -> float:
     """SSC of one measured section against another: a reference value from a neighbouring section.
 
     Pearson correlation, across genes, between the Moran's I of two sections, each on its own graph. It is a
@@ -246,13 +247,13 @@ def replicate_ssc(replicate, measured, replicate_graph, graph) -> float:
     return pearson(morans_i(replicate, replicate_graph), morans_i(measured, graph))
 
 
-def _moran_pair(predicted, measured, graph) -> tuple[np.ndarray, np.ndarray]:
+def _moran_pair(predicted: Matrix, measured: Matrix, graph: Matrix) -> tuple[np.ndarray, np.ndarray]:
     """Predicted and measured Moran's I of the genes that vary in the measurement, (n_genes,) each."""
     predicted, measured, _ = scored_pair(predicted, measured)
     return morans_i(predicted, graph), morans_i(measured, graph)
 
 
-def _total_weight(graph, n_spots: int) -> float:
+def _total_weight(graph: Matrix, n_spots: int) -> float:
     """Sum of all weights; raises unless ``graph`` is a usable (n_spots, n_spots) graph."""
     require_graph(graph, n_spots)
     total = float(graph.sum())

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from flagst.metrics._inputs import as_matrix, replicate_pair, scored_pair, standardise
+from flagst.metrics._inputs import Matrix, as_matrix, replicate_pair, scored_pair, standardise
 
 #: Rows of the correlation matrix held at once: memory stays linear in genes, 15,000 genes fit.
 BLOCK = 512
 
 
-def gene_correlation(values) -> np.ndarray:
+def gene_correlation(values: Matrix) -> np.ndarray:
     """Pearson correlation across spots between all pairs of genes.
 
     Parameters
@@ -43,7 +43,7 @@ def gene_correlation(values) -> np.ndarray:
     return correlation
 
 
-def gsc(predicted, measured) -> float:
+def gsc(predicted: Matrix, measured: Matrix) -> float:
     """Gene structural correlation: does the prediction have the measured gene-gene correlations?
 
     Pearson correlation between the upper triangles (without diagonal) of the predicted and the measured gene
@@ -82,7 +82,7 @@ def gsc(predicted, measured) -> float:
     return _triangle_correlation(standardise(predicted), standardise(measured))
 
 
-def replicate_gsc(replicate, measured) -> float:
+def replicate_gsc(replicate: Matrix, measured: Matrix) -> float:
     """GSC of one measured section against another: a reference value from a neighbouring section.
 
     As :func:`gsc`, between sections that have different spots. It is a reference value and no upper bound: sections
@@ -140,7 +140,7 @@ def _triangle_correlation(left: np.ndarray, right: np.ndarray) -> float:
     return float(np.clip(cross / np.sqrt(square_left * square_right), -1.0, 1.0))
 
 
-def correlation_rmse(predicted, measured) -> float:
+def correlation_rmse(predicted: Matrix, measured: Matrix) -> float:
     """Root mean squared difference between predicted and measured gene-gene correlations.
 
     Taken over the upper triangles (without diagonal). Unlike :func:`gsc`, it rises when all correlations are too

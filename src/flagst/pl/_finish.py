@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def finish(figure: "Figure", axes: np.ndarray, *, show: bool | None, save: str | Path | None, return_fig: bool):
+def finish(
+    figure: "Figure", axes: np.ndarray, *, show: bool | None, save: str | Path | None, return_fig: bool
+) -> "np.ndarray | Figure | None":
     """Save the figure to ``save``, show it, and return the figure, the axes, or None when it was shown."""
     if save is not None:
         figure.savefig(save, dpi=150, bbox_inches="tight")

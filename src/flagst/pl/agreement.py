@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: More genes than this and their names no longer fit beside a heat map.
 MAX_NAMES = 40
@@ -41,7 +42,7 @@ def structure(
     show: bool | None = None,
     save: str | Path | None = None,
     return_fig: bool = False,
-):
+) -> "np.ndarray | Figure | None":
     """Plot gene-gene correlation, measured and predicted, and Moran's I of every gene.
 
     Both heat maps have the same sequence of genes, from hierarchical clustering of the measured correlation, and

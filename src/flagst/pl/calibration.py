@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Nominal levels of the central intervals on the reliability panel.
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -40,7 +41,7 @@ def calibration(
     show: bool | None = None,
     save: str | Path | None = None,
     return_fig: bool = False,
-):
+) -> "np.ndarray | Figure | None":
     """Plot the PIT histogram beside observed against nominal coverage, over all spots of the table.
 
     Left: the rank of the measurement among the samples (:func:`flagst.metrics.pit`), flat where the samples have the

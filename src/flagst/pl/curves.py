@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +11,12 @@ from flagst._checks import require_key
 from flagst._keys import SLOT, UNS
 from flagst.pl._finish import finish
 
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.figure import Figure
+
+    from flagst.model import FLAG
+
 #: What tells the two splits apart in a logged name, in the order in which they are drawn.
 SPLITS = ("train", "validation")
 #: Panels side by side; more than these and a page shrinks them beyond reading.
@@ -17,13 +24,13 @@ MAX_COLUMNS = 3
 
 
 def history(
-    model_or_adata,
+    model_or_adata: "FLAG | AnnData",
     *,
     log: bool = False,
     show: bool | None = None,
     save: str | Path | None = None,
     return_fig: bool = False,
-):
+) -> "np.ndarray | Figure | None":
     """Plot losses over epochs, training and validation in one panel per quantity.
 
     Parameters
@@ -84,7 +91,7 @@ def history(
     return finish(figure, axes, show=show, save=save, return_fig=return_fig)
 
 
-def _recorded(model_or_adata) -> dict:
+def _recorded(model_or_adata: "FLAG | AnnData") -> dict:
     """The history of a model or of a table."""
     recorded = getattr(model_or_adata, "history_", None)
     if recorded is None and hasattr(model_or_adata, "uns"):
@@ -105,11 +112,10 @@ def _split_name(name: str) -> tuple[str, str]:
 
 
 def _curve(values) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs and values, (n_logged,) each; scvi-tools stores numbers as objects."""
-    if hasattr(values, "columns"):
-        values = values.iloc[:, 0]
-    epochs = np.asarray(values.index) if hasattr(values, "index") and not callable(values.index) else None
-    values = np.asarray(values, dtype=np.float64).ravel()
-    epochs = np.arange(len(values)) if epochs is None else epochs.astype(np.float64)
-    logged = ~np.isnan(values)  # of what is logged every tenth epoch, a line through the gaps
-    return epochs[logged], values[logged]
+    """Epochs and values, (n_logged,) float64 each; scvi-tools stores numbers as objects."""
+    import pandas as pd
+
+    values = values.iloc[:, 0] if hasattr(values, "columns") else values
+    series = values if isinstance(values, pd.Series) else pd.Series(np.ravel(values))
+    logged = series.astype(np.float64).dropna()  # of what is logged every tenth epoch, a line through the gaps
+    return logged.index.to_numpy(np.float64), logged.to_numpy()

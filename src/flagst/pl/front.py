@@ -13,6 +13,7 @@ from flagst.pl._finish import finish
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PANELS = {"gsc": "GSC", "ssc": "SSC"}
 COLUMNS = ("method", "structure", "section", "pcc", *PANELS)
@@ -26,7 +27,7 @@ def front(
     show: bool | None = None,
     save: str | Path | None = None,
     return_fig: bool = False,
-):
+) -> "np.ndarray | Figure | None":
     """Plot PCC against GSC and against SSC, one line per method, one point per structure.
 
     Points are means over sections. Up and to the right is better; of two methods, the one whose line lies outside is

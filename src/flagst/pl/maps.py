@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Height of one row of panels, inches.
 ROW_HEIGHT = 3.2
@@ -65,7 +66,7 @@ def spatial(
     show: bool | None = None,
     save: str | Path | None = None,
     return_fig: bool = False,
-):
+) -> "np.ndarray | Figure | None":
     """Map genes on the tissue, measured on the left, predicted on the right.
 
     Both panels of a gene share one colour scale, also across sections, and one colour bar in the unit of the

@@ -102,11 +102,11 @@ def predict_slides(
     common = {"overwrite": overwrite, "options": options}
     run = _here(jobs, model_dir, common) if client is None else _on(client, jobs, model_dir, common, retries)
     found = {}
-    for row in tqdm(run, total=len(jobs), desc="slides", unit="slide", disable=not progress):
-        found[row["path"]] = row
-        if row["error"]:
-            logger.warning("%s failed: %s", row["path"], row["error"])
-    return pd.DataFrame([found[str(path)] for path, _ in jobs])
+    for path, result in tqdm(run, total=len(jobs), desc="slides", unit="slide", disable=not progress):
+        found[path] = result
+        if result["error"]:
+            logger.warning("%s failed: %s", path, result["error"])
+    return pd.DataFrame([{"path": str(path), "out": str(out), **found[path]} for path, out in jobs])
 
 
 def _jobs(paths: Sequence[str | Path], out_dir: Path) -> list[tuple[Path, Path]]:
@@ -136,30 +136,33 @@ def _check_options(options: dict) -> None:
         raise TypeError(f"predict_slides() has no options {unknown}; there are {sorted(known)}.")
 
 
-def _here(jobs: list[tuple[Path, Path]], model_dir: Path, common: dict) -> Iterator[dict]:
-    """Slide by slide in this process."""
+def _here(jobs: list[tuple[Path, Path]], model_dir: Path, common: dict) -> Iterator[tuple[Path, dict]]:
+    """Slides and their results, one after the other in this process."""
     for path, out in jobs:
         start = time.perf_counter()
         try:
-            yield _predict(path, out, model_dir, **common)
+            yield path, _predict(path, out, model_dir, **common)
         except Exception as error:  # noqa: BLE001  whatever it is, the other slides go on
-            yield _failed(path, out, error, time.perf_counter() - start)
+            yield path, _failed(error, time.perf_counter() - start)
 
 
-def _on(client: "Client", jobs: list[tuple[Path, Path]], model_dir: Path, common: dict, retries: int) -> Iterator[dict]:
-    """On the workers of a cluster, as they finish."""
+def _on(
+    client: "Client", jobs: list[tuple[Path, Path]], model_dir: Path, common: dict, retries: int
+) -> Iterator[tuple[Path, dict]]:
+    """Slides and their results, as the workers of a cluster finish them."""
     from distributed import as_completed
 
     start = time.perf_counter()
     options = {"retries": retries, "pure": False, **common}
-    futures = {client.submit(_predict, path, out, model_dir, **options): (path, out) for path, out in jobs}
+    futures = {client.submit(_predict, path, out, model_dir, **options): path for path, out in jobs}
     for future in as_completed(list(futures)):
         error = future.exception()
-        yield future.result() if error is None else _failed(*futures[future], error, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        yield futures[future], future.result() if error is None else _failed(error, seconds)
 
 
 def _predict(path: Path, out: Path, model_dir: Path, *, overwrite: bool, options: dict) -> dict:
-    """One slide."""
+    """Predict one slide; what the table says about it."""
     import zarr
 
     start, there = time.perf_counter(), out.exists()
@@ -167,22 +170,11 @@ def _predict(path: Path, out: Path, model_dir: Path, *, overwrite: bool, options
     model.predict_to_zarr(path, out, resume=not overwrite, overwrite=overwrite, progress=False, **options)
     layer = zarr.open_group(out, mode="r")["layers"][options.get("layer", LAYERS.draw)]
     status = "skipped" if there and not overwrite else "done"
-    return _row(path, out, status, time.perf_counter() - start, n_spots=layer.shape[0])
+    return {"status": status, "seconds": time.perf_counter() - start, "n_spots": layer.shape[0], "error": ""}
 
 
-def _failed(path: Path, out: Path, error: BaseException, seconds: float) -> dict:
-    return _row(path, out, "failed", seconds, error=f"{type(error).__name__}: {error}")
-
-
-def _row(path: Path, out: Path, status: str, seconds: float, *, n_spots: int = 0, error: str = "") -> dict:
-    return {
-        "path": str(path),
-        "out": str(out),
-        "status": status,
-        "seconds": seconds,
-        "n_spots": n_spots,
-        "error": error,
-    }
+def _failed(error: BaseException, seconds: float) -> dict:
+    return {"status": "failed", "seconds": seconds, "n_spots": 0, "error": f"{type(error).__name__}: {error}"}
 
 
 @lru_cache(maxsize=1)
