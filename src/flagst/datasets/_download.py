@@ -8,13 +8,14 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from flagst._files import drafted
+from flagst._files import drafted, sha256_of
 
 logger = logging.getLogger("flagst")
 
 #: The repository at the commit that the manifest's hashes belong to (Andersson et al., Nat. Commun. 2021).
 BASE_URL = "https://raw.githubusercontent.com/almaan/her2st/85df741/"
 _MANIFEST = "her2st_manifest.csv"
+_COLUMNS = ("section", "kind", "path", "git_blob_sha1", "sha256")
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,7 @@ class ManifestFile:
 def manifest() -> dict[tuple[str, str], ManifestFile]:
     """Files by ``(section, kind)``; kinds: counts, spots, image, cluster_labels, pathologist_labels."""
     with files("flagst.datasets").joinpath(_MANIFEST).open(encoding="utf-8", newline="") as handle:
-        rows = [
-            ManifestFile(row["section"], row["kind"], row["path"], row["git_blob_sha1"], row["sha256"])
-            for row in csv.DictReader(handle)
-        ]
+        rows = [ManifestFile(*(row[key] for key in _COLUMNS)) for row in csv.DictReader(handle)]
     return {(row.section, row.kind): row for row in rows}
 
 
@@ -47,8 +45,8 @@ def known_sections() -> list[str]:
 def git_blob_sha1(path: Path) -> str:
     """SHA-1 that git gives to a file's content: of ``blob <size>``, a zero byte and the content."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    _feed(digest, path)
-    return digest.hexdigest()
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, lambda: digest).hexdigest()
 
 
 def check_file(path: Path, entry: ManifestFile) -> None:
@@ -57,9 +55,7 @@ def check_file(path: Path, entry: ManifestFile) -> None:
     The SHA-256 is used where it is known, otherwise the git blob SHA-1.
     """
     if entry.sha256:
-        digest = hashlib.sha256()
-        _feed(digest, path)
-        name, expected, found = "sha256", entry.sha256, digest.hexdigest()
+        name, expected, found = "sha256", entry.sha256, sha256_of(path)
     else:
         name, expected, found = "git blob sha1", entry.git_blob_sha1, git_blob_sha1(path)
     if found != expected:
@@ -111,9 +107,3 @@ def _download(url: str, target: Path) -> None:
             f"Could not download {url} ({error}). On a machine without network, pass data_dir= or set "
             "FLAGST_DATA_DIR to a folder with the files of github.com/almaan/her2st."
         ) from error
-
-
-def _feed(digest, path: Path) -> None:
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)

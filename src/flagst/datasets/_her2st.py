@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from flagst._keys import OBS
 from flagst.datasets import _download
-from flagst.datasets._st_array import pitch_px, read_counts, spot_names
-from flagst.io import Section, build_sdata, lazy_pyramid
+from flagst.datasets._st_array import pitch_px, read_counts, read_spots, require_known, spot_names, st_section
+from flagst.io import Section, build_sdata
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,12 +69,7 @@ def her2st(sections: str | Sequence[str], data_dir: str | Path | None = None, *,
     -------
     >>> sdata = flagst.datasets.her2st(["C2", "C3"])  # doctest: +SKIP
     """
-    names = [sections] if isinstance(sections, str) else list(sections)
-    known = _download.known_sections()
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        said = f"HER2ST has no section {unknown}" if names else "No section was named"
-        raise ValueError(f"{said}; known sections: {known}.")
+    names = require_known(sections, _download.known_sections(), data_set="HER2ST")
     data_dir = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     locate = _download_or_none if data_dir is None else _in_place(_root(Path(data_dir)), verify)
     parts = [_read_section(name, locate) for name in names]
@@ -135,61 +128,34 @@ def _download_or_none(section: str, kind: str) -> Path | None:
 
 
 def _read_section(name: str, locate: _Locate) -> Section:
-    import pandas as pd
-
-    counts = read_counts(locate(name, "counts"))
-    spots = pd.read_csv(locate(name, "spots"), sep="\t")
-    spots.index = spot_names(spots["x"], spots["y"])
-    um_per_px = PITCH_UM / pitch_px(spots)
-    kept = counts.index.isin(spots.index) & (counts.to_numpy().sum(axis=1) > 0)
-    if not kept.all():
-        left_out = list(counts.index[~kept])
-        logger.warning("Section %r: spots without position or counts are left out: %s.", name, left_out)
-        counts = counts.loc[kept]
-    spots = spots.loc[counts.index]
-
-    obs = pd.DataFrame(index=name + "_" + counts.index)
-    obs[OBS.patient] = name[0]
-    obs[OBS.array_row] = spots["y"].to_numpy(dtype=np.int64)
-    obs[OBS.array_col] = spots["x"].to_numpy(dtype=np.int64)
-    clusters = _read_clusters(locate(name, "cluster_labels"))
-    pathologist = _read_pathologist(locate(name, "pathologist_labels"))
-    for column, labels in ((OBS.cluster, clusters), (OBS.pathologist, pathologist)):
-        if labels is not None:
-            obs[column] = labels.reindex(counts.index).fillna(UNLABELLED).to_numpy(dtype=object)
-
-    image = locate(name, "image")
-    return Section(
-        name=name,
-        # pixel_x is the column and pixel_y the row; the integer array position ignores the array's jitter
-        coords=spots[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64),
-        counts=counts.to_numpy(),
-        genes=list(counts.columns),
-        obs=obs,
-        spot_diameter_px=SPOT_DIAMETER_UM / um_per_px,
-        um_per_px=um_per_px,
-        layout="square",
-        image=None if image is None else lazy_pyramid(image),
+    counts, spots = read_counts(locate(name, "counts")), read_spots(locate(name, "spots"))
+    section = st_section(
+        name,
+        counts,
+        spots,
+        um_per_px=PITCH_UM / pitch_px(spots),
+        spot_diameter_um=SPOT_DIAMETER_UM,
+        image=locate(name, "image"),
     )
+    section.obs.insert(0, OBS.patient, name[0])
+    positions = section.obs.index.str.removeprefix(f"{name}_")
+    for column, labels in _read_labels(name, locate).items():
+        section.obs[column] = labels.reindex(positions).fillna(UNLABELLED).to_numpy(dtype=object)
+    return section
 
 
-def _read_clusters(path: Path | None) -> "pd.Series | None":
-    """Expression cluster by spot, ``{patient}_{number}``."""
+def _read_labels(name: str, locate: _Locate) -> dict[str, "pd.Series"]:
+    """Column of ``obs`` -> label by array position, of the label files that the section has."""
     import pandas as pd
 
-    if path is None:
-        return None
-    table = pd.read_csv(path, sep="\t")
-    labels = table["patient_id"].astype(str) + "_" + table["label"].astype(str)
-    return pd.Series(labels.to_numpy(dtype=object), index=spot_names(table["x"], table["y"]))
-
-
-def _read_pathologist(path: Path | None) -> "pd.Series | None":
-    """Pathologist's label by spot; the file holds jittered array positions, some of them empty."""
-    import pandas as pd
-
-    if path is None:
-        return None
-    table = pd.read_csv(path, sep="\t").dropna(subset=["x", "y", "label"])
-    names = spot_names(table["x"].round(), table["y"].round())
-    return pd.Series(table["label"].str.strip().to_numpy(dtype=object), index=names)
+    labels = {}
+    if path := locate(name, "cluster_labels"):
+        table = pd.read_csv(path, sep="\t")
+        values = table["patient_id"].astype(str) + "_" + table["label"].astype(str)
+        labels[OBS.cluster] = pd.Series(values.to_numpy(dtype=object), index=spot_names(table["x"], table["y"]))
+    if path := locate(name, "pathologist_labels"):
+        # the file holds jittered array positions, some of them empty
+        table = pd.read_csv(path, sep="\t").dropna(subset=["x", "y", "label"])
+        names = spot_names(table["x"].round(), table["y"].round())
+        labels[OBS.pathologist] = pd.Series(table["label"].str.strip().to_numpy(dtype=object), index=names)
+    return labels

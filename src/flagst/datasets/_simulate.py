@@ -7,15 +7,7 @@ import numpy as np
 
 from flagst._checks import require_key
 from flagst._keys import LAYERS, OBS, OBSM, TABLE, TRUTH, UNS, VARM
-from flagst.datasets._fields import (
-    GRID_PX,
-    PITCH_UM,
-    SPOT_DIAMETER_UM,
-    UM_PER_PX,
-    field,
-    lay_out,
-    sample,
-)
+from flagst.datasets._fields import GRID_PX, PITCH_UM, SPOT_DIAMETER_UM, UM_PER_PX, field, lay_out, sample
 from flagst.datasets._tissue import DOMAINS, draw_section
 from flagst.io import Section, build_sdata
 

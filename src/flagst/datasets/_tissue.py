@@ -1,7 +1,5 @@
 """Draw H&E-like sections: stain densities per pixel from domain proportions, then colour."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 #: Tissue domains that the drawing knows, in the order of the proportions it takes.
@@ -13,24 +11,13 @@ _EOSIN = np.array([0.12, 0.62, 0.34], dtype=np.float32)
 _BACKGROUND = np.array([0.02, 0.025, 0.02], dtype=np.float32)
 
 
-@dataclass(frozen=True)
-class _Look:
-    """How one domain looks: cytoplasm stain, and nuclei (share of sites, radii in micrometres, darkness)."""
-
-    haematoxylin: float
-    eosin: float
-    nuclei: float
-    radius: float
-    elongation: float
-    darkness: float
-
-
-_LOOKS = {
-    "tumour": _Look(haematoxylin=0.16, eosin=0.42, nuclei=0.36, radius=4.8, elongation=1.25, darkness=0.85),
-    "gland": _Look(haematoxylin=0.06, eosin=0.36, nuclei=0.10, radius=3.4, elongation=1.4, darkness=0.85),
-    "stroma": _Look(haematoxylin=0.02, eosin=0.50, nuclei=0.07, radius=3.0, elongation=2.6, darkness=0.95),
-    "immune": _Look(haematoxylin=0.10, eosin=0.20, nuclei=0.75, radius=2.9, elongation=1.05, darkness=1.25),
-}
+# How each domain looks, in the order of DOMAINS: the cytoplasm's stain, and the nuclei.
+_CYTOPLASM_HAEMATOXYLIN = np.array([0.16, 0.06, 0.02, 0.10], dtype=np.float32)
+_CYTOPLASM_EOSIN = np.array([0.42, 0.36, 0.50, 0.20], dtype=np.float32)
+_NUCLEI = np.array([0.36, 0.10, 0.07, 0.75])  # share of sites with a nucleus
+_RADIUS_UM = np.array([4.8, 3.4, 3.0, 2.9])
+_ELONGATION = np.array([1.25, 1.4, 2.6, 1.05])
+_DARKNESS = np.array([0.85, 0.85, 0.95, 1.25])
 _SITE_UM = 8.0  # distance between the sites at which a nucleus may sit
 _GLAND_UM = 92.0  # distance between the sites at which a gland may sit
 _PIECE = 4096  # nuclei stamped at a time, to bound memory
@@ -65,17 +52,16 @@ def draw_section(
     depth = _enlarge(tissue, factor)
     inside = np.clip(depth / 5 + 0.5, 0, 1)
     shape = inside.shape
-    looks = [_LOOKS[name] for name in DOMAINS]
 
     fibres = _fibres(shape, um_per_px, rng)
-    haematoxylin = np.tensordot(np.float32([look.haematoxylin for look in looks]), shares, axes=1)
-    eosin = np.tensordot(np.float32([look.eosin for look in looks]), shares, axes=1)
+    haematoxylin = np.tensordot(_CYTOPLASM_HAEMATOXYLIN, shares, axes=1)
+    eosin = np.tensordot(_CYTOPLASM_EOSIN, shares, axes=1)
     eosin *= 1 + shares[DOMAINS.index("stroma")] * (fibres - 0.3) + 0.15 * _noise(shape, 3 / um_per_px, rng)
 
     lining, cytoplasm, lumen = _draw_glands(shares[DOMAINS.index("gland")], depth, um_per_px, rng)
     eosin += 0.25 * cytoplasm
     haematoxylin += 0.08 * cytoplasm
-    nuclei = _nuclei_sites(shares, inside, np.maximum(cytoplasm, lumen), looks, um_per_px, rng)
+    nuclei = _nuclei_sites(shares, inside, np.maximum(cytoplasm, lumen), um_per_px, rng)
     nuclei = np.concatenate([nuclei, lining])
     dark = _stamp_ellipses(nuclei, shape) * (1 + 0.25 * _noise(shape, 1.2 / um_per_px, rng))
     open_space = inside * (1 - lumen)
@@ -129,22 +115,21 @@ def _sites(shape: tuple[int, int], spacing: float, rng: np.random.Generator) -> 
     return np.clip(sites, 0, np.array(shape) - 1)
 
 
-def _nuclei_sites(shares, inside, glands, looks, um_per_px, rng) -> np.ndarray:
+def _nuclei_sites(shares, inside, glands, um_per_px, rng) -> np.ndarray:
     """Nuclei outside glands: ``(n_nuclei, 6)`` row, column, two radii (px), angle, darkness."""
     sites = _sites(inside.shape, _SITE_UM / um_per_px, rng)
     row, column = sites.astype(int).T
     share = shares[:, row, column]
-    wanted = share * np.array([look.nuclei for look in looks])[:, None]
+    wanted = share * _NUCLEI[:, None]
     free = (inside[row, column] > 0.9) & (glands[row, column] < 0.3)
     kept = free & (rng.random(len(sites)) < wanted.sum(axis=0))
     sites, wanted = sites[kept], wanted[:, kept]
     # which domain a nucleus belongs to follows the local mixture
     cumulative = np.cumsum(wanted / wanted.sum(axis=0), axis=0)
-    kind = np.minimum((rng.random(len(sites)) > cumulative).sum(axis=0), len(looks) - 1)
-    radius = np.array([look.radius for look in looks])[kind] / um_per_px
-    radius = radius * rng.lognormal(0, 0.15, len(sites))
-    stretch = np.sqrt(np.array([look.elongation for look in looks])[kind])
-    darkness = np.array([look.darkness for look in looks])[kind] * rng.uniform(0.75, 1.2, len(sites))
+    kind = np.minimum((rng.random(len(sites)) > cumulative).sum(axis=0), len(DOMAINS) - 1)
+    radius = _RADIUS_UM[kind] / um_per_px * rng.lognormal(0, 0.15, len(sites))
+    stretch = np.sqrt(_ELONGATION[kind])
+    darkness = _DARKNESS[kind] * rng.uniform(0.75, 1.2, len(sites))
     angle = rng.uniform(0, np.pi, len(sites))
     return np.column_stack([sites, radius * stretch, radius / stretch, angle, darkness])
 
