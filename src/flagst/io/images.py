@@ -2,11 +2,12 @@
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from flagst.io.level import SlideLevel, file_stamp, lazy
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -24,49 +25,24 @@ _lock = threading.Lock()
 _limit_lock = threading.Lock()
 
 
-@dataclass(frozen=True)
-class LazyImage:
-    """One level of an image file, decoded when it is first indexed.
+class ImageLevel(SlideLevel):
+    """One level of an image file, decoded as a whole when it is first read.
 
     Decoding a JPEG cannot start in the middle, so a chunk-wise reader would decode the file once per chunk.
     Here the decoded level stays in a small cache (see :func:`clear_image_cache`) that all chunks read from.
-
-    Parameters
-    ----------
-    path
-        Image file.
-    reduction
-        Integer side reduction, one of 1, 2, 4, 8.
-    height, width
-        Size of this level, pixels.
-    stamp
-        Modification time and size of the file: a changed file is decoded again.
     """
 
-    path: str
-    reduction: int
-    height: int
-    width: int
-    stamp: tuple[int, int]
-
-    ndim = 3
-    dtype = np.dtype(np.uint8)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Rows, columns, channels (red, green, blue)."""
-        return (self.height, self.width, 3)
-
-    def __getitem__(self, item) -> np.ndarray:
-        return self._decoded()[item].copy()  # a view would keep the whole level alive
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        """Pixels of a region, ``(y1 - y0, x1 - x0, 3)`` uint8."""
+        return self._decoded()[y0:y1, x0:x1].copy()  # a view would keep the whole level alive
 
     def _decoded(self) -> np.ndarray:
-        key = (self.path, self.reduction, self.stamp)
+        key = (self.path, self.level, self.stamp)
         with _lock:
             if key in _cache:
                 _cache.move_to_end(key)
             else:
-                _cache[key] = read_reduced(self.path, self.reduction)[: self.height, : self.width]
+                _cache[key] = read_reduced(self.path, REDUCTIONS[self.level])[: self.height, : self.width]
                 while len(_cache) > 1 and sum(level.nbytes for level in _cache.values()) > CACHE_BYTES:
                     _cache.popitem(last=False)
             return _cache[key]
@@ -91,29 +67,19 @@ def lazy_pyramid(path: str | Path) -> list:
     -------
     List of dask arrays ``(height // r, width // r, 3)`` uint8, rows, columns, colour, for r in 1, 2, 4, 8.
     """
-    import dask.array as da
-    from dask.base import tokenize
+    return [lazy(level).transpose(1, 2, 0) for level in image_file_levels(path)]
 
+
+def image_file_levels(path: str | Path) -> list[ImageLevel]:
+    """Levels of an image file, full resolution first; only its header is read."""
     path = Path(path).resolve()
-    info = path.stat()
-    width, height = image_size(path)
-    levels = []
-    for reduction in REDUCTIONS:
-        level = LazyImage(
-            str(path), reduction, height // reduction, width // reduction, (info.st_mtime_ns, info.st_size)
-        )
-        if min(level.shape[:2]) < 1:
-            break
-        name = "image-" + tokenize(level.path, level.reduction, level.stamp)
-        meta = np.empty((0, 0, 0), np.uint8)
-        levels.append(da.from_array(level, chunks=(CHUNK, CHUNK, 3), name=name, meta=meta))
-    return levels
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of an image file, read from its header."""
     with _open(path) as image:
-        return image.size
+        width, height = image.size
+    return [
+        ImageLevel(str(path), number, height // reduction, width // reduction, (CHUNK, CHUNK), file_stamp(path))
+        for number, reduction in enumerate(REDUCTIONS)
+        if min(height, width) >= reduction
+    ]
 
 
 def image_mode(path: str | Path) -> str:

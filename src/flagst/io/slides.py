@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flagst._checks import require_key, require_one_of
 from flagst._keys import PARAM, SLOT, UNS, image_element
 from flagst.data.patches import image_levels
-from flagst.io.images import image_mode, lazy_pyramid
+from flagst.io.images import image_file_levels, image_mode
 from flagst.io.level import lazy
 from flagst.io.ngff import is_ngff, ngff_levels
 from flagst.io.openslide import openslide_levels
@@ -117,7 +117,7 @@ def _open(path: Path, image_key: str | None, reader: str) -> tuple[list, Scale |
         mode = image_mode(path)
         if mode not in _COLOUR_MODES:
             raise ValueError(f"{path} is an image of mode {mode}; flagst needs RGB or RGBA of 8 bits. Convert it.")
-        return [level.transpose(2, 0, 1) for level in lazy_pyramid(path)], None
+        return [lazy(level) for level in image_file_levels(path)], None
     levels, scale = tiff_levels(path) if suffix in _TIFF and reader == "auto" else openslide_levels(path)
     return [lazy(level) for level in levels], scale
 
