@@ -7,6 +7,8 @@ from pathlib import Path
 
 from flagst import __version__
 from flagst._keys import TARGETS
+from flagst.cli import demo, files
+from flagst.cli.console import quiet
 
 DATA_HELP = "h5ad with obsm['X_image'] or an image in uns['spatial'], or SpatialData zarr"
 
@@ -14,8 +16,6 @@ DATA_HELP = "h5ad with obsm['X_image'] or an image in uns['spatial'], or Spatial
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0, or 1 after an error that was printed."""
     arguments = build_parser().parse_args(argv)
-    from flagst.cli.console import quiet
-
     try:
         with quiet(verbose=arguments.verbose):
             arguments.run(arguments)
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(commands) -> None:
-    parser = _add(commands, "demo", "train, predict a held-out section, print its scores, save figures", _demo)
+    parser = _add(commands, "demo", "train, predict a held-out section, print its scores, save figures", demo.run)
     parser.add_argument("--data", choices=("simulated", "her2st"), default="simulated", help="default: simulated")
     parser.add_argument("--data-dir", type=Path, help="folder of HER2ST; default: $FLAGST_DATA_DIR, else download")
     parser.add_argument("--out", type=Path, default=Path("flagst_demo"), help="default: %(default)s")
@@ -50,7 +50,7 @@ def _add_demo(commands) -> None:
 
 
 def _add_train(commands) -> None:
-    parser = _add(commands, "train", "train a model on a file and save it", _train)
+    parser = _add(commands, "train", "train a model on a file and save it", files.train)
     parser.add_argument("data", type=Path, help=DATA_HELP)
     parser.add_argument("--model", type=Path, required=True, help="folder to save the model in")
     parser.add_argument("--sections", nargs="+", metavar="NAME", help="sections to train on; default: all")
@@ -61,7 +61,7 @@ def _add_train(commands) -> None:
 
 
 def _add_predict(commands) -> None:
-    parser = _add(commands, "predict", "predict a file's sections, or a slide, with a saved model", _predict)
+    parser = _add(commands, "predict", "predict a file's sections, or a slide, with a saved model", files.predict)
     parser.add_argument("data", type=Path, nargs="?", help=f"{DATA_HELP}; or give --image")
     parser.add_argument("--model", type=Path, required=True, help="folder of the saved model")
     parser.add_argument(
@@ -69,9 +69,9 @@ def _add_predict(commands) -> None:
     )
     parser.add_argument(
         "--structure",
-        type=_structure,
+        type=float,
         default=0.5,
-        help="0: the mean, 1: a full draw, auto: as rough as the training sections; default: 0.5",
+        help="from 0, the mean, to 1, a full sample; default: %(default)s",
     )
     parser.add_argument(
         "--n-samples", type=int, help="draws behind --std and --quantiles; default: 50 where one of them is given"
@@ -110,13 +110,8 @@ def _add_slide(parser: argparse.ArgumentParser) -> None:
     slide.add_argument("--resume", action="store_true", help="take over the image features of a run that broke off")
 
 
-def _structure(text: str) -> float | str:
-    """A number, or ``auto``."""
-    return text if text == "auto" else float(text)
-
-
 def _add_evaluate(commands) -> None:
-    parser = _add(commands, "evaluate", "score a prediction against the counts in the same file", _evaluate)
+    parser = _add(commands, "evaluate", "score a prediction against the counts in the same file", files.evaluate)
     parser.add_argument("data", type=Path, help="what 'flagst predict' wrote")
     parser.add_argument("--layer", default="flagst", help="layer with the prediction; default: %(default)s")
     parser.add_argument("--target", choices=TARGETS, help="unit of the prediction; default: the recorded one")
@@ -135,30 +130,6 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-epochs", type=int, help="default: the model's own number")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-
-
-def _demo(arguments: argparse.Namespace) -> None:
-    from flagst.cli import demo
-
-    demo.run(arguments)
-
-
-def _train(arguments: argparse.Namespace) -> None:
-    from flagst.cli import files
-
-    files.train(arguments)
-
-
-def _predict(arguments: argparse.Namespace) -> None:
-    from flagst.cli import files
-
-    files.predict(arguments)
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from flagst.cli import files
-
-    files.evaluate(arguments)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 #: Written first, so that a later run knows the folder for one of ours.
 MARKER = "flagst_demo.json"
+#: What is written, and what it is.
 OUTPUTS = {
-    "model": "model",
-    "prediction": "prediction.zarr",
-    "scores": "scores.csv",
-    "spatial": "spatial.png",
-    "structure": "structure.png",
-    "history": "history.png",
+    "model": "the trained model: flagst.FLAG.load(...)",
+    "prediction.zarr": "the held-out section as SpatialData: image, spots, counts, features, prediction",
+    "scores.csv": "every metric of every method",
+    "spatial.png": "measured beside predicted on the tissue",
+    "structure.png": "gene-gene correlation and Moran's I",
+    "history.png": "training curves",
 }
 HER2ST_SECTIONS = ("C2", "C3", "C4", "C5")
 HER2ST_GENES = 200
@@ -62,13 +63,16 @@ def run(arguments: argparse.Namespace) -> None:
     FileExistsError
         ``out`` holds something else and ``overwrite`` is not given.
     """
+    from flagst import pp
+
     paths = prepare_folder(arguments.out, overwrite=arguments.overwrite)
     steps = Steps(6)
     with steps(f"Loading {arguments.data} sections"):
         sdata = load_sections(arguments)
     training, held_out = split(sdata)
     with steps(f"Image features of {sdata.tables[TABLE].n_obs} spots"):
-        extract(training, held_out)
+        for part in (training, held_out):
+            pp.image_features(part, progress=interactive())
     with steps("Training FLAG (regression mean, then diffusion of its residual)"):
         model = fit(training, arguments)
     with steps("Predicting the held-out section, with FLAG and with simpler methods"):
@@ -91,7 +95,7 @@ def prepare_folder(out: Path, *, overwrite: bool) -> dict[str, Path]:
             "Name another folder with --out, or pass --overwrite to write into it."
         )
     out.mkdir(parents=True, exist_ok=True)
-    paths = {name: out / file for name, file in OUTPUTS.items()}
+    paths = {Path(file).stem: out / file for file in OUTPUTS}
     for path in paths.values():
         if path.is_dir():
             shutil.rmtree(path)
@@ -116,14 +120,6 @@ def split(sdata: "SpatialData") -> tuple["SpatialData", "SpatialData"]:
     """All sections but the last, and the last."""
     names = list(sdata.tables[TABLE].obs[OBS.section].cat.categories)
     return sdata.filter_by_coordinate_system(names[:-1]), sdata.filter_by_coordinate_system(names[-1])
-
-
-def extract(*parts: "SpatialData") -> None:
-    """Image features of every part."""
-    from flagst import pp
-
-    for part in parts:
-        pp.image_features(part, progress=interactive())
 
 
 def fit(training: "SpatialData", arguments: argparse.Namespace):
@@ -205,12 +201,5 @@ def report(scores: "pd.DataFrame", prediction: "AnnData", arguments: argparse.Na
     print("\n" + LEGEND[""])
     print(LEGEND[arguments.data])
     print(f"\nIn {arguments.out}, after {seconds:.0f} s:")
-    for name, text in (
-        ("model", "the trained model: flagst.FLAG.load(...)"),
-        ("prediction", f"{section} as SpatialData: image, spots, counts, features, prediction"),
-        ("scores", "every metric of every method"),
-        ("spatial", "measured beside predicted on the tissue"),
-        ("structure", "gene-gene correlation and Moran's I"),
-        ("history", "training curves"),
-    ):
-        print(f"  {OUTPUTS[name]:<16} {text}")
+    for file, text in OUTPUTS.items():
+        print(f"  {file:<16} {text}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flagst._checks import require_key
 from flagst._keys import OBS, OBSM, PREDICTION_TABLE, TABLE
+from flagst.cli import slide
 from flagst.cli.console import hush, interactive, scores_table
 
 if TYPE_CHECKING:
@@ -15,15 +16,7 @@ if TYPE_CHECKING:
 #: Draws behind standard deviation and quantiles.
 N_SAMPLES = 50
 #: Arguments of ``flagst predict`` that only say something about a slide.
-SLIDE_OPTIONS = (
-    "um_per_px",
-    "pitch_um",
-    "layout",
-    "section",
-    "image_key",
-    "without_image",
-    "resume",
-)
+SLIDE_OPTIONS = ("um_per_px", "pitch_um", "layout", "section", "image_key", "without_image", "resume")
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -58,8 +51,6 @@ def predict(arguments: argparse.Namespace) -> None:
     if (arguments.data is None) == (arguments.image is None):
         raise ValueError("Pass either DATA, a file with spots, or --image, a slide without.")
     if arguments.image is not None:
-        from flagst.cli import slide
-
         slide.predict(arguments, prediction_options(arguments))
     elif given:
         raise ValueError(f"{', '.join(given)} are for --image; {arguments.data} has spots of its own.")
@@ -94,8 +85,6 @@ def _predict_file(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.data} is an h5ad: --out must end in .h5ad too; got {arguments.out}.")
     key = model.setup_["image_key"]
     if key not in table(data).obsm:
-        from flagst.cli import slide
-
         record = model.features_.get(key, {})
         encoder = slide.open_encoder(record, arguments.encoder_path)
         slide.extract(data, encoder, record, key, section_key=model.setup_["section_key"])
