@@ -101,15 +101,11 @@ def _check_pixels(path: Path, series: "TiffPageSeries") -> None:
     if series.is_multifile:
         raise ValueError(f"{path} is spread over several files. Save it as one TIFF, or as OME-Zarr.")
     n_channels = int(np.prod([n for axis, n in sizes.items() if axis in _COLOURS]))
-    if n_channels not in (3, 4) or page.photometric.name == "PALETTE":
+    kind = page.photometric.name
+    if not (n_channels == 3 and kind != "PALETTE" or n_channels == 4 and kind in ("RGB", "YCBCR")):
         raise ValueError(
-            f"{path} has {n_channels} channel(s), photometric {page.photometric.name}; flagst needs H&E in RGB or "
-            "RGBA. Convert the image, or choose the H&E image of the slide."
-        )
-    if n_channels == 4 and page.photometric.name not in ("RGB", "YCBCR"):
-        raise ValueError(
-            f"{path} has 4 channels, photometric {page.photometric.name}, which are not RGBA. "
-            "flagst needs H&E in RGB: convert the image."
+            f"{path} has {n_channels} channel(s), photometric {kind}, which is not RGBA or RGB. flagst needs H&E in "
+            "RGB or RGBA: convert the image, or choose the H&E image of the slide."
         )
     if series.dtype != np.uint8:
         raise TypeError(f"{path} has pixels of type {series.dtype}; flagst needs uint8, 0 to 255. Convert the image.")

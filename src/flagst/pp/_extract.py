@@ -77,18 +77,17 @@ def encode_sections(
     def encode(section: SectionImage, block: Block, first: int, image: str) -> int:
         stain, place = stains.get(section.name), np.s_[section.rows[block.rows], first : first + width]
         key = None if kept is None else kept.key(image, block, stain)
-        known = None if kept is None else kept.load(key, (len(block.rows), width))
-        if known is not None:
-            features[place] = known
-            return len(block.rows)
-        features[place] = compute(block, stain)
-        if not np.isfinite(features[place]).all():
-            raise ValueError(
-                f"Encoder {encoder.name!r} returned NaN or infinite values in section {section.name!r}. "
-                f"{remedy_of_nan(encoder)}"
-            )
-        if kept is not None:
-            kept.store(key, features[place])
+        values = None if kept is None else kept.load(key, (len(block.rows), width))
+        if values is None:
+            values = compute(block, stain)
+            if not np.isfinite(values).all():
+                raise ValueError(
+                    f"Encoder {encoder.name!r} returned NaN or infinite values in section {section.name!r}. "
+                    f"{remedy_of_nan(encoder)}"
+                )
+            if kept is not None:
+                kept.store(key, values)
+        features[place] = values
         return len(block.rows)
 
     with (

@@ -119,8 +119,7 @@ def image_features(
     """
     encoder = get_encoder(encoder)
     scales = require_lengths(encoder.patch_um if patch_um is None else patch_um, name="patch_um")
-    stain_normalise = "none" if stain_normalise is None else stain_normalise
-    require_one_of(stain_normalise, STAIN_NORMALISE, name="stain_normalise")
+    stain_normalise = checked_normalisation(stain_normalise)
     n_jobs = _check_jobs(n_jobs)
     if client is not None:
         require_client(client)
@@ -146,23 +145,24 @@ def image_features(
         adata.uns[UNS.flagst][SLOT.features][key_added].update(terms)
         logger.info("Image features with the same settings are in obsm[%r]; reused.", key_added)
         return
-    stains = {}
-    for section in sections:
-        stains[section.name] = look_over(section, scales, encoder.patch_px)
+    stains = {section.name: look_over(section, scales, encoder.patch_px) for section in sections}
     applied = stains if stain_normalise == "section" else {}
     features = encode_sections(
         adata.n_obs, sections, applied, encoder, scales, n_jobs=n_jobs, progress=progress, cache=cache, client=client
     )
-    record = (
-        settings
-        | of_sections
-        | {
-            FEATURES.stain: {name: [*stain.background, stain.strength] for name, stain in applied.items()},
-            FEATURES.names: [f"{name}_{scale:g}um" for scale in scales for name in encoder.feature_names],
-        }
-    )
-    _write(adata, key_added, features, record | terms)
+    made = {
+        FEATURES.stain: {name: [*stain.background, stain.strength] for name, stain in applied.items()},
+        FEATURES.names: [f"{name}_{scale:g}um" for scale in scales for name in encoder.feature_names],
+    }
+    _write(adata, key_added, features, settings | of_sections | made | terms)
     logger.info("Wrote %d image features of %d spots to obsm[%r].", width, adata.n_obs, key_added)
+
+
+def checked_normalisation(stain_normalise: str | None) -> str:
+    """``"section"`` or ``"none"``."""
+    stain_normalise = "none" if stain_normalise is None else stain_normalise
+    require_one_of(stain_normalise, STAIN_NORMALISE, name="stain_normalise")
+    return stain_normalise
 
 
 def _check_jobs(n_jobs: int | None) -> int:
@@ -243,7 +243,6 @@ def _check_swapped(section: SectionImage, overview: Overview) -> None:
 
 
 def _write(adata: "AnnData", key: str, features: np.ndarray, record: dict) -> None:
-    adata.obsm[key] = features
     slot = dict(adata.uns.get(UNS.flagst, {}))
-    slot[SLOT.features] = dict(slot.get(SLOT.features, {})) | {key: record}
-    adata.uns[UNS.flagst] = slot
+    adata.uns[UNS.flagst] = slot | {SLOT.features: dict(slot.get(SLOT.features, {})) | {key: record}}
+    adata.obsm[key] = features

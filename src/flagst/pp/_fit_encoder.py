@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst._checks import require_lengths, require_one_of
+from flagst._checks import require_lengths
 from flagst._keys import OBS, TABLE
 from flagst.data.patches import crop_block, plan_blocks
 from flagst.encoders import Handcrafted, SelfSupervisedEncoder
 from flagst.encoders._vicreg import N_STEPS
-from flagst.pp._features import STAIN_NORMALISE, look_over, resolve
+from flagst.pp._features import checked_normalisation, look_over, resolve
 from flagst.pp._sources import SectionImage
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ def fit_encoder(
     scales = require_lengths(patch_um, name="patch_um")
     if max_patches < 1:
         raise ValueError(f"max_patches must be 1 or more; got {max_patches!r}.")
-    stain_normalise = "none" if stain_normalise is None else stain_normalise
-    require_one_of(stain_normalise, STAIN_NORMALISE, name="stain_normalise")
+    normalise = checked_normalisation(stain_normalise) == "section"
     _, found, _ = resolve(data, section_key, table_key)
     names = [section.name for section in found]
     wanted = names if sections is None else [sections] if isinstance(sections, str) else list(sections)
@@ -99,7 +98,7 @@ def fit_encoder(
         raise ValueError(f"sections must name some of the sections that are there, {names}; got {wanted}.")
     chosen = [section for section in found if section.name in wanted]
 
-    patches = _cut(chosen, scales, stain_normalise == "section", most=max_patches, rng=np.random.default_rng(seed))
+    patches = _cut(chosen, scales, normalise, most=max_patches, rng=np.random.default_rng(seed))
     encoder = SelfSupervisedEncoder.fit(
         patches,
         patch_um=scales,

@@ -10,7 +10,7 @@ import numpy as np
 
 from flagst._checks import require_anndata, require_counts, require_key, require_one_of, require_unique
 from flagst._keys import GENES, OBS, SLOT, UNS, VAR
-from flagst.data.measured import section_rows
+from flagst.data.measured import counts_name, section_rows
 from flagst.data.stored import in_memory, row_sums
 
 if TYPE_CHECKING:
@@ -104,15 +104,14 @@ def select_genes(
     panel = np.isin(adata.var_names.to_numpy(dtype=object), names)
     adata.var[VAR.panel] = panel
     ordered = [str(name) for name in adata.var_names[panel]]
-    slot = dict(adata.uns.get(UNS.flagst, {}))
-    slot[SLOT.genes] = {
+    record = {
         GENES.flavor: flavor,
         GENES.n_genes: int(n_genes),
         GENES.sections: list(sections),
         GENES.names: ordered,
         GENES.sha256: panel_hash(ordered),
     }
-    adata.uns[UNS.flagst] = slot
+    adata.uns[UNS.flagst] = dict(adata.uns.get(UNS.flagst, {})) | {SLOT.genes: record}
     if subset:
         adata._inplace_subset_var(panel)
     logger.info("Chose %d genes (%s) from sections %s.", len(ordered), flavor, ", ".join(sections))
@@ -127,10 +126,9 @@ def _counts(adata: "AnnData", layer: str | None):
     """Counts and how to call them in messages."""
     if layer is not None:
         require_key(adata.layers, layer, where="adata.layers", hint="Pass layer=None to use adata.X.")
-        return in_memory(adata.layers[layer]), f"adata.layers[{layer!r}]"
-    if adata.X is None:
+    elif adata.X is None:
         raise ValueError("adata.X is None. Genes are chosen from raw counts: name their layer with layer=.")
-    return in_memory(adata.X), "adata.X"
+    return in_memory(adata.X if layer is None else adata.layers[layer]), counts_name(layer)
 
 
 def _sections(rows: dict[str, np.ndarray], train_sections: str | Sequence[str] | None) -> dict[str, np.ndarray]:
@@ -146,11 +144,16 @@ def _sections(rows: dict[str, np.ndarray], train_sections: str | Sequence[str] |
 
 def _hmhvg(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: int) -> list[str]:
     """Names of the HMHVG panel."""
+    from scipy.stats import rankdata
+
     names = adata.var_names.to_numpy(dtype=object)
     eligible = np.all([_detected(counts[rows]) for rows in sections.values()], axis=0)
-    variable = np.zeros(len(names), dtype=bool)
-    for rows in sections.values():
-        variable[np.flatnonzero(eligible)[_most_variable(counts[rows][:, eligible])]] = True
+    variable = eligible.copy()
+    if eligible.sum() > N_VARIABLE:
+        known = names[eligible].astype(str)
+        variable[eligible] = np.any(
+            [_most_variable(counts[rows][:, eligible], known, N_VARIABLE) for rows in sections.values()], axis=0
+        )
     _warn_if_ensembl(names)
     variable &= np.array([_HOUSEKEEPING.match(str(name)) is None for name in names])
     candidates = np.flatnonzero(variable)
@@ -163,27 +166,13 @@ def _hmhvg(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: i
         )
     mean, deviation = _mean_and_deviation(counts[np.concatenate(list(sections.values()))][:, candidates])
     # A gene is in both top-k lists exactly when the worse of its two ranks is below k.
-    worse = np.maximum(_rank(mean), _rank(deviation))
+    worse = np.maximum(*(rankdata(-values, method="ordinal") for values in (mean, deviation)))
     length = np.sort(worse)[n_genes - 1]
     return list(names[candidates[worse <= length]][:n_genes])
 
 
 def _detected(counts) -> np.ndarray:
     return np.asarray((counts > 0).sum(axis=0)).ravel() > 0
-
-
-def _most_variable(counts) -> np.ndarray:
-    """Positions of the ``N_VARIABLE`` most variable genes of one section's counts."""
-    import anndata as ad
-    import scanpy as sc
-
-    if counts.shape[1] <= N_VARIABLE:
-        return np.arange(counts.shape[1])
-    part = ad.AnnData(counts.astype(np.float32))
-    sc.pp.normalize_total(part)
-    sc.pp.log1p(part)
-    sc.pp.highly_variable_genes(part, n_top_genes=N_VARIABLE)
-    return np.flatnonzero(part.var["highly_variable"])
 
 
 def _mean_and_deviation(counts) -> tuple[np.ndarray, np.ndarray]:
@@ -195,37 +184,36 @@ def _mean_and_deviation(counts) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(np.maximum(variance, 0))
 
 
-def _rank(values: np.ndarray) -> np.ndarray:
-    """0 for the largest; ties in the order given."""
-    rank = np.empty(len(values), dtype=np.int64)
-    rank[np.argsort(-values, kind="stable")] = np.arange(len(values))
-    return rank
-
-
 def _scanpy_flavor(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: int, flavor: str) -> list[str]:
     """Names of the most variable genes by one of scanpy's flavours, sections as batches."""
+    rows = np.concatenate(list(sections.values()))
+    detected = _detected(counts[rows])
+    if detected.sum() < n_genes:
+        raise ValueError(f"n_genes is {n_genes}, but only {detected.sum()} genes have counts. Ask for fewer genes.")
+    names = adata.var_names[detected]
+    labels = np.repeat(list(sections), [len(r) for r in sections.values()])
+    chosen = names[_most_variable(counts[rows][:, detected], names, int(n_genes), flavor=flavor, labels=labels)]
+    if len(chosen) < n_genes:
+        raise ValueError(f"n_genes is {n_genes}, but flavor {flavor!r} ranks only {len(chosen)} genes. Ask for fewer.")
+    return list(chosen)
+
+
+def _most_variable(counts, names, n_genes: int, *, flavor: str = "seurat", labels=()) -> np.ndarray:
+    """Mask of the most variable genes by one of scanpy's flavours; spots of the same label are a batch."""
     import anndata as ad
     import pandas as pd
     import scanpy as sc
 
-    rows = np.concatenate(list(sections.values()))
-    labels = np.repeat(list(sections), [len(r) for r in sections.values()])
-    genes = _detected(counts[rows])
-    if genes.sum() < n_genes:
-        raise ValueError(f"n_genes is {n_genes}, but only {genes.sum()} genes have counts. Ask for fewer genes.")
-    obs = pd.DataFrame({OBS.section: pd.Categorical(labels)}, index=adata.obs_names[rows])
-    part = ad.AnnData(
-        counts[rows][:, genes].astype(np.float32), obs=obs, var=pd.DataFrame(index=adata.var_names[genes])
-    )
+    part = ad.AnnData(counts.astype(np.float32), var=pd.DataFrame(index=names))
+    batches = len(set(labels)) > 1
+    if batches:
+        part.obs[OBS.section] = pd.Categorical(labels)
     if flavor != "seurat_v3":
         sc.pp.normalize_total(part)
         sc.pp.log1p(part)
-    batch = OBS.section if len(sections) > 1 else None
-    sc.pp.highly_variable_genes(part, n_top_genes=int(n_genes), flavor=flavor, batch_key=batch)
-    chosen = part.var_names[part.var["highly_variable"]]
-    if len(chosen) < n_genes:
-        raise ValueError(f"n_genes is {n_genes}, but flavor {flavor!r} ranks only {len(chosen)} genes. Ask for fewer.")
-    return list(chosen)
+    batch_key = OBS.section if batches else None
+    sc.pp.highly_variable_genes(part, n_top_genes=n_genes, flavor=flavor, batch_key=batch_key)
+    return part.var["highly_variable"].to_numpy()
 
 
 def _warn_if_ensembl(names: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from flagst._checks import require_finite, require_key, require_scales
 from flagst._keys import LIBRARY, OBSM, PARAM, SCALES, SLOT, UNS, image_element
-from flagst.data.measured import section_rows
+from flagst.data.measured import recorded_params, section_rows
 from flagst.data.patches import Level, image_levels
 
 if TYPE_CHECKING:
@@ -46,10 +46,9 @@ class SectionImage:
 def um_per_px(adata: "AnnData", sections) -> dict[str, float]:
     """Micrometres per full-resolution pixel of every section."""
     hint = f"Set {SCALES} = {{section: micrometres per full-resolution pixel}}."
-    params = adata.uns.get(UNS.flagst, {}).get(SLOT.params, {})
-    where = f'adata.uns["{UNS.flagst}"]["{SLOT.params}"]'
-    require_key(params, PARAM.um_per_px, where=where, hint=hint)
-    known = {str(name): value for name, value in params[PARAM.um_per_px].items()}
+    params = recorded_params(adata)
+    require_key(params, PARAM.um_per_px, where=f'adata.uns["{UNS.flagst}"]["{SLOT.params}"]', hint=hint)
+    known = params[PARAM.um_per_px]
     for section in sections:
         require_key(known, section, where=SCALES, hint=hint)
     scales = {section: float(known[section]) for section in sections}

@@ -101,8 +101,7 @@ def tissue_spots(
     for element, where in [(table_key, sdata.tables), *((shapes_element(name), sdata.shapes) for name in names)]:
         if element in where:
             raise ValueError(f"The SpatialData has {element!r} already. Delete it first, or choose other sections.")
-    known = _recorded(sdata) if um_per_px is None else um_per_px
-    scales = {name: _scale(known, name) for name in names}
+    scales = _scales(sdata, names, um_per_px)
     found = {}
     for name in names:
         levels = image_levels(sdata.images[image_element(name)])
@@ -124,18 +123,16 @@ def _sections(sdata: "SpatialData", sections: str | Sequence[str] | None) -> lis
     return names
 
 
-def _recorded(sdata: "SpatialData") -> Mapping[str, float]:
-    """Micrometres per pixel of the sections that were opened by flagst."""
-    return sdata.attrs.get(UNS.flagst, {}).get(SLOT.params, {}).get(PARAM.um_per_px, {})
-
-
-def _scale(um_per_px: float | Mapping[str, float], name: str) -> float:
-    if isinstance(um_per_px, Mapping):
-        require_key(um_per_px, name, where="um_per_px", hint="Give one number, or one per section.")
-        um_per_px = um_per_px[name]
-    if not (np.isfinite(um_per_px) and um_per_px > 0):
-        raise ValueError(f"um_per_px of {name!r} must be positive; got {um_per_px!r}.")
-    return float(um_per_px)
+def _scales(sdata: "SpatialData", names: list[str], um_per_px: float | Mapping[str, float] | None) -> dict[str, float]:
+    """Micrometres per pixel of every section: the given ones, else those that :func:`flagst.io.read_slide` recorded."""
+    if um_per_px is None:
+        um_per_px = sdata.attrs.get(UNS.flagst, {}).get(SLOT.params, {}).get(PARAM.um_per_px, {})
+    known = um_per_px if isinstance(um_per_px, Mapping) else dict.fromkeys(names, um_per_px)
+    for name in names:
+        require_key(known, name, where="um_per_px", hint="Give one number, or one per section.")
+        if not (np.isfinite(known[name]) and known[name] > 0):
+            raise ValueError(f"um_per_px of {name!r} must be positive; got {known[name]!r}.")
+    return {name: float(known[name]) for name in names}
 
 
 def _lay(name: str, levels: list, pitch: float, diameter: float, layout: str, least_tissue: float):
@@ -221,11 +218,13 @@ def _write(sdata: "SpatialData", found: dict, scales: dict, diameter_um: float, 
     obs = pd.concat(tables)
     for column in (OBS.section, OBS.region):
         obs[column] = pd.Categorical(obs[column])
-    table = AnnData(obs=obs, var=pd.DataFrame(index=pd.Index([], dtype=str)))
-    table.obsm[OBSM.spatial] = np.concatenate([centres for centres, *_ in found.values()])
-    table.uns[UNS.spatial] = libraries
-    table.uns[UNS.flagst] = {SLOT.params: {PARAM.um_per_px: dict(scales), PARAM.layout: dict.fromkeys(found, layout)}}
+    params = {PARAM.um_per_px: scales, PARAM.layout: dict.fromkeys(found, layout)}
+    table = AnnData(
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index([], dtype=str)),
+        obsm={OBSM.spatial: np.concatenate([centres for centres, *_ in found.values()])},
+        uns={UNS.spatial: libraries, UNS.flagst: {SLOT.params: params}},
+    )
     parsed = TableModel.parse(table, region=list(shapes), region_key=OBS.region, instance_key=OBS.spot_id)
-    for element, values in shapes.items():
-        sdata.shapes[element] = values
+    sdata.shapes.update(shapes)
     sdata.tables[table_key] = parsed
