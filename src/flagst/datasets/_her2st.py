@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flagst")
 
 DATA_DIR_VARIABLE = "FLAGST_DATA_DIR"
-#: Legacy Spatial Transcriptomics array: spot diameter and centre-to-centre distance, micrometres.
+#: Of a legacy Spatial Transcriptomics array: spot diameter, and distance between centres, micrometres.
 SPOT_DIAMETER_UM = 100.0
 PITCH_UM = 200.0
 UNLABELLED = "unlabelled"
@@ -30,43 +30,51 @@ _Locate = Callable[[str, str], "Path | None"]
 def her2st(sections: str | Sequence[str], data_dir: str | Path | None = None, *, verify: bool = False) -> "SpatialData":
     """Load sections of the HER2ST breast cancer data set.
 
-    Files come from ``data_dir``, else from the folder named by the environment variable ``FLAGST_DATA_DIR``
-    (both read in place, without any network), else they are downloaded one by one from the upstream
-    repository into ``pooch.os_cache("flagst")``, each checked against the hash it must have.
+    Files are read from ``data_dir``, else from the folder in the environment variable ``FLAGST_DATA_DIR``. Both are
+    read in place, without network. Without either, files are downloaded one by one from the public repository into
+    ``pooch.os_cache("flagst")``, and each is compared with its known hash.
 
     Parameters
     ----------
     sections
-        Section names, patient letter and number: ``"C2"`` or ``["C2", "C3"]``.
+        Section names, the letter of the patient and a number: ``"C2"`` or ``["C2", "C3"]``.
     data_dir
-        The data set's folder (with ``data/ST-cnts`` in it) or the folder that holds it as ``her2st``.
+        The folder of the data set (it contains ``data/ST-cnts``), or the folder that contains it as ``her2st``.
     verify
-        Also check files read in place against the manifest's hashes. Downloads are always checked.
+        Compare files that are read in place with their known hashes too. Downloads are always compared.
 
     Returns
     -------
-    SpatialData as described in :func:`flagst.io.build_sdata`. Spots are in the order of the count files (one
-    of D5 has no count at all and is left out) and named ``{section}_{x}x{y}``. Images are decoded on first
-    use. ``obs`` also has ``patient``, ``array_row`` and ``array_col`` (int, array position), ``cluster``
-    (expression cluster; comparable between sections of one patient only, hence ``{patient}_{number}``) and
-    ``pathologist_label``; the last two are there when a section has them, with ``"unlabelled"`` where a spot
-    has none.
+    SpatialData as described in :func:`flagst.io.build_sdata`, with (n_spots, n_genes) raw counts. Spots
+    are in the order of the count files and named ``{section}_{x}x{y}``. One spot of D5 has no counts and is left out.
+    Images are decoded when they are first used. ``obs`` has these columns too:
+
+    - ``patient``;
+    - ``array_row`` and ``array_col``: int, position on the array;
+    - ``cluster``: expression cluster, named ``{patient}_{number}``, because clusters of different patients cannot be
+      compared; ``"unlabelled"`` for spots without one;
+    - ``pathologist_label``, if a section has them; ``"unlabelled"`` for spots without one.
 
     Raises
     ------
     ValueError
-        Unknown or repeated section, or a file that does not match its hash.
+        A section is unknown or repeated, or a file does not match its hash.
     FileNotFoundError
-        ``data_dir`` is not such a folder, or lacks a section's counts or spots.
+        ``data_dir`` is not such a folder, or counts or spots of a section are missing.
     ConnectionError
-        A section's counts or spots could not be downloaded.
+        Counts or spots of a section could not be downloaded.
+
+    Warns
+    -----
+    UserWarning
+        An image or labels of a section could not be downloaded.
 
     Source
     ------
     Andersson et al., Nat. Commun. 2021; github.com/almaan/her2st; catalogued as CC BY 4.0.
 
-    Example
-    -------
+    Examples
+    --------
     >>> sdata = flagst.datasets.her2st(["C2", "C3"])  # doctest: +SKIP
     """
     names = require_known(sections, _download.known_sections(), data_set="HER2ST")
@@ -91,7 +99,7 @@ def _root(data_dir: Path) -> Path:
 
 
 def _in_place(root: Path, verify: bool) -> _Locate:
-    """Locator that finds files in a folder and never touches the network."""
+    """A function that finds files in a folder, without network."""
 
     def locate(section: str, kind: str) -> Path | None:
         entry = _download.manifest().get((section, kind))
@@ -112,7 +120,7 @@ def _in_place(root: Path, verify: bool) -> _Locate:
 
 
 def _download_or_none(section: str, kind: str) -> Path | None:
-    """Locator that downloads; a section can do without image and labels, not without counts and spots."""
+    """Download a file. None, with a warning, if an image or labels cannot be downloaded; they are optional."""
     entry = _download.manifest().get((section, kind))
     if entry is None:
         return None
@@ -145,7 +153,7 @@ def _read_section(name: str, locate: _Locate) -> Section:
 
 
 def _read_labels(name: str, locate: _Locate) -> dict[str, "pd.Series"]:
-    """Column of ``obs`` -> label by array position, of the label files that the section has."""
+    """Column of ``obs`` -> labels by array position, from the label files that the section has."""
     import pandas as pd
 
     labels = {}
@@ -154,7 +162,7 @@ def _read_labels(name: str, locate: _Locate) -> dict[str, "pd.Series"]:
         values = table["patient_id"].astype(str) + "_" + table["label"].astype(str)
         labels[OBS.cluster] = pd.Series(values.to_numpy(dtype=object), index=spot_names(table["x"], table["y"]))
     if path := locate(name, "pathologist_labels"):
-        # the file holds jittered array positions, some of them empty
+        # positions in this file are jittered, and some are empty
         table = pd.read_csv(path, sep="\t").dropna(subset=["x", "y", "label"])
         names = spot_names(table["x"].round(), table["y"].round())
         labels[OBS.pathologist] = pd.Series(table["label"].str.strip().to_numpy(dtype=object), index=names)

@@ -13,44 +13,45 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 SECTIONS = ("MOB1", "MOB2")
-#: Rows and columns of the array are 100 um apart and every other position is used: nearest spots are 141 um apart.
+#: Distance of rows and of columns of the array. Every other position is used: the nearest spots are 141 um apart.
 STEP_UM = 100.0
 SPOT_DIAMETER_UM = 100.0
 
 
 def mob(sections: str | Sequence[str] = SECTIONS, data_dir: str | Path | None = None) -> "SpatialData":
-    """Load sections of the mouse olfactory bulb that come with STUtility: 1,000 genes, spots under tissue only.
+    """Load sections of the mouse olfactory bulb from STUtility.
 
-    The files are read in place, they are not downloaded.
+    They have 1,000 genes. Only spots under tissue are loaded. Files are read in place and not downloaded.
 
     Parameters
     ----------
     sections
         ``"MOB1"``, ``"MOB2"`` or both.
     data_dir
-        Folder with ``MOB1.tsv.gz``, ``alignment_table_MOB1.tsv`` and ``MOB1.jpg`` (and so for MOB2), or the folder
-        that holds it as ``mob``; by default the one named by the environment variable ``FLAGST_DATA_DIR``.
+        Folder with ``MOB1.tsv.gz``, ``alignment_table_MOB1.tsv`` and ``MOB1.jpg`` (and the same for MOB2), or the
+        folder that contains it as ``mob``. By default the folder in the environment variable ``FLAGST_DATA_DIR``.
 
     Returns
     -------
-    SpatialData as described in :func:`flagst.io.build_sdata`: spots named ``{section}_{x}x{y}``, genes by versioned
-    Ensembl identifier. ``obs`` also has ``array_row`` and ``array_col`` (int). ``total_counts`` are those of the 1,000
-    genes, the only ones published. The image has about 4.4 micrometres per pixel.
+    SpatialData as described in :func:`flagst.io.build_sdata`, with (n_spots, n_genes) raw counts. Spots
+    are named ``{section}_{x}x{y}``, and genes by versioned Ensembl identifier. ``obs`` also has ``array_row`` and
+    ``array_col``, int. ``total_counts`` sums the 1,000 genes, because no others were published. The image has about 4.4
+    micrometres per pixel.
 
     Raises
     ------
     ValueError
-        Unknown or repeated section.
+        A section is unknown or repeated.
     FileNotFoundError
-        No folder given, or a file is missing.
+        No folder is given, or a file is missing.
 
     Source
     ------
-    github.com/jbergenstrahle/STUtility at 9a8f421, MIT. The array's step of 100 um is taken from its published size
-    of 6.2 by 6.6 mm.
+    github.com/jbergenstrahle/STUtility at 9a8f421, MIT. The distance of 100 um between positions of the array follows
+    from its published size of 6.2 by 6.6 mm.
 
-    Example
-    -------
+    Examples
+    --------
     >>> sdata = flagst.datasets.mob("MOB1", data_dir="mob")  # doctest: +SKIP
     """
     names = require_known(sections, SECTIONS, data_set="The mouse olfactory bulb")
@@ -77,5 +78,6 @@ def _read_section(name: str, root: Path) -> Section:
     counts, spots = read_counts(paths[0]), read_spots(paths[1])
     um_per_px = STEP_UM / pitch_px(spots)
     on_tissue = spots[spots["selected"] == 1]
-    counts = counts.loc[~counts.index.isin(spots.index) | counts.index.isin(on_tissue.index)]  # off the tissue
+    # spots off the tissue are left out here, so that st_section does not log them
+    counts = counts.loc[~counts.index.isin(spots.index) | counts.index.isin(on_tissue.index)]
     return st_section(name, counts, on_tissue, um_per_px=um_per_px, spot_diameter_um=SPOT_DIAMETER_UM, image=paths[2])

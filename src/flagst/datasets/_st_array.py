@@ -1,4 +1,4 @@
-"""Sections on a legacy Spatial Transcriptomics array: counts by array position, and where positions lie."""
+"""Read sections of a legacy Spatial Transcriptomics array: counts by array position, and positions in pixels."""
 
 import gzip
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger("flagst")
 
 
 def require_known(sections: str | Sequence[str], known: Sequence[str], *, data_set: str) -> list[str]:
-    """Section names as a list; raises a ``ValueError`` when there are none, or one that is not known."""
+    """Section names as a list. Raises a ``ValueError`` if there are none, or if one is unknown."""
     names = [sections] if isinstance(sections, str) else list(sections)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
@@ -49,7 +49,7 @@ def st_section(
     um_per_px
         Micrometres per pixel.
     spot_diameter_um
-        Micrometres.
+        Diameter of a spot, micrometres.
     image
         Image file, if there is one.
     """
@@ -66,7 +66,7 @@ def st_section(
     obs[OBS.array_col] = spots["x"].to_numpy(dtype=np.int64)
     return Section(
         name=name,
-        # the integer array position ignores the array's jitter, pixels do not
+        # pixels, because the integer array positions ignore the jitter of the array
         coords=spots[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64),
         counts=counts.to_numpy(),
         genes=list(counts.columns),
@@ -79,7 +79,7 @@ def st_section(
 
 
 def read_counts(path: Path) -> "pd.DataFrame":
-    """Spots x genes int32, index ``{x}x{y}``; line by line, ten times faster than a general reader."""
+    """Counts (n_spots, n_genes) int32, index ``{x}x{y}``. Ten times faster than a general reader."""
     import pandas as pd
 
     names, rows = [], []
@@ -95,7 +95,7 @@ def read_counts(path: Path) -> "pd.DataFrame":
 
 
 def read_spots(path: Path) -> "pd.DataFrame":
-    """Table of array positions and their pixels, index ``{x}x{y}``."""
+    """Array positions and their pixels, index ``{x}x{y}``."""
     import pandas as pd
 
     spots = pd.read_csv(path, sep="\t")
@@ -104,17 +104,17 @@ def read_spots(path: Path) -> "pd.DataFrame":
 
 
 def spot_names(x: "pd.Series", y: "pd.Series") -> "pd.Index":
-    """Array positions as the names that count files give their rows."""
+    """Names ``{x}x{y}`` of array positions, as in the count files."""
     import pandas as pd
 
     return pd.Index(x.astype(int).astype(str) + "x" + y.astype(int).astype(str))
 
 
 def pitch_px(spots: "pd.DataFrame") -> float:
-    """Pixels per array step, from the linear map that takes array positions to pixels best.
+    """Pixels per step of the array, from a least-squares affine map of array positions to pixels.
 
-    The median distance to the nearest spot would be too short by 6 %: the array jitters, and the nearest of
-    four neighbours is the one that jitter brought closer.
+    The median distance to the nearest spot would be 6 % too short: positions jitter, and the nearest of four
+    neighbours is the one that the jitter moved closer.
     """
     steps = np.column_stack([spots["x"], spots["y"], np.ones(len(spots))])
     coords = spots[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64)

@@ -1,8 +1,8 @@
-"""Draw H&E-like sections: stain densities per pixel from domain proportions, then colour."""
+"""Draw H&E-like sections: stain densities per pixel from the shares of tissue domains, then colours."""
 
 import numpy as np
 
-#: Tissue domains that the drawing knows, in the order of the proportions it takes.
+#: Tissue domains, in the order of the shares that :func:`draw_section` takes.
 DOMAINS = ("tumour", "gland", "stroma", "immune")
 
 #: Absorbance of haematoxylin and eosin in red, green, blue: blue-purple and pink.
@@ -31,20 +31,19 @@ def draw_section(
     Parameters
     ----------
     proportions
-        ``(4, rows, columns)`` float, shares of the domains of ``DOMAINS`` at each grid point; they sum to
-        one.
+        (4, rows, columns) float, shares of ``DOMAINS`` at each grid point, which sum to one.
     tissue
-        ``(rows, columns)`` float, roughly the distance to the border in micrometres, positive inside.
+        (rows, columns) float, approximate distance to the border, micrometres, positive inside.
     factor
         Pixels per grid point.
     um_per_px
         Micrometres per pixel.
     rng
-        Source of randomness.
+        Random generator.
 
     Returns
     -------
-    ``(rows * factor, columns * factor, 3)`` uint8.
+    (rows * factor, columns * factor, 3) uint8.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -68,7 +67,7 @@ def draw_section(
     haematoxylin = (haematoxylin + dark) * open_space
     eosin = (eosin * (1 - 0.5 * np.clip(dark, 0, 1))) * open_space
 
-    strength = rng.uniform(0.9, 1.1, 2)  # no two sections are stained alike
+    strength = rng.uniform(0.9, 1.1, 2)  # each section is stained differently
     density = gaussian_filter(haematoxylin, 0.6)[..., None] * (_HAEMATOXYLIN * np.float32(strength[0]))
     density += gaussian_filter(eosin, 0.6)[..., None] * (_EOSIN * np.float32(strength[1]))
     density += _BACKGROUND
@@ -79,7 +78,7 @@ def draw_section(
 
 
 def _enlarge(grid: np.ndarray, factor: int) -> np.ndarray:
-    """Bilinear, ``factor`` times larger; grid points sit in the middle of their pixels."""
+    """Bilinear interpolation, ``factor`` times larger. A grid point is the centre of its pixels."""
     from PIL import Image
 
     rows, columns = grid.shape
@@ -96,11 +95,11 @@ def _noise(shape: tuple[int, int], sigma: float, rng: np.random.Generator) -> np
 
 
 def _fibres(shape: tuple[int, int], um_per_px: float, rng: np.random.Generator) -> np.ndarray:
-    """Wavy bundles of collagen, 0 to 1: stripes whose phase is bent by smooth noise."""
+    """Wavy bundles of collagen, 0 to 1: stripes with smooth noise added to their phase."""
     rows, columns = (np.arange(side, dtype=np.float32) * np.float32(um_per_px) for side in shape)
     angle = rng.uniform(0, np.pi)
     across = rows[:, None] * np.float32(np.cos(angle)) + columns * np.float32(np.sin(angle))
-    coarse = 8  # the bend is smooth: make it small, then enlarge
+    coarse = 8  # the noise is smooth, so it is computed on a coarse grid
     small = (-(-shape[0] // coarse), -(-shape[1] // coarse))
     bend = _enlarge(_noise(small, 60 / um_per_px / coarse, rng), coarse)[: shape[0], : shape[1]]
     phase = across * np.float32(2 * np.pi / 11) + 14 * bend
@@ -108,7 +107,7 @@ def _fibres(shape: tuple[int, int], um_per_px: float, rng: np.random.Generator) 
 
 
 def _sites(shape: tuple[int, int], spacing: float, rng: np.random.Generator) -> np.ndarray:
-    """Jittered lattice ``(n_sites, 2)``, row then column: random, yet no two sites on top of each other."""
+    """Jittered lattice (n_sites, 2), row then column: random, but no two sites overlap."""
     axes = [np.arange(spacing / 2, side, spacing) for side in shape]
     lattice = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
     sites = lattice + rng.uniform(-0.35, 0.35, lattice.shape) * spacing
@@ -116,7 +115,7 @@ def _sites(shape: tuple[int, int], spacing: float, rng: np.random.Generator) -> 
 
 
 def _nuclei_sites(shares, inside, glands, um_per_px, rng) -> np.ndarray:
-    """Nuclei outside glands: ``(n_nuclei, 6)`` row, column, two radii (px), angle, darkness."""
+    """Nuclei outside glands (n_nuclei, 6): row, column, two radii (px), angle, darkness."""
     sites = _sites(inside.shape, _SITE_UM / um_per_px, rng)
     row, column = sites.astype(int).T
     share = shares[:, row, column]
@@ -124,7 +123,7 @@ def _nuclei_sites(shares, inside, glands, um_per_px, rng) -> np.ndarray:
     free = (inside[row, column] > 0.9) & (glands[row, column] < 0.3)
     kept = free & (rng.random(len(sites)) < wanted.sum(axis=0))
     sites, wanted = sites[kept], wanted[:, kept]
-    # which domain a nucleus belongs to follows the local mixture
+    # the domain of a nucleus is sampled from the local shares
     cumulative = np.cumsum(wanted / wanted.sum(axis=0), axis=0)
     kind = np.minimum((rng.random(len(sites)) > cumulative).sum(axis=0), len(DOMAINS) - 1)
     radius = _RADIUS_UM[kind] / um_per_px * rng.lognormal(0, 0.15, len(sites))
@@ -135,7 +134,7 @@ def _nuclei_sites(shares, inside, glands, um_per_px, rng) -> np.ndarray:
 
 
 def _draw_glands(share, depth, um_per_px, rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Glands: nuclei of the lining as in :func:`_nuclei_sites`, and maps of cytoplasm and of empty lumen."""
+    """Glands: nuclei of the lining as in :func:`_nuclei_sites`, and maps of cytoplasm and of the empty lumen."""
     sites = _sites(share.shape, _GLAND_UM / um_per_px, rng)
     row, column = sites.astype(int).T
     kept = (depth[row, column] > 55) & (rng.random(len(sites)) < 1.9 * share[row, column] - 0.25)
@@ -172,13 +171,12 @@ def _draw_glands(share, depth, um_per_px, rng) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _stamp_ellipses(ellipses: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Filled ellipses with a soft edge of about one pixel; where they overlap the darker one wins.
+    """Filled ellipses with a soft edge of about one pixel. Overlapping ellipses take the larger value.
 
     Parameters
     ----------
     ellipses
-        ``(n, 6)`` row, column, first and second radius (px), angle of the first radius (from the row axis),
-        value.
+        (n, 6): row, column, first and second radius (px), angle of the first radius from the row axis, value.
     shape
         Rows and columns of the result.
     """
