@@ -146,13 +146,13 @@ def test_predict_and_evaluate_h5ad(files, capsys):
     assert "PCC of depth" in printed and f"{table.loc['mean', 'pcc_depth_only']:.3f}" in printed
 
 
-def test_predict_with_standard_deviation_and_quantiles(files):
-    out = files.folder / "spread.h5ad"
-    arguments = ["predict", files.h5ad, "--model", files.model, "--out", str(out), "--structure", "0.8"]
+def test_predict_with_quantiles_at_a_given_structure(files):
+    out = files.folder / "quantiles.h5ad"
+    arguments = ["predict", files.h5ad, "--model", files.model, "--out", str(out), "--structure", "0.3"]
     assert main([*arguments, "--std", "--quantiles", "0.05", "0.95", "--n-samples", "20"]) == 0
     predicted = anndata.read_h5ad(out)
     expected = flagst.FLAG.load(files.model).predict(
-        anndata.read_h5ad(files.h5ad), structure=0.8, n_samples=20, return_std=True, quantiles=(0.05, 0.95)
+        anndata.read_h5ad(files.h5ad), structure=0.3, n_samples=20, return_std=True, quantiles=(0.05, 0.95)
     )
     for name in ("flagst", "flagst_std", "flagst_q05", "flagst_q95"):
         np.testing.assert_allclose(predicted.layers[name], expected.layers[name], atol=1e-5)

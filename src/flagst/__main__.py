@@ -7,22 +7,43 @@ from pathlib import Path
 
 from flagst import __version__
 from flagst._keys import TARGETS
+from flagst.cli import demo, files
+from flagst.cli.console import quiet
 
-DATA_HELP = "h5ad with obsm['X_image'] or an image in uns['spatial'], or SpatialData zarr"
+DATA_HELP = "h5ad file with obsm['X_image'] or an image in uns['spatial'], or SpatialData zarr"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status: 0, or 1 after an error that was printed."""
-    arguments = build_parser().parse_args(argv)
-    from flagst.cli.console import quiet
+    """Run one command of ``flagst``.
 
+    Parameters
+    ----------
+    argv
+        Arguments; by default those of the process.
+
+    Returns
+    -------
+    Exit status: 0, or 1 after an error, which is printed.
+
+    Raises
+    ------
+    SystemExit
+        The arguments are wrong, or ask for help or the version.
+
+    Examples
+    --------
+    >>> from flagst.__main__ import main
+    >>> main(["evaluate", "missing.h5ad"])  # the message goes to stderr
+    1
+    """
+    arguments = build_parser().parse_args(argv)
     try:
         with quiet(verbose=arguments.verbose):
             arguments.run(arguments)
     except (KeyError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if arguments.verbose:
             raise
-        # as text, a KeyError is quoted
+        # the text of a KeyError would be in quotation marks
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"flagst {arguments.command}: {message}", file=sys.stderr)
         return 1
@@ -30,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line; imports nothing heavy."""
+    """The parser of the command line. Nothing heavy is imported."""
     parser = argparse.ArgumentParser(prog="flagst", description="Spatial gene expression from H&E histology.")
     parser.add_argument("--version", action="version", version=f"flagst {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -42,26 +63,26 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(commands) -> None:
-    parser = _add(commands, "demo", "train, predict a held-out section, print its scores, save figures", _demo)
+    parser = _add(commands, "demo", "train a model, predict another section, print scores, save figures", demo.run)
     parser.add_argument("--data", choices=("simulated", "her2st"), default="simulated", help="default: simulated")
-    parser.add_argument("--data-dir", type=Path, help="folder of HER2ST; default: $FLAGST_DATA_DIR, else download")
+    parser.add_argument("--data-dir", type=Path, help="folder of HER2ST; default: $FLAGST_DATA_DIR, else download it")
     parser.add_argument("--out", type=Path, default=Path("flagst_demo"), help="default: %(default)s")
     _add_training(parser)
 
 
 def _add_train(commands) -> None:
-    parser = _add(commands, "train", "train a model on a file and save it", _train)
+    parser = _add(commands, "train", "train a model on a file and save it", files.train)
     parser.add_argument("data", type=Path, help=DATA_HELP)
     parser.add_argument("--model", type=Path, required=True, help="folder to save the model in")
     parser.add_argument("--sections", nargs="+", metavar="NAME", help="sections to train on; default: all")
-    parser.add_argument("--section-key", default="section", help="column of obs; default: %(default)s")
-    parser.add_argument("--layer", help="layer of raw counts; default: X")
-    parser.add_argument("--n-genes", type=int, help="size of the panel to choose; default: the file's panel, else all")
+    parser.add_argument("--section-key", default="section", help="column of obs with sections; default: %(default)s")
+    parser.add_argument("--layer", help="layer with raw counts; default: X")
+    parser.add_argument("--n-genes", type=int, help="number of genes to select; default: the file's panel, else all")
     _add_training(parser)
 
 
 def _add_predict(commands) -> None:
-    parser = _add(commands, "predict", "predict a file's sections, or a slide, with a saved model", _predict)
+    parser = _add(commands, "predict", "predict the sections of a file, or a slide, with a saved model", files.predict)
     parser.add_argument("data", type=Path, nargs="?", help=f"{DATA_HELP}; or give --image")
     parser.add_argument("--model", type=Path, required=True, help="folder of the saved model")
     parser.add_argument(
@@ -69,26 +90,26 @@ def _add_predict(commands) -> None:
     )
     parser.add_argument(
         "--structure",
-        type=_structure,
+        type=float,
         default=0.5,
-        help="0: the mean, 1: a full draw, auto: as rough as the training sections; default: 0.5",
+        help="from 0, the mean, to 1, a full sample; default: %(default)s",
     )
     parser.add_argument(
-        "--n-samples", type=int, help="draws behind --std and --quantiles; default: 50 where one of them is given"
+        "--n-samples", type=int, help="samples for --std and --quantiles; default: 50 if one of them is given"
     )
-    parser.add_argument("--std", action="store_true", help="write the standard deviation over draws too")
+    parser.add_argument("--std", action="store_true", help="also write the standard deviation over samples")
     parser.add_argument(
         "--quantiles", type=float, nargs="+", default=[], metavar="Q", help="calibrated quantiles, such as 0.05 0.95"
     )
-    parser.add_argument("--allow-missing", action="store_true", help="predict genes that DATA does not have too")
+    parser.add_argument("--allow-missing", action="store_true", help="also predict genes that are not in DATA")
     parser.add_argument(
         "--encoder-path",
         type=Path,
         metavar="PATH",
-        help="weights of the image encoder that the model was trained with, where image features are to be made",
+        help="weights of the image encoder of the training data, if image features have to be computed",
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--seed", type=int, default=0, help="random seed; default: 0")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing output")
     _add_slide(parser)
 
 
@@ -98,28 +119,23 @@ def _add_slide(parser: argparse.ArgumentParser) -> None:
         "--image", type=Path, metavar="FILE", help="OME-TIFF, TIFF, SVS, OME-Zarr, SpatialData zarr, PNG"
     )
     slide.add_argument(
-        "--um-per-px", type=float, metavar="UM", help="micrometres per pixel; default: what the file records"
+        "--um-per-px", type=float, metavar="UM", help="micrometres per pixel; default: recorded in the file"
     )
     slide.add_argument(
-        "--pitch-um", type=float, metavar="UM", help="distance of spots; default: that of the training sections, or 100"
+        "--pitch-um", type=float, metavar="UM", help="distance of spots; default: as in the training sections, else 100"
     )
-    slide.add_argument("--layout", choices=("hex", "square"), help="default: that of the training sections, or hex")
-    slide.add_argument("--section", metavar="NAME", help="name of the section; default: that of the file")
-    slide.add_argument("--image-key", metavar="NAME", help="which image of a SpatialData zarr that has several")
-    slide.add_argument("--without-image", action="store_true", help="leave the full-resolution image out of the output")
-    slide.add_argument("--resume", action="store_true", help="take over the image features of a run that broke off")
-
-
-def _structure(text: str) -> float | str:
-    """A number, or ``auto``."""
-    return text if text == "auto" else float(text)
+    slide.add_argument("--layout", choices=("hex", "square"), help="default: as in the training sections, else hex")
+    slide.add_argument("--section", metavar="NAME", help="name of the section; default: name of the file")
+    slide.add_argument("--image-key", metavar="NAME", help="name of the image, if a SpatialData zarr has several")
+    slide.add_argument("--without-image", action="store_true", help="do not write the full-resolution image")
+    slide.add_argument("--resume", action="store_true", help="use the image features of a run that was stopped")
 
 
 def _add_evaluate(commands) -> None:
-    parser = _add(commands, "evaluate", "score a prediction against the counts in the same file", _evaluate)
-    parser.add_argument("data", type=Path, help="what 'flagst predict' wrote")
+    parser = _add(commands, "evaluate", "compare a prediction with the counts in the same file", files.evaluate)
+    parser.add_argument("data", type=Path, help="output of 'flagst predict'")
     parser.add_argument("--layer", default="flagst", help="layer with the prediction; default: %(default)s")
-    parser.add_argument("--target", choices=TARGETS, help="unit of the prediction; default: the recorded one")
+    parser.add_argument("--target", choices=TARGETS, help="unit of the prediction; default: recorded in the file")
     parser.add_argument("--out", type=Path, help="also write all metrics of every section as CSV")
 
 
@@ -131,34 +147,10 @@ def _add(commands, name: str, text: str, run: Callable) -> argparse.ArgumentPars
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", choices=TARGETS, default="lognorm", help="unit; default: %(default)s")
-    parser.add_argument("--max-epochs", type=int, help="default: the model's own number")
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-
-
-def _demo(arguments: argparse.Namespace) -> None:
-    from flagst.cli import demo
-
-    demo.run(arguments)
-
-
-def _train(arguments: argparse.Namespace) -> None:
-    from flagst.cli import files
-
-    files.train(arguments)
-
-
-def _predict(arguments: argparse.Namespace) -> None:
-    from flagst.cli import files
-
-    files.predict(arguments)
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from flagst.cli import files
-
-    files.evaluate(arguments)
+    parser.add_argument("--target", choices=TARGETS, default="lognorm", help="unit of expression; default: %(default)s")
+    parser.add_argument("--max-epochs", type=int, help="training epochs; default: chosen by the model")
+    parser.add_argument("--seed", type=int, default=0, help="random seed; default: 0")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing output")
 
 
 if __name__ == "__main__":

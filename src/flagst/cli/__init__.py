@@ -1,1 +1,1 @@
-"""What ``flagst`` does on the command line: the demo, and train, predict and evaluate on files."""
+"""The commands of ``flagst``: the demo, and train, predict and evaluate with files."""

@@ -1,4 +1,4 @@
-"""What a terminal shows: steps, tables, and no third-party chatter."""
+"""Output in a terminal: steps, tables of scores, and warnings of flagst only."""
 
 import logging
 import sys
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Loggers that report what a terminal does not need: devices, tips, column names.
+#: Loggers whose messages are hidden: they report devices, tips and column names.
 CHATTY = ("lightning", "lightning.pytorch", "lightning.fabric", "scvi", "spatialdata", "ome_zarr")
-#: Columns of a table of scores, and how they are called.
+#: Column of a table of scores -> its name in the output.
 SCORES = {
     "pcc": "PCC",
     "mse": "MSE",
@@ -27,7 +27,7 @@ SCORES = {
 
 @contextmanager
 def quiet(*, verbose: bool) -> Iterator[None]:
-    """Show warnings of flagst; with ``verbose`` everything."""
+    """Show only warnings of flagst; with ``verbose`` all logs and warnings."""
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO if verbose else logging.WARNING)
     logging.getLogger("flagst").setLevel(logging.INFO if verbose else logging.WARNING)
     with warnings.catch_warnings():
@@ -35,7 +35,7 @@ def quiet(*, verbose: bool) -> Iterator[None]:
             yield
             return
         warnings.simplefilter("ignore")
-        # by the caller's module, which is flagst's command line for what flagst warns about
+        # warnings are matched by the module of the caller, which is flagst's command line
         warnings.filterwarnings("default", category=UserWarning, module=r"flagst(\.|$)")
         warnings.showwarning = _log_warning
         once = _Once()
@@ -47,7 +47,7 @@ def quiet(*, verbose: bool) -> Iterator[None]:
 
 
 class _Once(logging.Filter):
-    """Every text once: some things are logged and warned about."""
+    """Show every text once: some messages are both logged and given as a warning."""
 
     def __init__(self):
         super().__init__()
@@ -61,24 +61,24 @@ class _Once(logging.Filter):
 
 
 def _log_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """A warning without the line of code that it came from."""
+    """Show a warning without its line of code."""
     logging.getLogger("flagst").warning("%s", message)
 
 
 def hush() -> None:
-    """Silence loggers that set their own level on import; call after importing the model."""
+    """Silence loggers that set their own level on import. Call it after importing the model."""
     if logging.getLogger("flagst").getEffectiveLevel() > logging.INFO:
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def interactive() -> bool:
-    """Whether somebody watches: progress bars are for terminals, not for log files."""
+    """Whether the output is a terminal. Progress bars are not written to log files."""
     return sys.stderr.isatty()
 
 
 class Steps:
-    """Numbered steps with the seconds each took."""
+    """Print numbered steps with their duration in seconds."""
 
     def __init__(self, n_steps: int):
         self.n_steps, self.number, self.start = n_steps, 0, time.perf_counter()
@@ -92,17 +92,11 @@ class Steps:
         print(f"      {time.perf_counter() - start:.1f} s", flush=True)
 
     def seconds(self) -> float:
-        """Since the first step."""
+        """Seconds since this object was made."""
         return time.perf_counter() - self.start
 
 
 def scores_table(rows: "pd.DataFrame") -> str:
-    """Text of a table of scores.
-
-    Parameters
-    ----------
-    rows
-        Columns of :func:`flagst.tl.evaluate`, one row per line, indexed by name.
-    """
+    """Format a table of scores, with the columns of :func:`flagst.tl.evaluate` and an index of names."""
     table = rows[[score for score in SCORES if score in rows]].rename(columns=SCORES).rename_axis(None)
     return table.to_string(float_format=lambda value: f"{value:.3f}")

@@ -1,4 +1,4 @@
-"""``flagst demo``: from sections to scores, figures and a saved model in one go."""
+"""``flagst demo``: train a model, predict a section, print scores, and save figures."""
 
 import argparse
 import json
@@ -17,40 +17,42 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-#: Written first, so that a later run knows the folder for one of ours.
+#: Written first, so that a later run recognises the folder as one of the demo.
 MARKER = "flagst_demo.json"
+#: File -> description, as the report prints it.
 OUTPUTS = {
-    "model": "model",
-    "prediction": "prediction.zarr",
-    "scores": "scores.csv",
-    "spatial": "spatial.png",
-    "structure": "structure.png",
-    "history": "history.png",
+    "model": "the trained model: flagst.FLAG.load(...)",
+    "prediction.zarr": "the held-out section as SpatialData: image, spots, counts, features, prediction",
+    "scores.csv": "every metric of every method",
+    "spatial.png": "measured beside predicted on the tissue",
+    "structure.png": "gene-gene correlation and Moran's I",
+    "history.png": "training curves",
 }
 HER2ST_SECTIONS = ("C2", "C3", "C4", "C5")
 HER2ST_GENES = 200
-#: Baselines in the table of scores, at these structures; None where there is no dial.
+#: Baseline in the table of scores -> values of ``structure``; None if it has no such argument.
 BASELINES = {"DepthOracle": (None,), "Ridge": (None,), "CorrelatedGaussian": (0.5, 1.0)}
 STRUCTURES = (0.0, 0.5, 1.0)
-#: Structure of the prediction that is saved and drawn.
+#: Structure of the prediction that is saved and plotted.
 SHOWN = 0.5
-#: Genes on the map: from the best predicted to this share of the ranking.
+#: Genes on the map, as positions in the ranking by accuracy: 0 is the best predicted gene.
 MAPPED = (0.0, 0.25)
 REPLICATE_SEED = 20260
-#: What the scores mean, for every data set and for one.
+#: Explanation of the scores: for every data set, and for each.
 LEGEND = {
     "": (
-        "PCC, MSE: accuracy spot by spot. GSC: gene-gene correlation, SSC: spatial pattern of every gene,\n"
-        "both against the measurement. Moran's I: mean over genes, of the prediction and as measured.\n"
-        "DepthOracle knows a spot's measured total counts and nothing else."
+        "PCC, MSE: accuracy of each gene across spots. GSC: agreement of gene-gene correlations.\n"
+        "SSC: agreement of Moran's I across genes. All compare the prediction with the measurement.\n"
+        "Moran's I: mean over genes, of the prediction and of the measurement.\n"
+        "DepthOracle uses only the measured total counts of each spot."
     ),
-    "simulated": "Perfect model: expression drawn anew from the truth of the simulation, given the image.",
-    "her2st": "These are neighbouring sections of one patient: another patient is harder.",
+    "simulated": "Perfect model: expression sampled again from the truth of the simulation, given the image.",
+    "her2st": "These are neighbouring sections of one patient. Another patient is harder to predict.",
 }
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Simulate or load, extract features, train, predict the last section, score, save, draw.
+    """Load sections, compute features, train, predict the last section, score, save and plot.
 
     Parameters
     ----------
@@ -60,16 +62,19 @@ def run(arguments: argparse.Namespace) -> None:
     Raises
     ------
     FileExistsError
-        ``out`` holds something else and ``overwrite`` is not given.
+        ``out`` was not made by the demo, and ``overwrite`` is not given.
     """
+    from flagst import pp
+
     paths = prepare_folder(arguments.out, overwrite=arguments.overwrite)
     steps = Steps(6)
     with steps(f"Loading {arguments.data} sections"):
         sdata = load_sections(arguments)
     training, held_out = split(sdata)
     with steps(f"Image features of {sdata.tables[TABLE].n_obs} spots"):
-        extract(training, held_out)
-    with steps("Training FLAG (regression mean, then diffusion of its residual)"):
+        for part in (training, held_out):
+            pp.image_features(part, progress=interactive())
+    with steps("Training FLAG (a regression, then a diffusion model of its residual)"):
         model = fit(training, arguments)
     with steps("Predicting the held-out section, with FLAG and with simpler methods"):
         prediction, scores = score_methods(model, training, held_out, arguments)
@@ -77,13 +82,13 @@ def run(arguments: argparse.Namespace) -> None:
         model.save(str(paths["model"]), overwrite=True)
         held_out.write(paths["prediction"], overwrite=True)
         scores.to_csv(paths["scores"])
-    with steps("Drawing"):
+    with steps("Plotting"):
         draw(model, prediction, paths)
     report(scores, prediction, arguments, steps.seconds())
 
 
 def prepare_folder(out: Path, *, overwrite: bool) -> dict[str, Path]:
-    """Make the output folder, without what an earlier run left; paths by name."""
+    """Make the output folder, and remove the files of an earlier run. Returns name -> path."""
     foreign = out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).exists()))
     if foreign and not overwrite:
         raise FileExistsError(
@@ -91,7 +96,7 @@ def prepare_folder(out: Path, *, overwrite: bool) -> dict[str, Path]:
             "Name another folder with --out, or pass --overwrite to write into it."
         )
     out.mkdir(parents=True, exist_ok=True)
-    paths = {name: out / file for name, file in OUTPUTS.items()}
+    paths = {Path(file).stem: out / file for file in OUTPUTS}
     for path in paths.values():
         if path.is_dir():
             shutil.rmtree(path)
@@ -102,7 +107,7 @@ def prepare_folder(out: Path, *, overwrite: bool) -> dict[str, Path]:
 
 
 def load_sections(arguments: argparse.Namespace) -> "SpatialData":
-    """All sections, with a gene panel that the last one has no part in."""
+    """All sections, with a gene panel. The last section is not used to select the panel."""
     from flagst import datasets, pp
 
     if arguments.data == "simulated":
@@ -116,14 +121,6 @@ def split(sdata: "SpatialData") -> tuple["SpatialData", "SpatialData"]:
     """All sections but the last, and the last."""
     names = list(sdata.tables[TABLE].obs[OBS.section].cat.categories)
     return sdata.filter_by_coordinate_system(names[:-1]), sdata.filter_by_coordinate_system(names[-1])
-
-
-def extract(*parts: "SpatialData") -> None:
-    """Image features of every part."""
-    from flagst import pp
-
-    for part in parts:
-        pp.image_features(part, progress=interactive())
 
 
 def fit(training: "SpatialData", arguments: argparse.Namespace):
@@ -140,7 +137,7 @@ def fit(training: "SpatialData", arguments: argparse.Namespace):
 def score_methods(
     model, training: "SpatialData", held_out: "SpatialData", arguments: argparse.Namespace
 ) -> tuple["AnnData", "pd.DataFrame"]:
-    """The prediction at structure 0.5, written into ``held_out``, and scores, one row per method."""
+    """The prediction at structure 0.5, which is written into ``held_out``; and scores, one row per method."""
     import pandas as pd
 
     from flagst import baselines, tl
@@ -148,9 +145,9 @@ def score_methods(
     target, rows, query = arguments.target, {}, held_out.tables[TABLE]
 
     def score(name: str, predictor, structure: float | None) -> None:
-        dial = {} if structure is None else {"structure": structure, "seed": arguments.seed}
+        options = {} if structure is None else {"structure": structure, "seed": arguments.seed}
         label = name if structure is None else f"{name}, structure {structure:g}"
-        rows[label] = tl.evaluate(predictor.predict(query.copy(), **dial)).loc["mean"]
+        rows[label] = tl.evaluate(predictor.predict(query.copy(), **options)).loc["mean"]
 
     for name, structures in BASELINES.items():
         baseline = getattr(baselines, name)(training, target=target)
@@ -160,14 +157,14 @@ def score_methods(
     for structure in STRUCTURES:
         score("FLAG", model, structure)
     if arguments.data == "simulated":
-        rows["perfect model"] = tl.evaluate(redrawn(query, target), target=target).loc["mean"]
+        rows["perfect model"] = tl.evaluate(perfect_prediction(query, target), target=target).loc["mean"]
     prediction = model.predict(held_out, structure=SHOWN, seed=arguments.seed)
     tl.evaluate(prediction)
     return prediction, pd.DataFrame(rows).T
 
 
-def redrawn(query: "AnnData", target: str) -> "AnnData":
-    """What a perfect model would predict: the truth of a simulated section, drawn anew given the image."""
+def perfect_prediction(query: "AnnData", target: str) -> "AnnData":
+    """The prediction of a perfect model: counts sampled again from the truth of the simulation, given the image."""
     from flagst import datasets
     from flagst.data.targets import to_target
 
@@ -178,7 +175,7 @@ def redrawn(query: "AnnData", target: str) -> "AnnData":
 
 
 def draw(model, prediction: "AnnData", paths: dict[str, Path]) -> None:
-    """The three figures."""
+    """Save the three figures."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -190,13 +187,13 @@ def draw(model, prediction: "AnnData", paths: dict[str, Path]) -> None:
 
 
 def mapped_genes(prediction: "AnnData") -> list[str]:
-    """Genes on the map: the one predicted best in training, and one a quarter down that ranking."""
+    """Genes on the map: the gene that was predicted best in training, and one a quarter down this ranking."""
     ranked = prediction.var[VAR.train_pcc].sort_values(ascending=False, kind="stable").index
     return [str(ranked[int(share * (len(ranked) - 1))]) for share in MAPPED]
 
 
 def report(scores: "pd.DataFrame", prediction: "AnnData", arguments: argparse.Namespace, seconds: float) -> None:
-    """Scores and where everything is."""
+    """Print the scores and the list of files."""
     section = prediction.obs[OBS.section].iloc[0]
     print(
         f"\nHeld-out section {section}: {prediction.n_obs} spots, {prediction.n_vars} genes, target {arguments.target}"
@@ -205,12 +202,5 @@ def report(scores: "pd.DataFrame", prediction: "AnnData", arguments: argparse.Na
     print("\n" + LEGEND[""])
     print(LEGEND[arguments.data])
     print(f"\nIn {arguments.out}, after {seconds:.0f} s:")
-    for name, text in (
-        ("model", "the trained model: flagst.FLAG.load(...)"),
-        ("prediction", f"{section} as SpatialData: image, spots, counts, features, prediction"),
-        ("scores", "every metric of every method"),
-        ("spatial", "measured beside predicted on the tissue"),
-        ("structure", "gene-gene correlation and Moran's I"),
-        ("history", "training curves"),
-    ):
-        print(f"  {OUTPUTS[name]:<16} {text}")
+    for file, text in OUTPUTS.items():
+        print(f"  {file:<16} {text}")

@@ -1,4 +1,4 @@
-"""Train, predict and evaluate on files: h5ad or SpatialData zarr in, model folder, file out."""
+"""``flagst train``, ``predict`` and ``evaluate``, with h5ad files and SpatialData zarrs."""
 
 import argparse
 from pathlib import Path
@@ -6,24 +6,17 @@ from typing import TYPE_CHECKING
 
 from flagst._checks import require_key
 from flagst._keys import OBS, OBSM, PREDICTION_TABLE, TABLE
+from flagst.cli import slide
 from flagst.cli.console import hush, interactive, scores_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-#: Draws behind standard deviation and quantiles.
+#: Default number of samples for the standard deviation and quantiles.
 N_SAMPLES = 50
-#: Arguments of ``flagst predict`` that only say something about a slide.
-SLIDE_OPTIONS = (
-    "um_per_px",
-    "pitch_um",
-    "layout",
-    "section",
-    "image_key",
-    "without_image",
-    "resume",
-)
+#: Arguments of ``flagst predict`` that are only for slides.
+SLIDE_OPTIONS = ("um_per_px", "pitch_um", "layout", "section", "image_key", "without_image", "resume")
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -52,14 +45,12 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """``flagst predict``: of a file with spots, or of a slide."""
+    """``flagst predict``, for a file with spots or a slide."""
     refuse_existing(arguments.out, overwrite=arguments.overwrite)
     given = [f"--{name.replace('_', '-')}" for name in SLIDE_OPTIONS if getattr(arguments, name) not in (None, False)]
     if (arguments.data is None) == (arguments.image is None):
-        raise ValueError("Pass either DATA, a file with spots, or --image, a slide without.")
+        raise ValueError("Pass either DATA, a file with spots, or --image, a slide without spots.")
     if arguments.image is not None:
-        from flagst.cli import slide
-
         slide.predict(arguments, prediction_options(arguments))
     elif given:
         raise ValueError(f"{', '.join(given)} are for --image; {arguments.data} has spots of its own.")
@@ -69,12 +60,12 @@ def predict(arguments: argparse.Namespace) -> None:
 
 def prediction_options(arguments: argparse.Namespace) -> dict:
     """Keyword arguments of :meth:`flagst.FLAG.predict`."""
-    spread = arguments.std or bool(arguments.quantiles)
+    uncertainty = arguments.std or bool(arguments.quantiles)
     return {
         "structure": arguments.structure,
         "seed": arguments.seed,
         "allow_missing": arguments.allow_missing,
-        "n_samples": arguments.n_samples or (N_SAMPLES if spread else 1),
+        "n_samples": arguments.n_samples or (N_SAMPLES if uncertainty else 1),
         "return_std": arguments.std,
         "quantiles": tuple(arguments.quantiles),
     }
@@ -91,11 +82,9 @@ def _predict_file(arguments: argparse.Namespace) -> None:
     model = FLAG.load(str(arguments.model))
     data = read(arguments.data)
     if arguments.out.suffix == ".zarr" and not hasattr(data, "tables"):
-        raise ValueError(f"{arguments.data} is an h5ad: --out must end in .h5ad too; got {arguments.out}.")
+        raise ValueError(f"{arguments.data} is an h5ad file: --out must end in .h5ad too; got {arguments.out}.")
     key = model.setup_["image_key"]
     if key not in table(data).obsm:
-        from flagst.cli import slide
-
         record = model.features_.get(key, {})
         encoder = slide.open_encoder(record, arguments.encoder_path)
         slide.extract(data, encoder, record, key, section_key=model.setup_["section_key"])
@@ -138,7 +127,7 @@ def read(path: Path) -> "AnnData | SpatialData":
 
 
 def table(data: "AnnData | SpatialData", *, predicted: bool = False) -> "AnnData":
-    """The table of a file; with ``predicted`` the one that a prediction was written to."""
+    """The table of a file; with ``predicted``, the table with a prediction if there is a separate one."""
     if not hasattr(data, "tables"):
         return data
     name = PREDICTION_TABLE if predicted and PREDICTION_TABLE in data.tables else TABLE
@@ -147,7 +136,7 @@ def table(data: "AnnData | SpatialData", *, predicted: bool = False) -> "AnnData
 
 
 def with_features(data: "AnnData | SpatialData", section_key: str = OBS.section) -> "AnnData | SpatialData":
-    """``data`` with image features, extracted now where there are none."""
+    """``data`` with image features, which are computed if it has none."""
     if OBSM.image not in table(data).obsm:
         from flagst import pp
 
@@ -156,6 +145,6 @@ def with_features(data: "AnnData | SpatialData", section_key: str = OBS.section)
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raise a ``FileExistsError`` where something would be replaced without being asked for."""
+    """Raise a ``FileExistsError`` if ``path`` exists and may not be replaced."""
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is already there. Pass --overwrite to replace it.")

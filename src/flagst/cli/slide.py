@@ -1,4 +1,4 @@
-"""``flagst predict --image``: from a slide without expression to a SpatialData with a prediction, in one go."""
+"""``flagst predict --image``: predict the expression of a slide."""
 
 import argparse
 import os
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from flagst.encoders import ImageEncoder
     from flagst.model import FLAG
 
-#: Distance of spots where the model does not know that of its training sections, micrometres.
+#: Distance of spots if the model does not know that of its training sections, micrometres.
 PITCH_UM = 100.0
 LAYOUT = "hex"
 LAYOUTS = ("hex", "square")
-#: In the folder of what is not finished: blocks of image features, and the result.
+#: In the folder of an unfinished run: blocks of image features, and the result.
 FEATURES_FOLDER, RESULT = "features", "result.zarr"
 
 
 def predict(arguments: argparse.Namespace, options: dict) -> None:
-    """Read the slide, lay spots, extract features, predict, write.
+    """Read the slide, place spots, compute image features, predict, and write the result.
 
-    Nothing stands at ``out`` before all of it is written. What a broken run leaves is beside it, under a name of its
-    own; with ``resume`` the features in there are taken, where they are of the same pixels, spots and encoder.
+    Nothing exists at ``out`` before the result is complete. A run that is stopped leaves its files in a folder beside
+    it. With ``resume``, the image features in that folder are used if pixels, spots and encoder are the same.
 
     Parameters
     ----------
@@ -45,9 +45,10 @@ def predict(arguments: argparse.Namespace, options: dict) -> None:
     Raises
     ------
     FileNotFoundError
-        No such image, or an encoder's weights that are not at ``encoder_path``.
+        There is no such image, or the weights of the encoder are not at ``encoder_path``.
     ValueError
-        ``out`` is no ``.zarr`` or the image itself; no tissue; no micrometres per pixel; an encoder that is not there.
+        ``out`` does not end in ``.zarr`` or is the image itself; the image has no tissue or no micrometres per pixel;
+        or the encoder is not available.
     """
     from flagst.model import FLAG
 
@@ -80,7 +81,7 @@ def predict(arguments: argparse.Namespace, options: dict) -> None:
 
 
 def open_encoder(record: dict, path: Path | None) -> "ImageEncoder":
-    """The encoder of the training data, see :func:`flagst.encoders.recorded_encoder`."""
+    """The image encoder of the training data, see :func:`flagst.encoders.recorded_encoder`."""
     from flagst.encoders import recorded_encoder
 
     try:
@@ -90,7 +91,7 @@ def open_encoder(record: dict, path: Path | None) -> "ImageEncoder":
 
 
 def lay_spots(model: "FLAG", arguments: argparse.Namespace) -> "SpatialData":
-    """The slide with spots on its tissue, as far apart as those the model was trained on if nothing else is asked."""
+    """The slide with spots on its tissue; by default with the distance of the training spots."""
     from flagst import io, pp
 
     spacing = model.spacing_ or {}
@@ -115,7 +116,7 @@ def extract(
     section_key: str = OBS.section,
     cache: Path | None = None,
 ) -> None:
-    """Image features as those of the training data; finished blocks are kept for a run that resumes this one."""
+    """Compute image features with the settings of the training data. A run with ``resume`` reuses finished blocks."""
     from flagst import pp
 
     pp.image_features(
@@ -131,7 +132,7 @@ def extract(
 
 
 def write(slide: "SpatialData", unfinished: Path, out: Path) -> None:
-    """Write beside ``out``, then rename: what stands there is whole, or what was there before."""
+    """Write beside ``out``, then rename, so that ``out`` is complete at all times."""
     from dask.diagnostics import ProgressBar
 
     if unfinished.exists():

@@ -1,4 +1,4 @@
-"""Data sets in the SpatialData shape that flagst works on."""
+"""Real and simulated data sets in the SpatialData structure that flagst uses."""
 
 from flagst.datasets._her2st import her2st
 from flagst.datasets._mob import mob

@@ -1,4 +1,4 @@
-"""Single files of the public HER2ST repository: where they are, what they hash to, and how to get them."""
+"""Files of the public HER2ST repository: their addresses, their hashes, and how to download them."""
 
 import csv
 import hashlib
@@ -8,18 +8,19 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from flagst._files import drafted
+from flagst._files import drafted, sha256_of
 
 logger = logging.getLogger("flagst")
 
-#: The repository at the commit that the manifest's hashes belong to (Andersson et al., Nat. Commun. 2021).
+#: The repository at the commit of the hashes in the manifest (Andersson et al., Nat. Commun. 2021).
 BASE_URL = "https://raw.githubusercontent.com/almaan/her2st/85df741/"
 _MANIFEST = "her2st_manifest.csv"
+_COLUMNS = ("section", "kind", "path", "git_blob_sha1", "sha256")
 
 
 @dataclass(frozen=True)
 class ManifestFile:
-    """One file of the upstream repository and what it must hash to."""
+    """One file of the repository and its hashes."""
 
     section: str
     kind: str
@@ -32,10 +33,7 @@ class ManifestFile:
 def manifest() -> dict[tuple[str, str], ManifestFile]:
     """Files by ``(section, kind)``; kinds: counts, spots, image, cluster_labels, pathologist_labels."""
     with files("flagst.datasets").joinpath(_MANIFEST).open(encoding="utf-8", newline="") as handle:
-        rows = [
-            ManifestFile(row["section"], row["kind"], row["path"], row["git_blob_sha1"], row["sha256"])
-            for row in csv.DictReader(handle)
-        ]
+        rows = [ManifestFile(*(row[key] for key in _COLUMNS)) for row in csv.DictReader(handle)]
     return {(row.section, row.kind): row for row in rows}
 
 
@@ -45,21 +43,16 @@ def known_sections() -> list[str]:
 
 
 def git_blob_sha1(path: Path) -> str:
-    """SHA-1 that git gives to a file's content: of ``blob <size>``, a zero byte and the content."""
+    """git's SHA-1 of a file: of ``blob <size>``, a zero byte and the content."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    _feed(digest, path)
-    return digest.hexdigest()
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, lambda: digest).hexdigest()
 
 
 def check_file(path: Path, entry: ManifestFile) -> None:
-    """Raise a ``ValueError`` when a file is not the one in the manifest.
-
-    The SHA-256 is used where it is known, otherwise the git blob SHA-1.
-    """
+    """Raise a ``ValueError`` if a file does not match the manifest: its SHA-256 if known, else its git SHA-1."""
     if entry.sha256:
-        digest = hashlib.sha256()
-        _feed(digest, path)
-        name, expected, found = "sha256", entry.sha256, digest.hexdigest()
+        name, expected, found = "sha256", entry.sha256, sha256_of(path)
     else:
         name, expected, found = "git blob sha1", entry.git_blob_sha1, git_blob_sha1(path)
     if found != expected:
@@ -70,21 +63,21 @@ def check_file(path: Path, entry: ManifestFile) -> None:
 
 
 def cache_dir() -> Path:
-    """Folder where downloads are kept."""
+    """Folder of downloaded files."""
     import pooch
 
     return Path(pooch.os_cache("flagst")) / "her2st"
 
 
 def fetch(entry: ManifestFile) -> Path:
-    """Path of a file in the cache, downloaded and checked when it is not there yet.
+    """Path of a file in the cache. The file is downloaded and checked if it is missing.
 
     Raises
     ------
     ConnectionError
         The file could not be downloaded.
     ValueError
-        What was downloaded is not the file in the manifest; nothing is kept.
+        The downloaded file does not match the manifest. It is deleted.
     """
     target = cache_dir() / entry.path
     if target.is_file():
@@ -92,7 +85,7 @@ def fetch(entry: ManifestFile) -> Path:
             check_file(target, entry)
             return target
         except ValueError:
-            logger.warning("%s in the cache is damaged: downloading it again.", entry.path)
+            logger.warning("%s in the cache is damaged. It is downloaded again.", entry.path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with drafted(target) as partial:
         _download(BASE_URL + entry.path, partial)
@@ -111,9 +104,3 @@ def _download(url: str, target: Path) -> None:
             f"Could not download {url} ({error}). On a machine without network, pass data_dir= or set "
             "FLAGST_DATA_DIR to a folder with the files of github.com/almaan/her2st."
         ) from error
-
-
-def _feed(digest, path: Path) -> None:
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)

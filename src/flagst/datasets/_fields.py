@@ -1,4 +1,4 @@
-"""Outlines, spot arrays and random fields of simulated sections, on a grid coarser than the image."""
+"""Outlines, spot arrays and random fields of simulated sections, on a grid that is coarser than the image."""
 
 import numpy as np
 
@@ -10,15 +10,15 @@ MARGIN_UM = 130.0  # empty slide around the tissue
 
 
 def lay_out(n_spots: int, rng: np.random.Generator) -> tuple[tuple[int, int], np.ndarray, np.ndarray, np.ndarray]:
-    """A tissue outline that holds exactly ``n_spots`` spots of a hexagonal array.
+    """A tissue outline with exactly ``n_spots`` spots of a hexagonal array.
 
     Returns
     -------
-    Shape of the coarse grid, distance to the tissue's border on it (micrometres, positive inside), array row
-    and column of the spots and their coordinates ``(n_spots, 2)``, x then y, micrometres.
+    Shape of the coarse grid; distance to the border of the tissue on it (micrometres, positive inside); array row and
+    column of the spots (n_spots, 2); and their coordinates (n_spots, 2), x then y, micrometres.
     """
     row_um = PITCH_UM * np.sqrt(3) / 2
-    radius = np.sqrt(n_spots * PITCH_UM * row_um) / 2  # of a square that holds them
+    radius = np.sqrt(n_spots * PITCH_UM * row_um) / 2  # half the side of a square with this many spots
     side = int(np.ceil(2 * (radius * 1.08 + MARGIN_UM) / (GRID_PX * UM_PER_PX)))
     grid = (side, side)
     step = GRID_PX * UM_PER_PX
@@ -26,7 +26,7 @@ def lay_out(n_spots: int, rng: np.random.Generator) -> tuple[tuple[int, int], np
     distance = (np.abs(axis[:, None]) ** 4 + np.abs(axis[None, :]) ** 4) ** 0.25
     edge = side * step / 2 - np.maximum(np.abs(axis[:, None]), np.abs(axis[None, :]))
     ragged = distance + 0.1 * radius * field(grid, max(radius / 3, 80), rng)
-    ragged += 4 * np.clip(MARGIN_UM - edge, 0, None)  # keep off the border of the image
+    ragged += 4 * np.clip(MARGIN_UM - edge, 0, None)  # keep the tissue away from the border of the image
 
     rows, columns = np.indices((int(side * step / row_um), int(side * step / PITCH_UM))).reshape(2, -1)
     coords = np.column_stack([(columns + 0.5 * (rows % 2) + 0.5) * PITCH_UM, (rows + 0.5) * row_um])
@@ -47,7 +47,7 @@ def field(grid: tuple[int, int], length_um: float, rng: np.random.Generator) -> 
 
 
 def sample(values: np.ndarray, coords: np.ndarray) -> np.ndarray:
-    """Values of a coarse-grid field ``(rows, columns)`` at ``coords``, x then y, micrometres."""
+    """Values (n_spots,) of a field (rows, columns) on the coarse grid at ``coords`` (n_spots, 2), x then y, um."""
     from scipy.ndimage import map_coordinates
 
     grid = coords[:, ::-1].T / (UM_PER_PX * GRID_PX) - 0.5

@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from flagst._keys import OBS
 from flagst.datasets import _download
-from flagst.datasets._st_array import pitch_px, read_counts, spot_names
-from flagst.io import Section, build_sdata, lazy_pyramid
+from flagst.datasets._st_array import pitch_px, read_counts, read_spots, require_known, spot_names, st_section
+from flagst.io import Section, build_sdata
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flagst")
 
 DATA_DIR_VARIABLE = "FLAGST_DATA_DIR"
-#: Legacy Spatial Transcriptomics array: spot diameter and centre-to-centre distance, micrometres.
+#: Of a legacy Spatial Transcriptomics array: spot diameter, and distance between centres, micrometres.
 SPOT_DIAMETER_UM = 100.0
 PITCH_UM = 200.0
 UNLABELLED = "unlabelled"
@@ -32,51 +30,54 @@ _Locate = Callable[[str, str], "Path | None"]
 def her2st(sections: str | Sequence[str], data_dir: str | Path | None = None, *, verify: bool = False) -> "SpatialData":
     """Load sections of the HER2ST breast cancer data set.
 
-    Files come from ``data_dir``, else from the folder named by the environment variable ``FLAGST_DATA_DIR``
-    (both read in place, without any network), else they are downloaded one by one from the upstream
-    repository into ``pooch.os_cache("flagst")``, each checked against the hash it must have.
+    Files are read from ``data_dir``, else from the folder in the environment variable ``FLAGST_DATA_DIR``. Both are
+    read in place, without network. Without either, files are downloaded one by one from the public repository into
+    ``pooch.os_cache("flagst")``, and each is compared with its known hash.
 
     Parameters
     ----------
     sections
-        Section names, patient letter and number: ``"C2"`` or ``["C2", "C3"]``.
+        Section names, the letter of the patient and a number: ``"C2"`` or ``["C2", "C3"]``.
     data_dir
-        The data set's folder (with ``data/ST-cnts`` in it) or the folder that holds it as ``her2st``.
+        The folder of the data set (it contains ``data/ST-cnts``), or the folder that contains it as ``her2st``.
     verify
-        Also check files read in place against the manifest's hashes. Downloads are always checked.
+        Compare files that are read in place with their known hashes too. Downloads are always compared.
 
     Returns
     -------
-    SpatialData as described in :func:`flagst.io.build_sdata`. Spots are in the order of the count files (one
-    of D5 has no count at all and is left out) and named ``{section}_{x}x{y}``. Images are decoded on first
-    use. ``obs`` also has ``patient``, ``array_row`` and ``array_col`` (int, array position), ``cluster``
-    (expression cluster; comparable between sections of one patient only, hence ``{patient}_{number}``) and
-    ``pathologist_label``; the last two are there when a section has them, with ``"unlabelled"`` where a spot
-    has none.
+    SpatialData as described in :func:`flagst.io.build_sdata`, with (n_spots, n_genes) raw counts. Spots
+    are in the order of the count files and named ``{section}_{x}x{y}``. One spot of D5 has no counts and is left out.
+    Images are decoded when they are first used. ``obs`` has these columns too:
+
+    - ``patient``;
+    - ``array_row`` and ``array_col``: int, position on the array;
+    - ``cluster``: expression cluster, named ``{patient}_{number}``, because clusters of different patients cannot be
+      compared; ``"unlabelled"`` for spots without one;
+    - ``pathologist_label``, if a section has them; ``"unlabelled"`` for spots without one.
 
     Raises
     ------
     ValueError
-        Unknown or repeated section, or a file that does not match its hash.
+        A section is unknown or repeated, or a file does not match its hash.
     FileNotFoundError
-        ``data_dir`` is not such a folder, or lacks a section's counts or spots.
+        ``data_dir`` is not such a folder, or counts or spots of a section are missing.
     ConnectionError
-        A section's counts or spots could not be downloaded.
+        Counts or spots of a section could not be downloaded.
+
+    Warns
+    -----
+    UserWarning
+        An image or labels of a section could not be downloaded.
 
     Source
     ------
     Andersson et al., Nat. Commun. 2021; github.com/almaan/her2st; catalogued as CC BY 4.0.
 
-    Example
-    -------
+    Examples
+    --------
     >>> sdata = flagst.datasets.her2st(["C2", "C3"])  # doctest: +SKIP
     """
-    names = [sections] if isinstance(sections, str) else list(sections)
-    known = _download.known_sections()
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        said = f"HER2ST has no section {unknown}" if names else "No section was named"
-        raise ValueError(f"{said}; known sections: {known}.")
+    names = require_known(sections, _download.known_sections(), data_set="HER2ST")
     data_dir = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     locate = _download_or_none if data_dir is None else _in_place(_root(Path(data_dir)), verify)
     parts = [_read_section(name, locate) for name in names]
@@ -98,7 +99,7 @@ def _root(data_dir: Path) -> Path:
 
 
 def _in_place(root: Path, verify: bool) -> _Locate:
-    """Locator that finds files in a folder and never touches the network."""
+    """A function that finds files in a folder, without network."""
 
     def locate(section: str, kind: str) -> Path | None:
         entry = _download.manifest().get((section, kind))
@@ -119,7 +120,7 @@ def _in_place(root: Path, verify: bool) -> _Locate:
 
 
 def _download_or_none(section: str, kind: str) -> Path | None:
-    """Locator that downloads; a section can do without image and labels, not without counts and spots."""
+    """Download a file. None, with a warning, if an image or labels cannot be downloaded; they are optional."""
     entry = _download.manifest().get((section, kind))
     if entry is None:
         return None
@@ -135,61 +136,34 @@ def _download_or_none(section: str, kind: str) -> Path | None:
 
 
 def _read_section(name: str, locate: _Locate) -> Section:
-    import pandas as pd
-
-    counts = read_counts(locate(name, "counts"))
-    spots = pd.read_csv(locate(name, "spots"), sep="\t")
-    spots.index = spot_names(spots["x"], spots["y"])
-    um_per_px = PITCH_UM / pitch_px(spots)
-    kept = counts.index.isin(spots.index) & (counts.to_numpy().sum(axis=1) > 0)
-    if not kept.all():
-        left_out = list(counts.index[~kept])
-        logger.warning("Section %r: spots without position or counts are left out: %s.", name, left_out)
-        counts = counts.loc[kept]
-    spots = spots.loc[counts.index]
-
-    obs = pd.DataFrame(index=name + "_" + counts.index)
-    obs[OBS.patient] = name[0]
-    obs[OBS.array_row] = spots["y"].to_numpy(dtype=np.int64)
-    obs[OBS.array_col] = spots["x"].to_numpy(dtype=np.int64)
-    clusters = _read_clusters(locate(name, "cluster_labels"))
-    pathologist = _read_pathologist(locate(name, "pathologist_labels"))
-    for column, labels in ((OBS.cluster, clusters), (OBS.pathologist, pathologist)):
-        if labels is not None:
-            obs[column] = labels.reindex(counts.index).fillna(UNLABELLED).to_numpy(dtype=object)
-
-    image = locate(name, "image")
-    return Section(
-        name=name,
-        # pixel_x is the column and pixel_y the row; the integer array position ignores the array's jitter
-        coords=spots[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64),
-        counts=counts.to_numpy(),
-        genes=list(counts.columns),
-        obs=obs,
-        spot_diameter_px=SPOT_DIAMETER_UM / um_per_px,
-        um_per_px=um_per_px,
-        layout="square",
-        image=None if image is None else lazy_pyramid(image),
+    counts, spots = read_counts(locate(name, "counts")), read_spots(locate(name, "spots"))
+    section = st_section(
+        name,
+        counts,
+        spots,
+        um_per_px=PITCH_UM / pitch_px(spots),
+        spot_diameter_um=SPOT_DIAMETER_UM,
+        image=locate(name, "image"),
     )
+    section.obs.insert(0, OBS.patient, name[0])
+    positions = section.obs.index.str.removeprefix(f"{name}_")
+    for column, labels in _read_labels(name, locate).items():
+        section.obs[column] = labels.reindex(positions).fillna(UNLABELLED).to_numpy(dtype=object)
+    return section
 
 
-def _read_clusters(path: Path | None) -> "pd.Series | None":
-    """Expression cluster by spot, ``{patient}_{number}``."""
+def _read_labels(name: str, locate: _Locate) -> dict[str, "pd.Series"]:
+    """Column of ``obs`` -> labels by array position, from the label files that the section has."""
     import pandas as pd
 
-    if path is None:
-        return None
-    table = pd.read_csv(path, sep="\t")
-    labels = table["patient_id"].astype(str) + "_" + table["label"].astype(str)
-    return pd.Series(labels.to_numpy(dtype=object), index=spot_names(table["x"], table["y"]))
-
-
-def _read_pathologist(path: Path | None) -> "pd.Series | None":
-    """Pathologist's label by spot; the file holds jittered array positions, some of them empty."""
-    import pandas as pd
-
-    if path is None:
-        return None
-    table = pd.read_csv(path, sep="\t").dropna(subset=["x", "y", "label"])
-    names = spot_names(table["x"].round(), table["y"].round())
-    return pd.Series(table["label"].str.strip().to_numpy(dtype=object), index=names)
+    labels = {}
+    if path := locate(name, "cluster_labels"):
+        table = pd.read_csv(path, sep="\t")
+        values = table["patient_id"].astype(str) + "_" + table["label"].astype(str)
+        labels[OBS.cluster] = pd.Series(values.to_numpy(dtype=object), index=spot_names(table["x"], table["y"]))
+    if path := locate(name, "pathologist_labels"):
+        # positions in this file are jittered, and some are empty
+        table = pd.read_csv(path, sep="\t").dropna(subset=["x", "y", "label"])
+        names = spot_names(table["x"].round(), table["y"].round())
+        labels[OBS.pathologist] = pd.Series(table["label"].str.strip().to_numpy(dtype=object), index=names)
+    return labels

@@ -1,69 +1,60 @@
 """Mouse olfactory bulb on a legacy Spatial Transcriptomics array of about 2,000 spots."""
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from flagst._keys import OBS
 from flagst.datasets._her2st import DATA_DIR_VARIABLE
-from flagst.datasets._st_array import pitch_px, read_counts, spot_names
-from flagst.io import Section, build_sdata, lazy_pyramid
+from flagst.datasets._st_array import pitch_px, read_counts, read_spots, require_known, st_section
+from flagst.io import Section, build_sdata
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-logger = logging.getLogger("flagst")
-
 SECTIONS = ("MOB1", "MOB2")
-#: Rows and columns of the array are 100 um apart and every other position is used: nearest spots are 141 um apart.
+#: Distance of rows and of columns of the array. Every other position is used: the nearest spots are 141 um apart.
 STEP_UM = 100.0
 SPOT_DIAMETER_UM = 100.0
 
 
 def mob(sections: str | Sequence[str] = SECTIONS, data_dir: str | Path | None = None) -> "SpatialData":
-    """Load sections of the mouse olfactory bulb that come with STUtility: 1,000 genes, spots under tissue only.
+    """Load sections of the mouse olfactory bulb from STUtility.
 
-    The files are read in place, they are not downloaded.
+    They have 1,000 genes. Only spots under tissue are loaded. Files are read in place and not downloaded.
 
     Parameters
     ----------
     sections
         ``"MOB1"``, ``"MOB2"`` or both.
     data_dir
-        Folder with ``MOB1.tsv.gz``, ``alignment_table_MOB1.tsv`` and ``MOB1.jpg`` (and so for MOB2), or the folder
-        that holds it as ``mob``; by default the one named by the environment variable ``FLAGST_DATA_DIR``.
+        Folder with ``MOB1.tsv.gz``, ``alignment_table_MOB1.tsv`` and ``MOB1.jpg`` (and the same for MOB2), or the
+        folder that contains it as ``mob``. By default the folder in the environment variable ``FLAGST_DATA_DIR``.
 
     Returns
     -------
-    SpatialData as described in :func:`flagst.io.build_sdata`: spots named ``{section}_{x}x{y}``, genes by versioned
-    Ensembl identifier. ``obs`` also has ``array_row`` and ``array_col`` (int). ``total_counts`` are those of the 1,000
-    genes, the only ones published. The image has about 4.4 micrometres per pixel.
+    SpatialData as described in :func:`flagst.io.build_sdata`, with (n_spots, n_genes) raw counts. Spots
+    are named ``{section}_{x}x{y}``, and genes by versioned Ensembl identifier. ``obs`` also has ``array_row`` and
+    ``array_col``, int. ``total_counts`` sums the 1,000 genes, because no others were published. The image has about 4.4
+    micrometres per pixel.
 
     Raises
     ------
     ValueError
-        Unknown or repeated section.
+        A section is unknown or repeated.
     FileNotFoundError
-        No folder given, or a file is missing.
+        No folder is given, or a file is missing.
 
     Source
     ------
-    github.com/jbergenstrahle/STUtility at 9a8f421, MIT. The array's step of 100 um is taken from its published size
-    of 6.2 by 6.6 mm.
+    github.com/jbergenstrahle/STUtility at 9a8f421, MIT. The distance of 100 um between positions of the array follows
+    from its published size of 6.2 by 6.6 mm.
 
-    Example
-    -------
+    Examples
+    --------
     >>> sdata = flagst.datasets.mob("MOB1", data_dir="mob")  # doctest: +SKIP
     """
-    names = [sections] if isinstance(sections, str) else list(sections)
-    unknown = [name for name in names if name not in SECTIONS]
-    if unknown or not names:
-        said = f"The mouse olfactory bulb has no section {unknown}" if names else "No section was named"
-        raise ValueError(f"{said}; known sections: {list(SECTIONS)}.")
+    names = require_known(sections, SECTIONS, data_set="The mouse olfactory bulb")
     root = _root(data_dir or os.environ.get(DATA_DIR_VARIABLE))
     return build_sdata([_read_section(name, root) for name in names])
 
@@ -80,34 +71,13 @@ def _root(data_dir: str | Path | None) -> Path:
 
 
 def _read_section(name: str, root: Path) -> Section:
-    import pandas as pd
-
     paths = [root / f"{name}.tsv.gz", root / f"alignment_table_{name}.tsv", root / f"{name}.jpg"]
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; {root} has {sorted(p.name for p in root.iterdir())[:10]}.")
-    counts, spots = read_counts(paths[0]), pd.read_csv(paths[1], sep="\t")
+    counts, spots = read_counts(paths[0]), read_spots(paths[1])
     um_per_px = STEP_UM / pitch_px(spots)
-    spots.index = spot_names(spots["x"], spots["y"])
-    on_tissue = spots.index[(spots["selected"] == 1).to_numpy()]
-    counts = counts.loc[~counts.index.isin(spots.index) | counts.index.isin(on_tissue)]  # beside the tissue by design
-    kept = counts.index.isin(on_tissue) & (counts.to_numpy().sum(axis=1) > 0)
-    if not kept.all():
-        left_out = list(counts.index[~kept])
-        logger.warning("Section %r: spots without position or counts are left out: %s.", name, left_out)
-        counts = counts.loc[kept]
-    spots = spots.loc[counts.index]
-    obs = pd.DataFrame(index=name + "_" + counts.index)
-    obs[OBS.array_row] = spots["y"].to_numpy(dtype=np.int64)
-    obs[OBS.array_col] = spots["x"].to_numpy(dtype=np.int64)
-    return Section(
-        name=name,
-        coords=spots[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64),
-        counts=counts.to_numpy(),
-        genes=list(counts.columns),
-        obs=obs,
-        spot_diameter_px=SPOT_DIAMETER_UM / um_per_px,
-        um_per_px=um_per_px,
-        layout="square",
-        image=lazy_pyramid(paths[2]),
-    )
+    on_tissue = spots[spots["selected"] == 1]
+    # spots off the tissue are left out here, so that st_section does not log them
+    counts = counts.loc[~counts.index.isin(spots.index) | counts.index.isin(on_tissue.index)]
+    return st_section(name, counts, on_tissue, um_per_px=um_per_px, spot_diameter_um=SPOT_DIAMETER_UM, image=paths[2])

@@ -1,4 +1,4 @@
-"""Simulated sections whose truth is known: gene programs, some visible in the image and some not."""
+"""Simulated sections with a known truth: gene programs, of which the image shows some."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,15 +7,7 @@ import numpy as np
 
 from flagst._checks import require_key
 from flagst._keys import LAYERS, OBS, OBSM, TABLE, TRUTH, UNS, VARM
-from flagst.datasets._fields import (
-    GRID_PX,
-    PITCH_UM,
-    SPOT_DIAMETER_UM,
-    UM_PER_PX,
-    field,
-    lay_out,
-    sample,
-)
+from flagst.datasets._fields import GRID_PX, PITCH_UM, SPOT_DIAMETER_UM, UM_PER_PX, field, lay_out, sample
 from flagst.datasets._tissue import DOMAINS, draw_section
 from flagst.io import Section, build_sdata
 
@@ -24,14 +16,14 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from spatialdata import SpatialData
 
-#: Programs that the image does not show, and over how many micrometres each varies; 0: spot by spot.
+#: Programs that the image does not show, and the length over which each varies, micrometres; 0: from spot to spot.
 HIDDEN = {"gradient": 260.0, "niche": 130.0, "state": 0.0}
 PROGRAMS = (*DOMAINS, *HIDDEN)
 _N_VISIBLE = len(DOMAINS)
 
 _DOMAIN_LENGTH_UM = 240.0
 _DOMAIN_CONTRAST = 2.0
-_SHARE_SD = 0.27  # of a domain's share, so that activities have about unit variance
+_SHARE_SD = 0.27  # standard deviation of the share of a domain; activities then have about unit variance
 _DEPTH_LENGTH_UM = 300.0
 _MEAN_DEPTH = 1500.0
 _DISPERSION = 2.6
@@ -39,7 +31,7 @@ _DISPERSION = 2.6
 
 @dataclass
 class _Truth:
-    """What all sections share: log-rate of a gene = baseline + loadings @ programs."""
+    """Parameters that all sections share: log-rate of a gene = baseline + loadings @ programs."""
 
     baseline: np.ndarray  # (n_genes,)
     loadings: np.ndarray  # (n_genes, n_programs)
@@ -47,46 +39,47 @@ class _Truth:
 
 
 def simulated_sections(n_sections: int = 4, n_spots: int = 400, n_genes: int = 60, seed: int = 0) -> "SpatialData":
-    """Simulate H&E sections with spots and raw counts drawn from a known truth.
+    """Simulate H&E sections with spots and raw counts from a known truth.
 
-    Each section has its own layout of four tissue domains (tumour, gland, stroma, immune), and an image whose
-    nuclei, glands and fibres follow them. Genes belong to programs: four are the domains and so are visible;
-    three are not (two smooth in space, one varying spot by spot), and within a section they are uncorrelated
-    with what is visible. Counts are negative binomial around ``depth x share``, with a library size that
-    varies smoothly, with the tissue, and from spot to spot.
+    Each section has its own layout of four tissue domains (tumour, gland, stroma, immune). Nuclei, glands and fibres in
+    its image follow the domains. Genes belong to programs. Four programs are the domains, so the image shows them.
+    Three programs are not visible in the image: two vary smoothly in space, one varies from spot to spot. Within a
+    section they are uncorrelated with the visible ones. Counts are negative binomial around ``depth x share``. The
+    library size varies smoothly, with the tissue, and from spot to spot.
 
     Parameters
     ----------
     n_sections
         Number of sections, named ``S1``, ``S2``, ...
     n_spots
-        Spots per section, 100 um apart on a hexagonal array, at least 10.
+        Number of spots per section, 10 or more, 100 um apart on a hexagonal array.
     n_genes
-        Number of genes, at least 2.
+        Number of genes, 2 or more.
     seed
-        Same seed, same data. Sections and spots do not depend on ``n_genes``.
+        The same seed gives the same data. Images and spots do not depend on ``n_genes``.
 
     Returns
     -------
-    SpatialData as described in :func:`flagst.io.build_sdata`. The truth is in its table:
+    SpatialData as described in :func:`flagst.io.build_sdata`. Its table also has the truth:
 
-    - ``layers["true_rate"]`` ``(n_spots, n_genes)``: expected counts;
-    - ``obsm["true_programs"]`` ``(n_spots, n_programs)``: program activity, about unit variance;
-    - ``varm["program_loadings"]`` ``(n_genes, n_programs)``: change of a gene's log-rate per unit of
+    - ``layers["true_rate"]``: (n_spots, n_genes) float32, expected counts;
+    - ``obsm["true_programs"]``: (n_spots, n_programs) float32, activity of the programs, about unit variance;
+    - ``varm["program_loadings"]``: (n_genes, n_programs) float64, change of the log-rate of a gene per unit of
       activity;
     - ``obs["domain"]``: the domain with the largest share; ``obs["true_depth"]``: expected library size;
     - ``uns["flagst_truth"]``: ``program_names``, ``program_visible``, ``program_length_um``, ``gene_names``,
-      ``baseline`` (log), ``dispersion``, ``log_rate_correlation`` ``(n_genes, n_genes)`` over all spots,
-      ``seed``.
+      ``baseline`` (log), ``dispersion``, ``log_rate_correlation`` (n_genes, n_genes) over all spots, ``seed``.
 
     Raises
     ------
     ValueError
-        Sizes that are too small.
+        A number is too small.
 
-    Example
-    -------
-    >>> sdata = flagst.datasets.simulated_sections(n_sections=2, n_spots=100)  # doctest: +SKIP
+    Examples
+    --------
+    >>> simulated = flagst.datasets.simulated_sections(n_sections=2, n_spots=20, n_genes=5)
+    >>> simulated["table"].shape, simulated["table"].obsm["true_programs"].shape
+    ((40, 5), (40, 7))
     """
     if n_sections < 1 or n_spots < 10 or n_genes < 2:
         raise ValueError(
@@ -116,26 +109,32 @@ def simulated_sections(n_sections: int = 4, n_spots: int = 400, n_genes: int = 6
 
 
 def redraw_counts(data: "SpatialData | AnnData", seed: int, *, hidden: bool = False) -> "csr_matrix":
-    """Draw counts once more from the truth of simulated sections: an independent replicate.
+    """Draw counts again from the truth of simulated sections: an independent replicate of the measurement.
 
     Parameters
     ----------
     data
-        Output of :func:`simulated_sections`, or its table (any subset of its spots and genes).
+        Output of :func:`simulated_sections`, or its table, or any subset of its spots and genes.
     seed
-        Same seed, same counts; different from the seed of the simulation.
+        The same seed gives the same counts.
     hidden
-        Also draw new values for the programs that the image does not show. This is what a perfect model of
-        expression given the image would predict; with False the replicate shares them with the measurement.
+        Draw new values of the programs that the image does not show, too. A perfect model of expression given the image
+        would predict this. If False, the replicate has the same programs as the measurement.
 
     Returns
     -------
-    ``(n_spots, n_genes)`` csr float32 of non-negative integers.
+    (n_spots, n_genes) csr float32, non-negative integers.
 
     Raises
     ------
     KeyError
-        The table does not hold the truth of a simulation.
+        The table does not have the truth of a simulation.
+
+    Examples
+    --------
+    >>> counts = flagst.datasets.redraw_counts(sdata, seed=1)
+    >>> counts.shape, bool((counts != adata.X).nnz > 0)
+    ((180, 20), True)
     """
     import scipy.sparse as sp
 
@@ -156,7 +155,7 @@ def redraw_counts(data: "SpatialData | AnnData", seed: int, *, hidden: bool = Fa
 
 
 def _hidden_change(adata: "AnnData", rng: np.random.Generator) -> np.ndarray:
-    """Factor on each expected count when the hidden programs are drawn anew, ``(n_spots, n_genes)``."""
+    """Factor (n_spots, n_genes) of the expected counts if the hidden programs are drawn again."""
     programs = np.asarray(adata.obsm[OBSM.programs], dtype=np.float64)
     coords = np.asarray(adata.obsm[OBSM.spatial]) * UM_PER_PX
     log_depth = np.log(adata.obs[OBS.true_depth].to_numpy())
@@ -173,7 +172,7 @@ def _gene_names(n_genes: int) -> list[str]:
 
 
 def _draw_truth(n_genes: int, rng: np.random.Generator) -> _Truth:
-    """Each gene follows one program, up or down, and half of them a second one more weakly."""
+    """Each gene follows one program, up or down. Half of the genes follow a second one, more weakly."""
     n_programs = len(PROGRAMS)
     loadings = np.zeros((n_genes, n_programs))
     genes = np.arange(n_genes)
@@ -190,10 +189,10 @@ def _draw_truth(n_genes: int, rng: np.random.Generator) -> _Truth:
 
 
 def _simulate_section(name: str, n_spots: int, truth: _Truth, seed) -> tuple[Section, np.ndarray, np.ndarray]:
-    """One section, its program activity ``(n_spots, n_programs)`` and its expected counts."""
+    """One section, the activity of its programs (n_spots, n_programs), and its expected counts (n_spots, n_genes)."""
     import pandas as pd
 
-    # one stream per purpose: the image and the spots stay the same when the genes change
+    # one generator per purpose, so that the image and the spots do not depend on the genes
     layout_rng, image_rng, program_rng, count_rng = (np.random.default_rng(s) for s in seed.spawn(4))
     grid, tissue, position, coords = lay_out(n_spots, layout_rng)
     fields = np.stack([field(grid, _DOMAIN_LENGTH_UM, layout_rng) for _ in DOMAINS])
@@ -233,10 +232,10 @@ def _simulate_section(name: str, n_spots: int, truth: _Truth, seed) -> tuple[Sec
 
 
 def _hidden_activity(coords: np.ndarray, known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Programs that the image does not show: uncorrelated, over these spots, with ``known`` and each other.
+    """Activities of hidden programs, uncorrelated over these spots with ``known`` and with each other.
 
-    Smooth fields on one section correlate by chance. Without the orthogonalisation, no model could predict
-    the gene-gene correlation of a section it has not seen, and the truth would be a poor yardstick.
+    Smooth fields on one section correlate by chance. Without the orthogonalisation, no model could predict the
+    gene-gene correlation of an unseen section, and the truth would be a poor reference.
     """
     grid = tuple(int(np.ceil((top + PITCH_UM) / (UM_PER_PX * GRID_PX))) for top in coords.max(axis=0)[::-1])
     columns = [
@@ -253,7 +252,7 @@ def _hidden_activity(coords: np.ndarray, known: np.ndarray, rng: np.random.Gener
 
 
 def _draw_counts(rate: np.ndarray, dispersion: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Negative binomial counts: Poisson around a gamma-distributed rate; no spot stays without any count."""
+    """Negative binomial counts: Poisson with a gamma-distributed rate. Every spot has at least one count."""
     counts = rng.poisson(rate * rng.gamma(dispersion, 1 / dispersion, rate.shape)).astype(np.float32)
     empty = counts.sum(axis=1) == 0
     counts[empty, rate[empty].argmax(axis=1)] = 1

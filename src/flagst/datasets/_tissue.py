@@ -1,10 +1,8 @@
-"""Draw H&E-like sections: stain densities per pixel from domain proportions, then colour."""
-
-from dataclasses import dataclass
+"""Draw H&E-like sections: stain densities per pixel from the shares of tissue domains, then colours."""
 
 import numpy as np
 
-#: Tissue domains that the drawing knows, in the order of the proportions it takes.
+#: Tissue domains, in the order of the shares that :func:`draw_section` takes.
 DOMAINS = ("tumour", "gland", "stroma", "immune")
 
 #: Absorbance of haematoxylin and eosin in red, green, blue: blue-purple and pink.
@@ -13,24 +11,13 @@ _EOSIN = np.array([0.12, 0.62, 0.34], dtype=np.float32)
 _BACKGROUND = np.array([0.02, 0.025, 0.02], dtype=np.float32)
 
 
-@dataclass(frozen=True)
-class _Look:
-    """How one domain looks: cytoplasm stain, and nuclei (share of sites, radii in micrometres, darkness)."""
-
-    haematoxylin: float
-    eosin: float
-    nuclei: float
-    radius: float
-    elongation: float
-    darkness: float
-
-
-_LOOKS = {
-    "tumour": _Look(haematoxylin=0.16, eosin=0.42, nuclei=0.36, radius=4.8, elongation=1.25, darkness=0.85),
-    "gland": _Look(haematoxylin=0.06, eosin=0.36, nuclei=0.10, radius=3.4, elongation=1.4, darkness=0.85),
-    "stroma": _Look(haematoxylin=0.02, eosin=0.50, nuclei=0.07, radius=3.0, elongation=2.6, darkness=0.95),
-    "immune": _Look(haematoxylin=0.10, eosin=0.20, nuclei=0.75, radius=2.9, elongation=1.05, darkness=1.25),
-}
+# How each domain looks, in the order of DOMAINS: the cytoplasm's stain, and the nuclei.
+_CYTOPLASM_HAEMATOXYLIN = np.array([0.16, 0.06, 0.02, 0.10], dtype=np.float32)
+_CYTOPLASM_EOSIN = np.array([0.42, 0.36, 0.50, 0.20], dtype=np.float32)
+_NUCLEI = np.array([0.36, 0.10, 0.07, 0.75])  # share of sites with a nucleus
+_RADIUS_UM = np.array([4.8, 3.4, 3.0, 2.9])
+_ELONGATION = np.array([1.25, 1.4, 2.6, 1.05])
+_DARKNESS = np.array([0.85, 0.85, 0.95, 1.25])
 _SITE_UM = 8.0  # distance between the sites at which a nucleus may sit
 _GLAND_UM = 92.0  # distance between the sites at which a gland may sit
 _PIECE = 4096  # nuclei stamped at a time, to bound memory
@@ -44,20 +31,19 @@ def draw_section(
     Parameters
     ----------
     proportions
-        ``(4, rows, columns)`` float, shares of the domains of ``DOMAINS`` at each grid point; they sum to
-        one.
+        (4, rows, columns) float, shares of ``DOMAINS`` at each grid point, which sum to one.
     tissue
-        ``(rows, columns)`` float, roughly the distance to the border in micrometres, positive inside.
+        (rows, columns) float, approximate distance to the border, micrometres, positive inside.
     factor
         Pixels per grid point.
     um_per_px
         Micrometres per pixel.
     rng
-        Source of randomness.
+        Random generator.
 
     Returns
     -------
-    ``(rows * factor, columns * factor, 3)`` uint8.
+    (rows * factor, columns * factor, 3) uint8.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -65,24 +51,23 @@ def draw_section(
     depth = _enlarge(tissue, factor)
     inside = np.clip(depth / 5 + 0.5, 0, 1)
     shape = inside.shape
-    looks = [_LOOKS[name] for name in DOMAINS]
 
     fibres = _fibres(shape, um_per_px, rng)
-    haematoxylin = np.tensordot(np.float32([look.haematoxylin for look in looks]), shares, axes=1)
-    eosin = np.tensordot(np.float32([look.eosin for look in looks]), shares, axes=1)
+    haematoxylin = np.tensordot(_CYTOPLASM_HAEMATOXYLIN, shares, axes=1)
+    eosin = np.tensordot(_CYTOPLASM_EOSIN, shares, axes=1)
     eosin *= 1 + shares[DOMAINS.index("stroma")] * (fibres - 0.3) + 0.15 * _noise(shape, 3 / um_per_px, rng)
 
     lining, cytoplasm, lumen = _draw_glands(shares[DOMAINS.index("gland")], depth, um_per_px, rng)
     eosin += 0.25 * cytoplasm
     haematoxylin += 0.08 * cytoplasm
-    nuclei = _nuclei_sites(shares, inside, np.maximum(cytoplasm, lumen), looks, um_per_px, rng)
+    nuclei = _nuclei_sites(shares, inside, np.maximum(cytoplasm, lumen), um_per_px, rng)
     nuclei = np.concatenate([nuclei, lining])
     dark = _stamp_ellipses(nuclei, shape) * (1 + 0.25 * _noise(shape, 1.2 / um_per_px, rng))
     open_space = inside * (1 - lumen)
     haematoxylin = (haematoxylin + dark) * open_space
     eosin = (eosin * (1 - 0.5 * np.clip(dark, 0, 1))) * open_space
 
-    strength = rng.uniform(0.9, 1.1, 2)  # no two sections are stained alike
+    strength = rng.uniform(0.9, 1.1, 2)  # each section is stained differently
     density = gaussian_filter(haematoxylin, 0.6)[..., None] * (_HAEMATOXYLIN * np.float32(strength[0]))
     density += gaussian_filter(eosin, 0.6)[..., None] * (_EOSIN * np.float32(strength[1]))
     density += _BACKGROUND
@@ -93,7 +78,7 @@ def draw_section(
 
 
 def _enlarge(grid: np.ndarray, factor: int) -> np.ndarray:
-    """Bilinear, ``factor`` times larger; grid points sit in the middle of their pixels."""
+    """Bilinear interpolation, ``factor`` times larger. A grid point is the centre of its pixels."""
     from PIL import Image
 
     rows, columns = grid.shape
@@ -110,11 +95,11 @@ def _noise(shape: tuple[int, int], sigma: float, rng: np.random.Generator) -> np
 
 
 def _fibres(shape: tuple[int, int], um_per_px: float, rng: np.random.Generator) -> np.ndarray:
-    """Wavy bundles of collagen, 0 to 1: stripes whose phase is bent by smooth noise."""
+    """Wavy bundles of collagen, 0 to 1: stripes with smooth noise added to their phase."""
     rows, columns = (np.arange(side, dtype=np.float32) * np.float32(um_per_px) for side in shape)
     angle = rng.uniform(0, np.pi)
     across = rows[:, None] * np.float32(np.cos(angle)) + columns * np.float32(np.sin(angle))
-    coarse = 8  # the bend is smooth: make it small, then enlarge
+    coarse = 8  # the noise is smooth, so it is computed on a coarse grid
     small = (-(-shape[0] // coarse), -(-shape[1] // coarse))
     bend = _enlarge(_noise(small, 60 / um_per_px / coarse, rng), coarse)[: shape[0], : shape[1]]
     phase = across * np.float32(2 * np.pi / 11) + 14 * bend
@@ -122,35 +107,34 @@ def _fibres(shape: tuple[int, int], um_per_px: float, rng: np.random.Generator) 
 
 
 def _sites(shape: tuple[int, int], spacing: float, rng: np.random.Generator) -> np.ndarray:
-    """Jittered lattice ``(n_sites, 2)``, row then column: random, yet no two sites on top of each other."""
+    """Jittered lattice (n_sites, 2), row then column: random, but no two sites overlap."""
     axes = [np.arange(spacing / 2, side, spacing) for side in shape]
     lattice = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
     sites = lattice + rng.uniform(-0.35, 0.35, lattice.shape) * spacing
     return np.clip(sites, 0, np.array(shape) - 1)
 
 
-def _nuclei_sites(shares, inside, glands, looks, um_per_px, rng) -> np.ndarray:
-    """Nuclei outside glands: ``(n_nuclei, 6)`` row, column, two radii (px), angle, darkness."""
+def _nuclei_sites(shares, inside, glands, um_per_px, rng) -> np.ndarray:
+    """Nuclei outside glands (n_nuclei, 6): row, column, two radii (px), angle, darkness."""
     sites = _sites(inside.shape, _SITE_UM / um_per_px, rng)
     row, column = sites.astype(int).T
     share = shares[:, row, column]
-    wanted = share * np.array([look.nuclei for look in looks])[:, None]
+    wanted = share * _NUCLEI[:, None]
     free = (inside[row, column] > 0.9) & (glands[row, column] < 0.3)
     kept = free & (rng.random(len(sites)) < wanted.sum(axis=0))
     sites, wanted = sites[kept], wanted[:, kept]
-    # which domain a nucleus belongs to follows the local mixture
+    # the domain of a nucleus is sampled from the local shares
     cumulative = np.cumsum(wanted / wanted.sum(axis=0), axis=0)
-    kind = np.minimum((rng.random(len(sites)) > cumulative).sum(axis=0), len(looks) - 1)
-    radius = np.array([look.radius for look in looks])[kind] / um_per_px
-    radius = radius * rng.lognormal(0, 0.15, len(sites))
-    stretch = np.sqrt(np.array([look.elongation for look in looks])[kind])
-    darkness = np.array([look.darkness for look in looks])[kind] * rng.uniform(0.75, 1.2, len(sites))
+    kind = np.minimum((rng.random(len(sites)) > cumulative).sum(axis=0), len(DOMAINS) - 1)
+    radius = _RADIUS_UM[kind] / um_per_px * rng.lognormal(0, 0.15, len(sites))
+    stretch = np.sqrt(_ELONGATION[kind])
+    darkness = _DARKNESS[kind] * rng.uniform(0.75, 1.2, len(sites))
     angle = rng.uniform(0, np.pi, len(sites))
     return np.column_stack([sites, radius * stretch, radius / stretch, angle, darkness])
 
 
 def _draw_glands(share, depth, um_per_px, rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Glands: nuclei of the lining as in :func:`_nuclei_sites`, and maps of cytoplasm and of empty lumen."""
+    """Glands: nuclei of the lining as in :func:`_nuclei_sites`, and maps of cytoplasm and of the empty lumen."""
     sites = _sites(share.shape, _GLAND_UM / um_per_px, rng)
     row, column = sites.astype(int).T
     kept = (depth[row, column] > 55) & (rng.random(len(sites)) < 1.9 * share[row, column] - 0.25)
@@ -187,13 +171,12 @@ def _draw_glands(share, depth, um_per_px, rng) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _stamp_ellipses(ellipses: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Filled ellipses with a soft edge of about one pixel; where they overlap the darker one wins.
+    """Filled ellipses with a soft edge of about one pixel. Overlapping ellipses take the larger value.
 
     Parameters
     ----------
     ellipses
-        ``(n, 6)`` row, column, first and second radius (px), angle of the first radius (from the row axis),
-        value.
+        (n, 6): row, column, first and second radius (px), angle of the first radius from the row axis, value.
     shape
         Rows and columns of the result.
     """

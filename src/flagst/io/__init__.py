@@ -1,4 +1,4 @@
-"""The SpatialData shape that flagst works on: building it and checking it."""
+"""Read, build and check the SpatialData structure that flagst uses."""
 
 from flagst.io.build import Section, build_sdata
 from flagst.io.images import clear_image_cache, lazy_pyramid

@@ -1,4 +1,4 @@
-"""Build the one SpatialData shape that every part of flagst speaks."""
+"""Build the SpatialData structure that every part of flagst uses."""
 
 import logging
 import warnings
@@ -25,34 +25,41 @@ LAYOUTS = ("square", "hex", "irregular", "other")
 
 @dataclass
 class Section:
-    """What is known about one tissue section.
+    """Everything that is known about one tissue section.
 
     Parameters
     ----------
     name
-        Section name; letters, digits, ``_``, ``-`` and ``.`` only.
+        Name of the section; letters, digits, ``_``, ``-`` and ``.`` only.
     coords
-        ``(n_spots, 2)`` float, x then y (column then row), full-resolution pixels.
+        (n_spots, 2) float, x then y (column then row), full-resolution pixels.
     counts
-        ``(n_spots, n_genes)`` non-negative integers, sparse or dense.
+        (n_spots, n_genes) non-negative integers, sparse or dense.
     genes
-        ``n_genes`` unique names.
-    obs
-        Table with one row per spot; its index holds the observation names, unique over all sections.
-        Without it, spots are named ``{name}_{row}``. A column ``total_counts`` is kept (counts over all
-        genes, when ``counts`` holds only some of them); otherwise it is the row sum.
+        Names of the n_genes genes, unique.
     spot_diameter_px
-        True spot diameter, full-resolution pixels.
+        True diameter of a spot, full-resolution pixels.
     um_per_px
         Micrometres per full-resolution pixel.
+    obs
+        Table with one row per spot. Its index has the names of the spots, unique over all sections; without it, spots
+        are named ``{name}_{row}``. A column ``total_counts`` is kept: the counts over all genes, if ``counts`` has only
+        some of the genes. Without it, it is the sum of each row of ``counts``.
     layout
-        ``"square"`` (bins too), ``"hex"``, ``"irregular"`` (cells) or ``"other"``.
+        ``"square"`` (also for bins), ``"hex"``, ``"irregular"`` (cells) or ``"other"``.
     image
-        ``(rows, columns, 3)`` or ``(3, rows, columns)`` uint8, numpy or dask; or a list of such levels, each
-        smaller than the one before (see :func:`flagst.io.lazy_pyramid`); or None when there is no image.
+        (rows, columns, 3) or (3, rows, columns) uint8, 0 to 255, numpy or dask. Or a list of such levels, each smaller
+        than the one before (see :func:`flagst.io.lazy_pyramid`). None if there is no image.
     hires
-        ``(rows, columns, 3)`` uint8 small image and its factor from full-resolution pixels; made from
-        ``image`` when not given.
+        A small image (rows, columns, 3) uint8, and its factor from full-resolution pixels. By default it is computed
+        from ``image``.
+
+    Examples
+    --------
+    >>> counts = np.array([[1, 0], [2, 3]])
+    >>> section = flagst.io.Section("A", np.array([[5, 5], [15, 5]]), counts, ["g1", "g2"], 8, um_per_px=1.0)
+    >>> section.layout
+    'other'
     """
 
     name: str
@@ -73,24 +80,48 @@ def build_sdata(sections: Sequence[Section], *, table_key: str = TABLE) -> "Spat
     Parameters
     ----------
     sections
-        One :class:`Section` each. Genes are the union over sections in the order in which they first appear;
-        a section that lacks a gene gets zero counts for it.
+        One :class:`Section` each. The genes are the union over sections, in the order of first appearance. A section
+        that lacks a gene has zero counts of it.
     table_key
         Name of the table.
 
     Returns
     -------
-    SpatialData with, per section S, a lazy multiscale image ``S_image`` (c, y, x uint8), circles ``S_spots``
-    of true diameter and the coordinate system S, all in full-resolution pixels; and one table with raw counts
-    in X (csr float32), ``obs["section"]``, ``obs["total_counts"]``, ``obs["region"]``, ``obs["spot_id"]``,
-    ``obsm["spatial"]``, ``uns["spatial"][S]`` and micrometres per pixel and layout in
-    ``uns["flagst"]["params"]``. A section without image has neither image element nor
-    ``uns["spatial"][S]["images"]``.
+    SpatialData with these elements for each section S, all in full-resolution pixels:
+
+    - image ``S_image``: lazy, multiscale, (3, rows, columns) uint8. It is missing if the section has no image.
+    - shapes ``S_spots``: circles with the true diameter of the spots.
+    - coordinate system S.
+
+    and with one table for all sections:
+
+    - ``X``: (n_spots, n_genes) csr float32, raw counts.
+    - ``obs``: ``section``, ``region``, ``spot_id``, ``total_counts``, and the columns of the sections.
+    - ``obsm["spatial"]``: (n_spots, 2) float64, x then y, full-resolution pixels.
+    - ``uns["spatial"][S]``: small image and scale factors, as scanpy and squidpy read them.
+    - ``uns["flagst"]["params"]``: ``um_per_px`` and ``layout`` of each section.
 
     Raises
     ------
     ValueError
-        No section, repeated section, gene or spot names, an unknown layout, or sizes that do not match.
+        There is no section, names of sections, genes or spots are repeated, a layout is unknown, an image is not RGB,
+        or sizes do not match.
+    TypeError
+        An image is not uint8.
+
+    Warns
+    -----
+    UserWarning
+        A section has no image.
+
+    Examples
+    --------
+    >>> coords, counts = np.array([[5, 5], [15, 5]]), np.array([[1, 0], [2, 3]])
+    >>> image = np.full((20, 20, 3), 255, dtype=np.uint8)
+    >>> sections = [flagst.io.Section(s, coords, counts, ["g1", "g2"], 8, 1.0, image=image) for s in ("A", "B")]
+    >>> built = flagst.io.build_sdata(sections)
+    >>> built["table"].shape, sorted(built.images)
+    ((4, 2), ['A_image', 'B_image'])
     """
     from spatialdata import SpatialData
     from spatialdata.models import TableModel
@@ -142,7 +173,7 @@ def _check_section(section: Section) -> None:
 
 
 def _build_table(sections: Sequence[Section]):
-    """AnnData over all sections, genes in first-seen order."""
+    """AnnData of all sections; genes in the order of first appearance."""
     import anndata as ad
     import pandas as pd
     import scipy.sparse as sp
@@ -179,7 +210,7 @@ def _build_table(sections: Sequence[Section]):
 
 
 def _section_obs(section: Section) -> "pd.DataFrame":
-    """Observation columns of one section; categories as plain strings, so that sections can be joined."""
+    """Columns of ``obs`` of one section. Categories become strings, so that sections can be joined."""
     import pandas as pd
 
     if section.obs is None:
@@ -199,7 +230,7 @@ def _section_obs(section: Section) -> "pd.DataFrame":
 
 
 def _spatial_slot(section: Section) -> dict:
-    """``uns["spatial"][S]`` in the layout that scanpy and squidpy read."""
+    """``uns["spatial"][S]``, as scanpy and squidpy read it."""
     slot: dict = {LIBRARY.scalefactors: {LIBRARY.spot_diameter: float(section.spot_diameter_px)}}
     if section.image is not None:
         hires, factor = section.hires or thumbnail(_levels(section))
@@ -209,7 +240,7 @@ def _spatial_slot(section: Section) -> dict:
 
 
 def _levels(section: Section) -> list:
-    """Image levels as (rows, columns, 3), highest resolution first."""
+    """Levels of the image, (rows, columns, 3) uint8, full resolution first."""
     levels = list(section.image) if isinstance(section.image, (list, tuple)) else [section.image]
     oriented = []
     for level in levels:
@@ -228,7 +259,7 @@ def _levels(section: Section) -> list:
 
 
 def _parse_image(section: Section):
-    """Multiscale image element; given levels replace the ones that averaging would make."""
+    """Multiscale image element. Levels of the section are used instead of averaged ones."""
     import dask.array as da
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Identity
@@ -254,7 +285,7 @@ def _parse_image(section: Section):
 
 
 def _parse_spots(section: Section, names):
-    """Circles of true spot diameter, indexed by observation name."""
+    """Circles with the true diameter of the spots, indexed by the names of the spots."""
     from spatialdata.models import ShapesModel
     from spatialdata.transformations import Identity
 

@@ -1,4 +1,4 @@
-"""One resolution of a slide on disk: read region by region, wherever it is needed."""
+"""One resolution of a slide on disk, read by regions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SlideLevel:
-    """A small description that can be pickled; the file is opened in the process that reads.
+    """A small description that can be pickled. The process that reads pixels opens the file.
 
     Parameters
     ----------
     path
         File.
     level
-        Position in the pyramid, 0 for full resolution.
+        Index in the pyramid, 0 for full resolution.
     height, width
         Size of this level, pixels.
     chunk
         Rows and columns that are best read at once.
     stamp
-        Modification time and size of the file: a changed file is opened again.
+        Modification time and size of the file. A changed file is opened again.
     """
 
     path: str
@@ -44,7 +44,7 @@ class SlideLevel:
         return (3, self.height, self.width)
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        """Pixels of a region inside the level, ``(y1 - y0, x1 - x0, 3)`` uint8."""
+        """Pixels of a region inside the level, (y1 - y0, x1 - x0, 3) uint8, red, green, blue."""
         raise NotImplementedError
 
     def __getitem__(self, item) -> np.ndarray:
@@ -58,9 +58,9 @@ class SlideLevel:
 
 
 def lazy(level: SlideLevel) -> "Array":
-    """A level as a dask array, of which a slice reads that slice and no whole chunks.
+    """A level as a dask array (3, rows, columns) uint8. A slice of it reads only that slice, not whole chunks.
 
-    Its name is that of its contents, so that reading it twice is one task.
+    Its name depends on its content, so that dask reads the same region once.
     """
     import dask.array as da
     from dask.base import tokenize

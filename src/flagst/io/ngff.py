@@ -34,7 +34,7 @@ class NgffLevel(SlideLevel):
     axes: str
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        """Pixels of a region; only the chunks that it touches are read."""
+        """Pixels of a region. Only the chunks that overlap it are read."""
         where = {"c": slice(None), "y": slice(y0, y1), "x": slice(x0, x1)}
         pixels = np.asarray(_array(self.path, self.array, self.stamp)[tuple(where.get(axis, 0) for axis in self.axes)])
         order = [axis for axis in self.axes if axis in _IMAGE]
@@ -48,19 +48,19 @@ def is_ngff(group: "Group") -> bool:
 
 
 def ngff_levels(path: Path, group: "Group") -> tuple[list[NgffLevel], Scale | None]:
-    """Levels of an OME-Zarr image, finest first, and the scale that it records where its axes have a unit.
+    """Levels of an OME-Zarr image, finest first, and the scale that it records if its axes have a unit.
 
     Raises
     ------
     KeyError
-        No image.
+        The group is not an image.
     TypeError
-        Pixels that are not uint8.
+        Pixels are not uint8.
     ValueError
-        Not RGB or RGBA, or several focal planes or time points.
+        The image is not RGB or RGBA, or has several focal planes or time points.
     """
     inside = ""
-    if not is_ngff(group) and "0" in group:  # as bioformats2raw writes a series
+    if not is_ngff(group) and "0" in group:  # bioformats2raw writes a series in this way
         inside, group = "0/", group["0"]
     hint = "It is no OME-Zarr and no SpatialData."
     require_key(_metadata(group), "multiscales", where=f"{path}: zarr attributes", hint=hint)
@@ -80,7 +80,7 @@ def ngff_levels(path: Path, group: "Group") -> tuple[list[NgffLevel], Scale | No
 
 def _check(path: Path, sizes: dict[str, int], dtype: np.dtype) -> None:
     if not set(_IMAGE) <= set(sizes) or any(n > 1 for axis, n in sizes.items() if axis not in _IMAGE):
-        raise ValueError(f"{path} has axes {sizes}; a slide has c, y and x, and one of all others.")
+        raise ValueError(f"{path} has axes {sizes}; a slide has c, y and x, and length one along all other axes.")
     if sizes["c"] not in (3, 4):
         raise ValueError(f"{path} has {sizes['c']} channel(s); flagst needs H&E in RGB or RGBA.")
     if dtype != np.uint8:
@@ -88,7 +88,7 @@ def _check(path: Path, sizes: dict[str, int], dtype: np.dtype) -> None:
 
 
 def _metadata(group: "Group") -> dict:
-    """OME metadata, of version 0.5 or of those before."""
+    """OME metadata of version 0.5, or of earlier versions."""
     attributes = dict(group.attrs)
     return attributes.get("ome", attributes)
 

@@ -1,4 +1,4 @@
-"""Whole-slide formats that only OpenSlide reads, as lazy levels."""
+"""Whole-slide formats that OpenSlide reads, as lazy levels."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ class OpenSlideLevel(SlideLevel):
     """One resolution of a slide that OpenSlide reads."""
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        """Pixels of a region; what was not scanned is glass."""
+        """Pixels of a region. Parts that were not scanned are white."""
         slide = _slide(self.path, self.stamp)
         factor = slide.level_downsamples[self.level]
         region = slide.read_region((round(x0 * factor), round(y0 * factor)), self.level, (x1 - x0, y1 - y0))
@@ -31,7 +31,7 @@ def openslide_levels(path: Path) -> tuple[list[OpenSlideLevel], Scale | None]:
     ImportError
         OpenSlide is not installed.
     ValueError
-        OpenSlide does not know the format.
+        OpenSlide cannot read the file.
     """
     try:
         import openslide

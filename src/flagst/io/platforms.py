@@ -1,4 +1,4 @@
-"""Bins and cells: what spatialdata-io's readers return, in the one shape that flagst works on."""
+"""Convert bins and cells, as the readers of spatialdata-io return them, to the structure that flagst uses."""
 
 import logging
 import re
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flagst")
 
-#: Shapes of spatialdata-io's Xenium reader, all in micrometres, with the way to the morphology image's pixels.
+#: Shapes of spatialdata-io's Xenium reader: in micrometres, with a transformation to pixels of the morphology image.
 _XENIUM_SHAPES = ("cell_circles", "cell_boundaries", "nucleus_boundaries")
 _GLOBAL = "global"
-#: Diameter of a cell where the table has no areas, micrometres.
+#: Diameter of a cell if the table has no areas, micrometres.
 _CELL_UM = 10.0
 _FEATURE_TYPES, _EXPRESSION = "feature_types", "Gene Expression"
 _IN_TISSUE, _CELL_AREA = "in_tissue", "cell_area"
@@ -36,33 +36,36 @@ def from_visium_hd(
     image_key: str | None = None,
     table_key: str = TABLE,
 ) -> "SpatialData":
-    """Visium HD bins as the spots of flagst, from what ``spatialdata_io.visium_hd`` returns.
+    """Convert Visium HD data, as returned by ``spatialdata_io.visium_hd``: the bins become spots.
 
     Parameters
     ----------
     data
-        One capture area; or several, by section name. Read with ``fullres_image_file``: bins are too small for the
-        small images.
+        One capture area; or several, as a mapping from section name to SpatialData. Read them with
+        ``fullres_image_file``, because bins are too small for the small images.
     bin_um
-        Side of the bins, micrometres: 8 or 16 (2 is there, but holds a handful of counts).
+        Side of the bins, micrometres: 8 or 16. Bins of 2 um exist, but have very few counts.
     section
-        Name of the section; by default that of the data set. Only for one capture area.
+        Name of the section; by default the name of the data set. Only for one capture area.
     image_key
-        Full-resolution H&E image; by default the one whose name ends in ``_full_image``.
+        Name of the full-resolution H&E image; by default the one that ends in ``_full_image``.
     table_key
-        Name of the table that is made.
+        Name of the new table.
 
     Returns
     -------
-    SpatialData as described in :func:`flagst.io.build_sdata`: square layout, spots as wide as a bin, genes only. Bins
-    without counts, off the tissue or off the image are left out. ``data`` is not changed, and its image is shared.
+    SpatialData as described in :func:`flagst.io.build_sdata`: square layout, (n_spots, n_genes) counts of genes only,
+    and spots as wide as a bin. Bins without counts, off the tissue or off the image are left out. ``data`` is not
+    modified, and its image is shared.
 
     Raises
     ------
     KeyError
-        No table ``square_008um`` or its shapes, or no full-resolution image.
+        A table such as ``square_008um``, its shapes, its coordinates, or the full-resolution image is missing.
     ValueError
-        No bin is left, or a section name beside several capture areas.
+        No bin is left, the image is not RGB, or ``section`` is given for several capture areas.
+    TypeError
+        The image is not uint8.
 
     Examples
     --------
@@ -79,33 +82,36 @@ def from_xenium(
     section: str | None = None,
     table_key: str = TABLE,
 ) -> "SpatialData":
-    """Xenium cells as the spots of flagst, from what ``spatialdata_io.xenium`` returns.
+    """Convert Xenium data, as returned by ``spatialdata_io.xenium``: the cells become spots.
 
     Parameters
     ----------
     data
-        One region; or several, by section name. It holds the H&E image, aligned to the morphology image: the reader
-        takes aligned images from the output folder, or ``spatialdata_io.xenium_aligned_image`` reads one.
+        One region; or several, as a mapping from section name to SpatialData. It needs the H&E image, aligned to the
+        morphology image. The reader loads aligned images from the output folder, and
+        ``spatialdata_io.xenium_aligned_image`` reads one from a file.
     image_key
-        The H&E image. The morphology images are fluorescence, which is no use here.
+        Name of the H&E image. The morphology images are fluorescence images and cannot be used.
     section
-        Name of the section; ``"xenium"`` by default. Only for one region.
+        Name of the section; by default ``"xenium"``. Only for one region.
     table_key
-        Name of the table that is made.
+        Name of the new table.
 
     Returns
     -------
-    SpatialData as described in :func:`flagst.io.build_sdata`: irregular layout, cells as circles of the median cell's
-    area around their centroids, in pixels of the H&E image, genes only. Cells without counts or off the image are
-    left out. ``data`` is not changed, and its image is shared.
+    SpatialData as described in :func:`flagst.io.build_sdata`: irregular layout, (n_spots, n_genes) counts of genes
+    only, and pixels of the H&E image. Each cell is a circle around its centroid with the area of the median cell.
+    Cells without counts or off the image are left out. ``data`` is not modified, and its image is shared.
 
     Raises
     ------
     KeyError
-        No table, no H&E image, or no shapes that say where micrometres lie on it.
+        The table, its coordinates, the H&E image, or shapes that relate micrometres to pixels are missing.
     ValueError
-        No cell is left, an image that shares no coordinate system with the cells, or a section name beside several
-        regions.
+        No cell is left, the image shares no coordinate system with the cells or is not RGB, or ``section`` is given for
+        several regions.
+    TypeError
+        The image is not uint8.
 
     Examples
     --------
@@ -124,12 +130,12 @@ def _join(data, section: str | None, table_key: str, convert: Callable) -> "Spat
 
 
 def _bins(sdata: "SpatialData", name: str | None, bin_um: int, image_key: str | None) -> Section:
-    """One capture area's bins of one size."""
+    """The bins of one capture area, of one size."""
     key = f"square_{bin_um:03d}um"
     require_key(sdata.tables, key, where="sdata.tables", hint="Choose bin_um= among the bins that were read.")
     table = sdata.tables[key]
     shapes_key = next((shapes for shapes in sdata.shapes if shapes.endswith(key)), key)
-    require_key(sdata.shapes, shapes_key, where="sdata.shapes", hint="They say how large a bin is on the image.")
+    require_key(sdata.shapes, shapes_key, where="sdata.shapes", hint="They give the size of a bin on the image.")
     dataset = shapes_key.removesuffix(key).rstrip("_") or "visium_hd"
     hint = "Read with visium_hd(..., fullres_image_file=...), or name the image with image_key=."
     image_key = image_key or f"{dataset}_full_image"
@@ -147,7 +153,7 @@ def _bins(sdata: "SpatialData", name: str | None, bin_um: int, image_key: str | 
 
 
 def _cells(sdata: "SpatialData", name: str | None, image_key: str) -> Section:
-    """One region's cells."""
+    """The cells of one region."""
     from spatialdata.transformations import get_transformation
 
     require_key(sdata.tables, TABLE, where="sdata.tables", hint="Read with spatialdata_io.xenium.")
@@ -181,7 +187,7 @@ def _section(
     um_per_px: float,
     layout,
 ) -> Section:
-    """Spots with counts, on the image, with a table of genes only."""
+    """A section of the spots that have counts and lie on the image; features that are not genes are left out."""
     genes = np.ones(table.n_vars, bool)
     if _FEATURE_TYPES in table.var:
         genes = (table.var[_FEATURE_TYPES].astype(str) == _EXPRESSION).to_numpy()

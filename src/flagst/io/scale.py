@@ -1,4 +1,4 @@
-"""Micrometres per pixel: what files record, and whether that agrees with what the user says."""
+"""Micrometres per pixel: read the value that a file records, and compare it with the given one."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ import numpy as np
 
 logger = logging.getLogger("flagst")
 
-#: Micrometres per unit of length, as OME, OME-Zarr and ImageJ write units.
+#: Unit of length, as OME, OME-Zarr and ImageJ write it -> micrometres.
 _MICROMETRES = {
     "nm": 1e-3, "nanometer": 1e-3, "nanometre": 1e-3,
     "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
@@ -22,17 +22,17 @@ _MICROMETRES = {
 }  # fmt: skip
 #: ``ResolutionUnit`` of a TIFF -> micrometres.
 _RESOLUTION_UNITS = {2: 25400.0, 3: 1e4}
-#: Coarser resolution tags are a screen's or a printer's (300 dots per inch are 85 um), not a scanner's.
+#: Coarser resolution tags describe a screen or a printer (300 dots per inch are 85 um), not a scanner.
 _COARSEST_UM = 20.0
-#: A given value may differ from the recorded one by this share before that is worth a warning.
+#: A warning is given if the given value differs from the recorded one by more than this share.
 _TOLERANCE = 0.05
-#: Pixels may be oblong by this share.
+#: Width and height of a pixel may differ by this share.
 _OBLONG = 0.02
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Micrometres per pixel along x and y, and where that is written."""
+    """Micrometres per pixel along x and y, and the source of the values."""
 
     x: float
     y: float
@@ -40,7 +40,7 @@ class Scale:
 
 
 def from_unit(sizes: Sequence[float], unit: str, *, source: str) -> Scale | None:
-    """Pixel sizes x, y, or one for both, in a named unit; None where it is no length or they are not positive."""
+    """From pixel sizes x, y, or one for both, in a unit; None if it is not a length or a size is not positive."""
     factor = _MICROMETRES.get(unit.strip())
     if factor is None or not all(np.isfinite(size) and size > 0 for size in sizes):
         return None
@@ -48,9 +48,9 @@ def from_unit(sizes: Sequence[float], unit: str, *, source: str) -> Scale | None
 
 
 def from_ome(xml: str, size: tuple[int, int] | None = None) -> Scale | None:
-    """``PhysicalSizeX`` and ``PhysicalSizeY`` of the first image of OME metadata, or the first of a width and height.
+    """From ``PhysicalSizeX`` and ``PhysicalSizeY`` of the first image in OME metadata, or the first of the given size.
 
-    Not of the n-th: metadata may name images of which the file has no pixels.
+    Images are matched by width and height, not by index: metadata may list images that are not in the file.
     """
     try:
         elements = ElementTree.fromstring(re.sub(r"^\s*<\?xml.*?\?>", "", xml)).iter()
@@ -73,7 +73,7 @@ def from_ome(xml: str, size: tuple[int, int] | None = None) -> Scale | None:
 
 
 def from_aperio(description: str) -> Scale | None:
-    """``MPP`` in the image description of an SVS."""
+    """From ``MPP`` in the image description of an SVS."""
     fields = dict(part.split("=", 1) for part in description.split("|") if "=" in part)
     found = {name.strip(): value.strip() for name, value in fields.items()}.get("MPP")
     try:
@@ -83,7 +83,7 @@ def from_aperio(description: str) -> Scale | None:
 
 
 def from_resolution(per_unit: Sequence[float], unit: int) -> Scale | None:
-    """Resolution tags of a TIFF, pixels per inch or centimetre; None where they are those of a screen or printer."""
+    """From the resolution tags of a TIFF, pixels per inch or centimetre; None if they describe a screen or printer."""
     if unit not in _RESOLUTION_UNITS or not all(np.isfinite(n) and n > 0 for n in per_unit):
         return None
     x, y = (_RESOLUTION_UNITS[unit] / n for n in per_unit)
@@ -91,7 +91,7 @@ def from_resolution(per_unit: Sequence[float], unit: int) -> Scale | None:
 
 
 def from_ngff(multiscales: Mapping) -> Scale | None:
-    """Scale of the first dataset of OME-Zarr metadata, where its axes have a unit of length."""
+    """From the first dataset of OME-Zarr metadata; None if its axes have no unit of length."""
     axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in multiscales.get("axes", [])]
     at = {axis["name"]: row for row, axis in enumerate(axes)}
     if not {"x", "y"} <= set(at):
@@ -111,21 +111,21 @@ def settle(given: float | None, recorded: Scale | None, *, where: str) -> float:
     Parameters
     ----------
     given
-        What the user says.
+        Value given by the user.
     recorded
-        What the file says.
+        Value recorded in the file.
     where
         The file, for messages.
 
     Raises
     ------
     ValueError
-        Neither is known, the given value is not positive, or pixels are not square.
+        Both are missing, the given value is not positive, or pixels are not square.
 
     Warns
     -----
     UserWarning
-        Both are known and differ by more than 5 %.
+        The two differ by more than 5 %.
     """
     if given is not None and not (np.isfinite(given) and given > 0):
         raise ValueError(f"um_per_px must be a positive number; got {given!r}.")

@@ -1,4 +1,4 @@
-"""Slides from files of any kind, lazily, with their scale."""
+"""Open slides of any format lazily, with their scale."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flagst._checks import require_key, require_one_of
 from flagst._keys import PARAM, SLOT, UNS, image_element
 from flagst.data.patches import image_levels
-from flagst.io.images import image_mode, lazy_pyramid
+from flagst.io.images import image_file_levels, image_mode
 from flagst.io.level import lazy
 from flagst.io.ngff import is_ngff, ngff_levels
 from flagst.io.openslide import openslide_levels
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 READERS = ("auto", "openslide")
 _TIFF = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn")
 _PLAIN = (".png", ".jpg", ".jpeg")
-#: Whole endings, longest first: what is left of a file name is the section's name.
+#: Endings of several parts, longest first. The rest of the file name is the name of the section.
 _ENDINGS = (".ome.tiff", ".ome.tif", ".ome.zarr")
 _COLOUR_MODES = ("RGB", "RGBA", "P")
 
@@ -34,29 +34,30 @@ def read_slide(
     image_key: str | None = None,
     reader: str = "auto",
 ) -> "SpatialData":
-    """Open a slide's image, without reading it, for :func:`flagst.pp.tissue_spots`.
+    """Open the image of a slide lazily, for :func:`flagst.pp.tissue_spots`.
 
     Parameters
     ----------
     path
         TIFF, OME-TIFF or SVS (tiled or not, with or without a pyramid); OME-Zarr; a SpatialData zarr; PNG or JPEG,
-        which are decoded as a whole on first use. Other whole-slide formats go to OpenSlide. The image must be RGB or
-        RGBA of uint8; what is transparent is laid on white.
+        which are decoded as a whole when they are first used. OpenSlide reads other whole-slide formats. The image
+        must be RGB or RGBA of uint8. Transparent pixels become white.
     um_per_px
-        Micrometres per full-resolution pixel; by default what the file records: ``PhysicalSizeX`` of OME, ``MPP`` of
-        Aperio and OpenSlide, OME-Zarr's scale where it has a unit, a TIFF's resolution where it is no screen's.
+        Micrometres per full-resolution pixel. By default the value that the file records: ``PhysicalSizeX`` of OME,
+        ``MPP`` of Aperio and OpenSlide, the scale of OME-Zarr if it has a unit, or the resolution of a TIFF unless it
+        describes a screen or a printer.
     section
-        Name of the section; by default that of the file.
+        Name of the section; by default the name of the file.
     image_key
-        Which image of a SpatialData zarr that has several.
+        Name of the image in a SpatialData zarr with several images.
     reader
-        ``"openslide"`` reads a TIFF or SVS with OpenSlide.
+        ``"auto"``; or ``"openslide"``, to read also a TIFF or SVS with OpenSlide.
 
     Returns
     -------
-    SpatialData with the image ``S_image``, a lazy pyramid ``(3, rows, columns)`` uint8 in the coordinate system S, and
-    micrometres per pixel of S in ``attrs["flagst"]["params"]["um_per_px"]``. Missing coarse levels are averaged from
-    the finer ones when they are read.
+    SpatialData with the image ``S_image`` of the section S: a lazy pyramid (3, rows, columns) uint8 in the coordinate
+    system S. ``attrs["flagst"]["params"]["um_per_px"]`` has micrometres per pixel of S. Missing coarse levels are
+    averaged from finer ones when they are read.
 
     Raises
     ------
@@ -65,22 +66,25 @@ def read_slide(
     ImportError
         The format needs OpenSlide, which is not installed.
     KeyError
-        Several images in a SpatialData zarr, or no ``image_key`` among them.
+        A SpatialData zarr has several images, or no image ``image_key``; or a zarr is no image.
     TypeError
-        Pixels that are not uint8.
+        Pixels are not uint8.
     ValueError
-        No micrometres per pixel, neither given nor recorded; pixels that are not square; an image that is not RGB;
-        a file that cannot be read; a section name that cannot name an element.
+        Micrometres per pixel are neither given nor recorded, or are not positive; pixels are not square; the image is
+        not RGB; the file cannot be read; the section name cannot name an element; or the reader is unknown.
 
     Warns
     -----
     UserWarning
-        ``um_per_px`` differs from what the file records by more than 5 %.
+        ``um_per_px`` differs from the value that the file records by more than 5 %.
 
     Examples
     --------
-    >>> slide = flagst.io.read_slide("slide.svs")  # doctest: +SKIP
-    >>> flagst.pp.tissue_spots(slide, pitch_um=100)  # doctest: +SKIP
+    >>> from PIL import Image
+    >>> Image.fromarray(np.full((300, 400, 3), 255, dtype=np.uint8)).save("case_7.png")
+    >>> slide = flagst.io.read_slide("case_7.png", um_per_px=0.5)
+    >>> list(slide.images), slide.attrs["flagst"]["params"]["um_per_px"]
+    (['case_7_image'], {'case_7': 0.5})
     """
     from spatialdata import SpatialData
 
@@ -98,7 +102,7 @@ def read_slide(
 
 
 def _section_name(path: Path, section: str | None, image_key: str | None) -> str:
-    """The given name; else that of the image or file, with what cannot name an element replaced."""
+    """The given name; else the name of the image or file, with characters replaced that an element cannot have."""
     if section is not None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", section):
             raise ValueError(f"section={section!r} cannot name an element; use letters, digits, '_', '-' and '.' only.")
@@ -109,7 +113,7 @@ def _section_name(path: Path, section: str | None, image_key: str | None) -> str
 
 
 def _open(path: Path, image_key: str | None, reader: str) -> tuple[list, Scale | None]:
-    """Levels ``(3, rows, columns)`` as dask arrays, and the recorded scale."""
+    """Levels (3, rows, columns) uint8 as dask arrays, and the recorded scale."""
     suffix = path.suffix.lower()
     if path.is_dir():
         return _open_zarr(path, image_key)
@@ -117,7 +121,7 @@ def _open(path: Path, image_key: str | None, reader: str) -> tuple[list, Scale |
         mode = image_mode(path)
         if mode not in _COLOUR_MODES:
             raise ValueError(f"{path} is an image of mode {mode}; flagst needs RGB or RGBA of 8 bits. Convert it.")
-        return [level.transpose(2, 0, 1) for level in lazy_pyramid(path)], None
+        return [lazy(level) for level in image_file_levels(path)], None
     levels, scale = tiff_levels(path) if suffix in _TIFF and reader == "auto" else openslide_levels(path)
     return [lazy(level) for level in levels], scale
 
@@ -137,7 +141,7 @@ def _open_zarr(path: Path, image_key: str | None) -> tuple[list, Scale | None]:
 
 
 def _of_spatialdata(path: Path, image_key: str | None) -> tuple[list, Scale | None]:
-    """One image of a SpatialData, and the scale in its attributes or in that of its tables that knows it."""
+    """One image of a SpatialData, and its scale, from the attributes or from a table."""
     import spatialdata
 
     sdata = spatialdata.read_zarr(path)

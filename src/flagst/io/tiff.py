@@ -1,4 +1,4 @@
-"""TIFF slides as lazy levels: tiles or strips are decoded when a region is read, and only those it needs."""
+"""TIFF slides as lazy levels. Reading a region decodes only the tiles or strips that overlap it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from flagst.io.scale import Scale, from_aperio, from_ome, from_resolution, from_
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
 
-#: Aperio's JPEG 2000 in YCbCr, whose colours tifffile does not convert.
+#: Compression of Aperio's JPEG 2000 in YCbCr; tifffile does not convert its colours.
 _APERIO_YCBCR = 33003
-#: What the TIFF specification calls a fourth sample that is opacity: premultiplied or not.
+#: Names of a fourth sample that is opacity, in the TIFF specification: premultiplied, and not premultiplied.
 _ALPHA = ("ASSOCALPHA", "UNASSALPHA")
 _SIDES = {"Y", "X"}
 _COLOURS = {"S", "C"}
@@ -31,35 +31,35 @@ class TiffLevel(SlideLevel):
     Parameters
     ----------
     series
-        Which image of the file: labels and overviews are images too.
+        Index of the image in the file. Labels and overviews are images too.
     """
 
     series: int
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        """Pixels of a region; only the tiles or strips that it touches are decoded."""
+        """Pixels of a region. Only the tiles or strips that overlap it are decoded."""
         return _segments(self.path, self.series, self.level, self.stamp).read(y0, y1, x0, x1)
 
 
 def tiff_levels(path: Path) -> tuple[list[TiffLevel], Scale | None]:
-    """Levels of a TIFF, finest first, and the scale that it records; nothing is decoded.
+    """Levels of a TIFF, finest first, and the scale that it records. Nothing is decoded.
 
     Parameters
     ----------
     path
-        Tiled or in strips, with or without a pyramid; OME-TIFF and Aperio's SVS are TIFF too.
+        Tiled or in strips, with or without a pyramid. OME-TIFF and Aperio's SVS are TIFF too.
 
     Returns
     -------
-    One :class:`TiffLevel` per resolution, and micrometres per pixel, None where the file does not say.
+    One :class:`TiffLevel` per resolution; and micrometres per pixel, None if the file does not record them.
 
     Raises
     ------
     TypeError
-        Pixels that are not uint8.
+        Pixels are not uint8.
     ValueError
-        Not a TIFF; grey, palette or more than four channels; several focal planes or time points; a compression
-        that cannot be decoded.
+        The file is not a TIFF; it is grey, has a palette or more than four channels; it has several focal planes or
+        time points; or its compression cannot be decoded.
     """
     import tifffile
 
@@ -83,13 +83,13 @@ def tiff_levels(path: Path) -> tuple[list[TiffLevel], Scale | None]:
 
 
 def _height_width(series: "TiffPageSeries") -> tuple[int, int]:
-    """Rows and columns; 0 where an axis is missing."""
+    """Rows and columns; 0 if an axis is missing."""
     sizes = dict(zip(series.axes, series.shape, strict=True))
     return sizes.get("Y", 0), sizes.get("X", 0)
 
 
 def _check_pixels(path: Path, series: "TiffPageSeries") -> None:
-    """Only what can be shown as red, green and blue bytes goes on."""
+    """Raise an error unless the pixels are red, green and blue bytes."""
     sizes = dict(zip(series.axes, series.shape, strict=True))
     page = series.keyframe
     planes = {axis: n for axis, n in sizes.items() if axis not in _SIDES | _COLOURS and n > 1}
@@ -101,27 +101,23 @@ def _check_pixels(path: Path, series: "TiffPageSeries") -> None:
     if series.is_multifile:
         raise ValueError(f"{path} is spread over several files. Save it as one TIFF, or as OME-Zarr.")
     n_channels = int(np.prod([n for axis, n in sizes.items() if axis in _COLOURS]))
-    if n_channels not in (3, 4) or page.photometric.name == "PALETTE":
+    kind = page.photometric.name
+    if not (n_channels == 3 and kind != "PALETTE" or n_channels == 4 and kind in ("RGB", "YCBCR")):
         raise ValueError(
-            f"{path} has {n_channels} channel(s), photometric {page.photometric.name}; flagst needs H&E in RGB or "
-            "RGBA. Convert the image, or choose the H&E image of the slide."
-        )
-    if n_channels == 4 and page.photometric.name not in ("RGB", "YCBCR"):
-        raise ValueError(
-            f"{path} has 4 channels, photometric {page.photometric.name}, which are not RGBA. "
-            "flagst needs H&E in RGB: convert the image."
+            f"{path} has {n_channels} channel(s), photometric {kind}, which is not RGBA or RGB. flagst needs H&E in "
+            "RGB or RGBA: convert the image, or choose the H&E image of the slide."
         )
     if series.dtype != np.uint8:
         raise TypeError(f"{path} has pixels of type {series.dtype}; flagst needs uint8, 0 to 255. Convert the image.")
     if page.compression == _APERIO_YCBCR:
         raise ValueError(
-            f"{path} is compressed as JPEG 2000 in YCbCr (33003), whose colours would come out wrong. "
+            f"{path} is compressed as JPEG 2000 in YCbCr (33003), which would be read with wrong colours. "
             'Read it with OpenSlide: pip install "flagst[wsi]", then read_slide(path, reader="openslide").'
         )
 
 
 def _recorded_scale(tiff: "TiffFile", series: int) -> Scale | None:
-    """What the file says of an image's pixel size: its own format first, then the resolution tags."""
+    """The recorded pixel size of an image: from the metadata of its format, else from the resolution tags."""
     page, (height, width) = tiff.series[series].keyframe, _height_width(tiff.series[series])
     if tiff.is_ome and (scale := from_ome(tiff.ome_metadata, (width, height))):
         return scale
@@ -136,7 +132,7 @@ def _recorded_scale(tiff: "TiffFile", series: int) -> Scale | None:
 
 
 def _best_chunk(level: "TiffPageSeries") -> tuple[int, int]:
-    """Rows and columns of about ``CHUNK`` squared pixels that hold whole tiles or strips."""
+    """Rows and columns of a chunk of whole tiles or strips, about ``CHUNK`` squared pixels."""
     page = level.keyframe
     if page.is_tiled:
         return tuple(max(1, round(CHUNK / side)) * side for side in (page.tilelength, page.tilewidth))
@@ -148,7 +144,10 @@ def _best_chunk(level: "TiffPageSeries") -> tuple[int, int]:
 
 
 class _Segments:
-    """Where the tiles or strips of one level lie in the file, and how they are decoded."""
+    """Positions of the tiles or strips of one level in the file, and how to decode them.
+
+    tifffile's zarr store does the same with less code, but decodes for one thread at a time.
+    """
 
     def __init__(self, path: str, level: "TiffPageSeries"):
         self.path, self.offset = path, level.dataoffset
@@ -160,13 +159,13 @@ class _Segments:
         self.header = page.jpegheader
         declared = page.extrasamples[0].name if page.extrasamples else ""
         self.has_alpha, self.premultiplied = declared in _ALPHA, declared == _ALPHA[0]
-        # colours side by side in a tile, tile after tile, or page after page
+        # planar configuration 2: each colour has its own tiles; otherwise a tile has all colours
         self.n_planes = page.samplesperpixel if page.planarconfig == 2 else 1
         pages = [] if self.offset is not None else [page for page in level.pages if page is not None]
         self.pages = [(page.dataoffsets, page.databytecounts, page.jpegtables) for page in pages]
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        """Pixels of a region, ``(y1 - y0, x1 - x0, 3)`` uint8; behind what is transparent is glass."""
+        """Pixels of a region, (y1 - y0, x1 - x0, 3) uint8. Transparent pixels are white."""
         if self.offset is not None:
             return rgb_on_glass(self._mapped()[y0:y1, x0:x1].copy(), premultiplied=self.premultiplied)
         channels = 4 if self.has_alpha else 3
@@ -181,7 +180,7 @@ class _Segments:
         return rgb_on_glass(out, premultiplied=self.premultiplied)
 
     def _overlapping(self, y0: int, y1: int, x0: int, x1: int) -> Iterator[tuple[tuple[int, int], int | None]]:
-        """Page and number of every tile that touches a region, and the colour it holds, None for all."""
+        """Page and index of every tile that overlaps a region, and the colour it has; None for all colours."""
         n_rows, n_columns = (-(-size // step) for size, step in zip(self.size, self.step, strict=True))
         lines = range(y0 // self.step[0], -(-y1 // self.step[0]))
         columns = range(x0 // self.step[1], -(-x1 // self.step[1]))
@@ -207,7 +206,7 @@ class _Segments:
             out[(*place, channel)] = part[..., 0]
 
     def _mapped(self) -> np.ndarray:
-        """Uncompressed pixels that lie in one piece: nothing is read but what is asked for."""
+        """Uncompressed, contiguous pixels (rows, columns, 3 or 4) as a memory map."""
         shape, axes = self.stored
         pixels = np.memmap(self.path, np.uint8, "r", self.offset, shape)
         colour = next(axis for axis in axes if axis in _COLOURS and shape[axes.index(axis)] > 1)

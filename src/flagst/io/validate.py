@@ -1,4 +1,4 @@
-"""Does an object have the one SpatialData shape of flagst? Errors that say what to do when it has not."""
+"""Check that an object has the SpatialData structure of flagst."""
 
 import logging
 import re
@@ -19,7 +19,7 @@ logger = logging.getLogger("flagst")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _BUILD = "Build the object with flagst.io.build_sdata, or add it yourself."
 _PARAMS = f'adata.uns["{UNS.flagst}"]["{SLOT.params}"]'
-#: More spots than this share would move onto tissue by swapping x and y: then they probably are swapped.
+#: Coordinates are probably swapped if swapping x and y moves more than this share of the spots onto tissue.
 _SWAP_GAIN = 0.1
 
 
@@ -30,31 +30,40 @@ def check(
     section_key: str = OBS.section,
     require_images: bool = False,
 ) -> None:
-    """Check that an object has the shape described in :func:`flagst.io.build_sdata`. Modifies nothing.
+    """Check that an object has the structure described in :func:`flagst.io.build_sdata`. It is not modified.
 
     Parameters
     ----------
     sdata
-        Object to check. A table without X (a slide without expression) passes; its counts are not checked.
+        SpatialData to check. A table without X (a slide without expression) is accepted; its counts are not checked.
     table_key
         Name of the table.
     section_key
-        ``obs`` column that holds the section names.
+        Column of ``obs`` with the section names.
     require_images
-        A section without image is an error instead of a logged warning, even if it has a small one for plots (as an
-        archive has from which the full resolution was left out).
+        Raise an error if a section has no full-resolution image, even if it has a small one for plots. By default a
+        warning is logged.
 
     Raises
     ------
     KeyError
-        A table, column, array, element or coordinate system that is missing.
+        A table, column, array, element or coordinate system is missing.
     TypeError
         ``sdata`` is not a SpatialData.
     ValueError
-        Repeated names; section names that cannot name an element; negative, non-integer or non-finite counts;
-        spots without any count; total counts that are missing or below the row sums; a section with one spot;
-        spots that the table and the shapes do not share or place differently; coordinates outside the image,
-        swapped x and y among them; micrometres per pixel that are not positive.
+        Names are repeated, or a section name cannot name an element; counts are negative, not integers or not finite;
+        spots have no counts; total counts are missing or below the row sums; a section has one spot; the table and the
+        shapes have different spots or positions; coordinates lie outside the image, for example because x and y are
+        swapped; or micrometres per pixel are not positive.
+
+    Examples
+    --------
+    >>> flagst.io.check(sdata, require_images=True)
+    >>> del sdata.shapes["S1_spots"]
+    >>> flagst.io.check(sdata)
+    Traceback (most recent call last):
+        ...
+    KeyError: "sdata.shapes has no 'S1_spots'; found ['S2_spots', 'S3_spots']. ...
     """
     from spatialdata import SpatialData
 
@@ -122,7 +131,7 @@ def _check_counts(adata: "AnnData") -> None:
             "It must hold the counts over all genes, stored before any subsetting."
         )
     silent = np.flatnonzero(np.asarray(adata.X.sum(axis=0)).ravel() == 0)
-    if len(silent):  # genes of another section's panel: legitimate
+    if len(silent):  # allowed: they may be on the panel of another section
         logger.warning("%d genes have no counts: %s.", len(silent), _some(adata.var_names[silent]))
 
 
@@ -132,7 +141,7 @@ def _check_spots(sdata: "SpatialData", adata: "AnnData", section: str, rows: np.
     if section not in sdata.coordinate_systems:
         raise KeyError(
             f"sdata has no coordinate system {section!r}; found {sorted(sdata.coordinate_systems)}. "
-            f"Each section's elements live in a coordinate system of the section's name. {_BUILD}"
+            f"The elements of a section need a coordinate system with the name of the section. {_BUILD}"
         )
     obs = adata.obs.iloc[rows]
     elsewhere = obs.index[obs[OBS.region].astype(str) != element]
@@ -207,7 +216,7 @@ def _check_inside(shape: tuple[int, int], coords: np.ndarray, names: "pd.Index",
 
 
 def _warn_if_off_tissue(slot: dict, coords: np.ndarray, section: str) -> None:
-    """On nearly square images swapped coordinates stay inside, but leave the tissue."""
+    """Detect swapped x and y: on a nearly square image such spots lie inside the image, but off the tissue."""
     hires = np.asarray(slot[LIBRARY.images][LIBRARY.hires])
     factor = slot[LIBRARY.scalefactors][LIBRARY.hires_scale]
     given, swapped = on_tissue(hires, coords * factor), on_tissue(hires, coords[:, ::-1] * factor)
@@ -219,19 +228,19 @@ def _warn_if_off_tissue(slot: dict, coords: np.ndarray, section: str) -> None:
 
 
 def on_tissue(image: np.ndarray, coords: np.ndarray) -> np.ndarray:
-    """Which positions lie on pixels darker than the slide's background.
+    """Positions on pixels that are darker than the background of the slide.
 
     Parameters
     ----------
     image
-        ``(rows, columns, 3)`` uint8.
+        (rows, columns, 3) uint8, 0 to 255.
     coords
-        ``(n_spots, 2)`` x then y, pixels of ``image``. Positions outside count as background.
+        (n_spots, 2) float, x then y, pixels of ``image``. Positions outside the image are background.
 
     Returns
     -------
-    ``(n_spots,)`` bool. Background is the 95th percentile of the green channel, in which both stains are
-    dark; tissue is at least 5 % darker.
+    (n_spots,) bool. The background is the 95th percentile of the green channel, in which both stains are dark. Tissue
+    is at least 5 % darker.
     """
     green = image[..., 1]
     rounded = np.floor(coords).astype(int)
@@ -246,7 +255,7 @@ def _outside(coords: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _image_shape(element) -> tuple[int, int]:
-    """Height and width of an image element, single or multiscale, at full resolution."""
+    """Height and width of an image element at full resolution; single-scale or multiscale."""
     array = element if hasattr(element, "dims") and hasattr(element, "shape") else element["scale0"]["image"]
     return array.sizes["y"], array.sizes["x"]
 

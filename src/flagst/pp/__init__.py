@@ -1,4 +1,4 @@
-"""Preprocessing: spots, image features of spots and encoders fitted for them, the gene panel, gene embeddings."""
+"""Preprocessing: place spots on tissue, compute image features, fit encoders, select genes, add gene embeddings."""
 
 from flagst.pp._add_genes import add_genes
 from flagst.pp._features import image_features

@@ -1,4 +1,4 @@
-"""Genes that a table has no counts of, but that shall be predicted."""
+"""Add genes that were not measured to a table."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -15,33 +15,39 @@ if TYPE_CHECKING:
 
 
 def add_genes(adata: "AnnData", genes: Sequence[str]) -> "AnnData":
-    """A table with further genes that were not measured: give them vectors, and a model can predict them.
+    """Add genes that were not measured to a table, so that a model can predict them.
 
-    Targeted panels and other species' arrays lack genes that a gene model has vectors of. Their columns are empty here
-    and marked, so that no panel, score or training takes them for genes without expression.
+    A targeted panel, or the array of another species, lacks genes that a gene model has vectors of. This function adds
+    an empty column for each of them and marks it as not measured. Gene selection, scores and training then ignore these
+    columns instead of treating them as genes without expression. A model predicts such a gene from its gene vector
+    (:func:`flagst.pp.gene_embeddings`).
 
     Parameters
     ----------
     adata
         Table of spots.
     genes
-        Names; those that the table has stay as they are.
+        Names of genes. Genes that the table already has are left unchanged.
 
     Returns
     -------
-    A new table: the genes of ``adata``, then the others with nothing in ``X`` and layers, and
-    ``var["flagst_measured"]`` False. ``obs``, ``obsm``, ``obsp`` and ``uns`` are copies of those of
-    ``adata``; other columns of ``var`` are missing for the new genes (flags False), ``varm`` has zeros.
+    A new table with the genes of ``adata`` first, then the new ones.
+
+    - ``X`` and ``layers``: (n_spots, n_genes), zero for the new genes.
+    - ``var["flagst_measured"]``: bool, False for the new genes. Other columns of ``var`` are missing for them, and
+      columns of bool are False.
+    - ``varm``: zero rows for the new genes.
+    - ``obs``, ``obsm``, ``obsp``, ``uns``: copies of those of ``adata``.
 
     Raises
     ------
+    TypeError
+        ``adata`` is a SpatialData.
     ValueError
-        Repeated names.
+        Gene names of ``adata``, or names in ``genes``, are repeated.
 
     Examples
     --------
-    >>> import flagst
-    >>> adata = flagst.datasets.simulated_sections(n_sections=1)["table"]
     >>> wider = flagst.pp.add_genes(adata, ["ESR1"])
     >>> wider.n_vars - adata.n_vars, bool(wider.var.loc["ESR1", "flagst_measured"])
     (1, False)
@@ -58,13 +64,13 @@ def add_genes(adata: "AnnData", genes: Sequence[str]) -> "AnnData":
     n_new = len(new)
 
     def wider(values):
-        """More columns, all zero."""
+        """``values`` with a column of zeros for each new gene."""
         if sp.issparse(values):
             return sp.hstack([values, sp.csr_matrix((adata.n_obs, n_new), dtype=values.dtype)], format="csr")
         return np.pad(np.asarray(values), ((0, 0), (0, n_new)))
 
     var = adata.var.reindex([*adata.var_names, *new])
-    for name, column in adata.var.items():  # flags stay flags
+    for name, column in adata.var.items():  # reindexing made them object
         if column.dtype == bool:
             var[name] = var[name].isin([True])
     var[VAR.measured] = np.append(measured_genes(adata), np.zeros(n_new, dtype=bool))
@@ -73,11 +79,11 @@ def add_genes(adata: "AnnData", genes: Sequence[str]) -> "AnnData":
         X=None if adata.X is None else wider(adata.X),
         obs=adata.obs.copy(),
         var=var,
-        # but what scvi-tools knows the other table by
+        # without the identifiers by which scvi-tools recognises a registered table
         uns={key: deepcopy(value) for key, value in adata.uns.items() if not key.startswith(SCVI_PREFIX)},
         obsm={key: value.copy() for key, value in adata.obsm.items()},
         obsp={key: value.copy() for key, value in adata.obsp.items()},
         varm={key: np.pad(np.asarray(value), ((0, n_new), (0, 0))) for key, value in adata.varm.items()},
-        # newer anndata has X among the layers, as None
+        # newer versions of anndata list X among the layers, under the name None
         layers={key: wider(value) for key, value in adata.layers.items() if key is not None},
     )

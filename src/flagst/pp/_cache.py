@@ -1,4 +1,4 @@
-"""Image features kept in a folder, block by block, so that an extraction goes on where it stopped."""
+"""Image features in a folder, block by block, so that a run that was stopped can continue."""
 
 import hashlib
 import json
@@ -17,9 +17,9 @@ from flagst.pp._stain import Stain
 
 logger = logging.getLogger("flagst")
 
-#: Raised when data/patches.py or pp/_stain.py give other pixels of the same image: what was kept is then not taken.
+#: Increase it if data/patches.py or pp/_stain.py produce other pixels of the same image: old files are then not used.
 FORMAT = 1
-# Levels up to this side are compared pixel by pixel, larger ones by every second, third, ... pixel of a row or column.
+# Of an image with longer sides, only every second, third, ... pixel of a row and column is compared.
 _FINGERPRINT_PX = 4096
 _ROWS_AT_ONCE = 1024
 
@@ -27,17 +27,17 @@ _ROWS_AT_ONCE = 1024
 class FeatureCache:
     """Blocks of features of one encoder with one set of settings.
 
-    A block is one ``.npy`` file, written under another name first: what bears its name is whole. Files that are not
-    read as expected are written anew.
+    A block is one ``.npy`` file. It is written under a temporary name first, so a file with the final name is complete.
+    A file that cannot be read as expected is written again.
 
     Parameters
     ----------
     folder
-        Made when it is missing; several encoders and any number of sections share one.
+        Created if missing. Several encoders and any number of sections can share it.
     encoder
-        Its name, version, parameters and, of a network, the type it computes in make the name of its own folder.
+        Its name, version, parameters and, for a network, its data type determine the name of its own folder.
     elsewhere
-        Whether it is made anew on other machines, whose devices choose the type where it is left to them.
+        Whether other machines compute the features. If the data type is ``"auto"``, their devices choose it.
     """
 
     def __init__(self, folder: str | os.PathLike, encoder: ImageEncoder, *, elsewhere: bool = False):
@@ -60,7 +60,7 @@ class FeatureCache:
                 draft.write_text(text, encoding="utf-8")
 
     def key(self, image: str, block: Block, stain: Stain | None) -> str:
-        """Name of a block: changes with the image, the places and size of the patches, and the colours applied.
+        """Name of a block. It depends on the image, the positions and size of the patches, and the stain.
 
         Parameters
         ----------
@@ -69,7 +69,7 @@ class FeatureCache:
         block
             Patches.
         stain
-            Applied to them.
+            Stain normalisation of the patches, if any.
         """
         level = (block.level.pixels.shape, block.level.factor_x, block.level.factor_y)
         colours = None if stain is None else (*map(float, stain.background), float(stain.strength))
@@ -77,35 +77,35 @@ class FeatureCache:
         return hashlib.sha256(repr(parts).encode() + block.corners.astype("<i8").tobytes()).hexdigest()
 
     def load(self, key: str, shape: tuple[int, int]) -> np.ndarray | None:
-        """Features of a block, (n_patches, n_features) float32; ``None`` when they are not there."""
+        """Features of a block, (n_patches, d_encoder) float32; ``None`` if there are none."""
         path = self.folder / f"{key}.npy"
         if not path.is_file():
             return None
         try:
             values = np.load(path, allow_pickle=False)
-        except Exception:  # noqa: BLE001  what numpy makes of a damaged header raises anything
+        except Exception:  # noqa: BLE001  a damaged header can raise any error
             values = None
         if values is None or values.shape != shape or values.dtype != np.float32 or not np.isfinite(values).all():
-            logger.warning("%s is damaged; its patches are encoded again.", path)
+            logger.warning("%s is damaged. Its patches are encoded again.", path)
             return None
         return values
 
     def store(self, key: str, values: np.ndarray) -> None:
-        """Keep the features of a block."""
+        """Save the features of a block."""
         with drafted(self.folder / f"{key}.npy") as draft, draft.open("wb") as file:
             np.save(file, values, allow_pickle=False)
 
 
 def fingerprint(level: Level) -> str:
-    """Changes with the size and pixels of one resolution of an image; beyond 4,096 px some pixels are left out.
+    """A hash of the size and the pixels of one resolution of an image; beyond 4,096 px, of some of the pixels.
 
-    The same whether the image is in memory or in chunks of any size.
+    It does not depend on whether the image is in memory, or on the size of its chunks.
     """
     pixels = level.pixels
     _, height, width = (int(n) for n in pixels.shape)
     stride = max(1, -(-max(height, width) // _FINGERPRINT_PX))
     digest = hashlib.sha256(repr((height, width, stride)).encode())
-    # in whole chunks, some rows at a time: a large image does not fit into memory
+    # some rows of whole chunks at a time: a large image does not fit into memory
     chunk = int(getattr(pixels, "chunksize", pixels.shape)[1])
     at_once = chunk * max(1, _ROWS_AT_ONCE // chunk)
     for top in range(0, height, at_once):

@@ -1,4 +1,4 @@
-"""From sections to features: blocks of patches, read and encoded by several threads or by other processes."""
+"""Read and encode blocks of patches, in several threads or in other processes."""
 
 import os
 from collections.abc import Iterator
@@ -37,32 +37,32 @@ def encode_sections(
     Parameters
     ----------
     n_spots
-        Rows of the result.
+        Number of rows of the result.
     sections
         Images and spots.
     stains
-        Section -> stain that its colours are brought from; sections that are not there keep their colours.
+        Stain of each section to normalise. Other sections keep their colours.
     encoder
         Called from several threads.
     scales
         Sides of the patches, micrometres.
     n_jobs
-        Threads.
+        Number of threads.
     progress
         Show a progress bar.
     cache
-        Folder of finished blocks, or ``None``. Read and written here, never by a worker.
+        Folder of finished blocks, or ``None``. Workers do not read or write it.
     client
-        Its workers read and encode in place of threads.
+        Its workers read and encode the patches instead of threads.
 
     Returns
     -------
-    (n_spots, n_scales * n_features) float32, finite.
+    (n_spots, n_scales * d_encoder) float32, finite.
 
     Raises
     ------
     ValueError
-        The encoder gave NaN or infinite values.
+        The encoder returned NaN or infinite values.
     """
     from tqdm.auto import tqdm
 
@@ -71,24 +71,23 @@ def encode_sections(
     kept = None if cache is None else FeatureCache(cache, encoder, elsewhere=client is not None)
     compute = partial(encode_block, encoder)
     if client is not None:
-        # threads wait for the workers, which shall find a next block whenever one is done
+        # threads only wait for the workers; twice as many keep every worker busy
         compute, n_jobs = Workers(client, encoder), max(4, 2 * sum(client.nthreads().values()))
 
     def encode(section: SectionImage, block: Block, first: int, image: str) -> int:
         stain, place = stains.get(section.name), np.s_[section.rows[block.rows], first : first + width]
         key = None if kept is None else kept.key(image, block, stain)
-        known = None if kept is None else kept.load(key, (len(block.rows), width))
-        if known is not None:
-            features[place] = known
-            return len(block.rows)
-        features[place] = compute(block, stain)
-        if not np.isfinite(features[place]).all():
-            raise ValueError(
-                f"Encoder {encoder.name!r} returned NaN or infinite values in section {section.name!r}. "
-                f"{remedy_of_nan(encoder)}"
-            )
-        if kept is not None:
-            kept.store(key, features[place])
+        values = None if kept is None else kept.load(key, (len(block.rows), width))
+        if values is None:
+            values = compute(block, stain)
+            if not np.isfinite(values).all():
+                raise ValueError(
+                    f"Encoder {encoder.name!r} returned NaN or infinite values in section {section.name!r}. "
+                    f"{remedy_of_nan(encoder)}"
+                )
+            if kept is not None:
+                kept.store(key, values)
+        features[place] = values
         return len(block.rows)
 
     with (
@@ -98,7 +97,7 @@ def encode_sections(
         jobs = [
             pool.submit(encode, section, block, i * width, image)
             for section in sections
-            for i, image, blocks in _plan(section, scales, encoder.patch_px, known=kept is not None)
+            for i, image, blocks in _plan(section, scales, encoder.patch_px, hashed=kept is not None)
             for block in blocks
         ]
         try:
@@ -111,13 +110,13 @@ def encode_sections(
 
 
 def _plan(
-    section: SectionImage, scales: list[float], patch_px: int, *, known: bool
+    section: SectionImage, scales: list[float], patch_px: int, *, hashed: bool
 ) -> Iterator[tuple[int, str, list[Block]]]:
-    """Number, image and blocks of each scale; the image is the fingerprint of the level that is read, if ``known``."""
+    """Index, image and blocks of each scale. If ``hashed``, the image is the fingerprint of the level that is read."""
     prints: dict[int, str] = {}
     for i, scale in enumerate(scales):
         blocks = plan_blocks(section.levels, section.centres, side=scale / section.um_per_px, out_px=patch_px)
-        level = blocks[0].level  # one for all blocks of a scale
-        if known and id(level) not in prints:
+        level = blocks[0].level  # all blocks of a scale have the same level
+        if hashed and id(level) not in prints:
             prints[id(level)] = fingerprint(level)
         yield i, prints.get(id(level), ""), blocks

@@ -1,4 +1,4 @@
-"""Image features of every spot, section by section."""
+"""Image features of every spot: check the arguments, reuse what is there, record how the features were made."""
 
 import hashlib
 import logging
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flagst")
 
 STAIN_NORMALISE = ("section", "none")
-# Shares of spots that swapping x and y would move onto tissue: doubtful, and beyond doubt.
+# If swapping x and y moves more than these shares of the spots onto tissue: a warning, and an error.
 _SWAP_DOUBT, _SWAP_CERTAIN = 0.1, 0.3
-_COARSE = 2.0  # an image this many times coarser than the encoder wants is worth a warning
+_COARSE = 2.0  # warn if an image is this many times coarser than the encoder needs
 
 
 def image_features(
@@ -47,80 +47,86 @@ def image_features(
     cache: str | os.PathLike | None = None,
     client: "Client | None" = None,
 ) -> None:
-    """Describe the tissue around every spot by numbers.
+    """Compute image features of the tissue around every spot.
 
-    Squares around each spot are cut from the image at the resolution the encoder wants, and encoded; the
-    vectors of several scales stand side by side. Every section is treated on its own. Images, shapes and
-    counts are never modified.
+    Squares around each spot are cut from the image at the resolution that the encoder needs. The encoder turns each
+    square into a vector. The vectors of several scales are concatenated. Every section is processed separately. Images,
+    shapes and counts are never modified.
 
     Parameters
     ----------
     data
-        SpatialData (images ``S_image``; spot centres from the shapes that the table annotates), or AnnData
-        with ``obsm["spatial"]`` in full-resolution pixels and ``uns["spatial"][S]`` (small image and its
-        scale factor). Micrometres per full-resolution pixel of each section in
-        ``uns["flagst"]["params"]["um_per_px"]``.
+        A SpatialData with images ``S_image``, where S is the name of a section; the spot centres are those of the
+        shapes that the table annotates. Or an AnnData with ``obsm["spatial"]``, (n_spots, 2) float, x then y,
+        full-resolution pixels, and with ``uns["spatial"][S]``, the small image and its scale factor. Both need
+        micrometres per full-resolution pixel of each section in ``uns["flagst"]["params"]["um_per_px"]``.
     encoder
-        Whatever :func:`flagst.encoders.get_encoder` takes: a name, an encoder, or a function of patches. A pathology
-        model is ``get_encoder("uni", path=...)``.
+        Anything that :func:`flagst.encoders.get_encoder` accepts: a name, an encoder, or a function of patches. For a
+        pathology model, pass ``get_encoder("uni", path=...)``.
     patch_um
-        Side of the squares, micrometres, one per scale. By default the encoder's own.
+        Side of the squares, micrometres, one number per scale. By default the encoder's own.
     section_key
-        ``obs`` column that holds the section names.
+        Column of ``obs`` with the section names.
     table_key
-        Table of a SpatialData.
+        Name of the table of a SpatialData.
     key_added
         Name of the features in ``obsm``.
     stain_normalise
-        ``"section"``: make each section's background white and bring its stain to one strength. ``None``:
-        leave colours as they are.
+        ``"section"``: make the background of each section white and scale its stain to one strength. ``None``: leave
+        the colours unmodified.
     n_jobs
-        Threads; by default as many as there are cores.
+        Number of threads. By default one per core.
     progress
         Show a progress bar.
     overwrite
-        Compute anew even when features made with the same settings at the same positions are there. Needed
-        when only colours of an image have changed: pixels are not compared.
+        Compute the features again even if ``obsm`` already has features with the same settings at the same positions.
+        This is needed if only the colours of an image have changed, because pixels are not compared.
     cache
-        Folder where finished blocks of patches are kept. An extraction that was stopped goes on from there, and the
-        same image is not encoded again, in whichever table it comes. What is kept goes with the pixels of the
-        resolution that the patches are cut from (beyond 4,096 px, with some of them), with the encoder, its weights
-        and the type it computes in, and with the patches; ``overwrite`` does not empty it. To compare pixels, that
-        resolution is read once more.
+        Folder for finished blocks of patches. A run that was stopped continues from there, and an image is not encoded
+        twice, whichever table it belongs to. A block is identified by the encoder with its weights and data type, by
+        the patches, and by the pixels of the resolution that the patches are cut from. That resolution is read once
+        more to compare the pixels; of an image above 4,096 px, only some pixels are compared. ``overwrite`` does not
+        empty the folder.
     client
-        Of a dask.distributed cluster, whose workers then read and encode the patches; ``n_jobs`` does not count.
-        The numbers are the same, but for rounding where ``precision`` is left to their devices. Images must be where
-        workers can read them: files they all see, or an image in memory, whose parts are sent. Encoders made from a
-        path are made anew on each worker from the same path.
+        Client of a dask.distributed cluster. Its workers read and encode the patches, and ``n_jobs`` is ignored. The
+        features are the same, except for rounding where the device of a worker chooses the ``precision``. Workers must
+        be able to read the images: as files that all of them see, or from memory, whose parts are then sent. Each
+        worker loads an encoder that was made from a path again, from the same path.
 
     Writes
     ------
     ``obsm[key_added]``
-        (n_spots, n_scales * n_features) float32.
+        (n_spots, n_scales * d_encoder) float32, finite.
     ``uns["flagst"]["features"][key_added]``
-        Encoder, version, settings (of a network hash of the weights and pooling), licence of the weights, scales,
-        feature names; of each section micrometres per pixel, a hash of the spots' positions, and the stain.
+        Name, version and settings of the encoder (for a network also a hash of its weights and the pooling), licence of
+        the weights, scales, names of the features. For each section: micrometres per pixel, a hash of the spot
+        positions, and the stain.
     ``cache``
-        One ``.npy`` file per block of patches, in a folder per encoder.
+        One ``.npy`` file per block of patches, in one folder per encoder.
 
     Raises
     ------
     KeyError
-        Table, section column, coordinates or micrometres per pixel that are missing.
+        The table, the section column, the coordinates, the shapes, or micrometres per pixel are missing.
     ValueError
-        Sections without an image (named), spots outside the image, x and y swapped, or settings out of range.
+        Sections have no image (they are named), spots lie outside the image, x and y are swapped, an image is not RGB,
+        the encoder returns NaN or infinite values, or an argument is out of range.
     TypeError
-        ``data``, ``encoder`` or ``client`` of another type, or an encoder that cannot be sent to workers.
+        ``data``, ``encoder`` or ``client`` has another type, an image is not uint8, or the encoder cannot be sent to
+        workers.
 
-    Example
-    -------
-    >>> sdata = flagst.datasets.simulated_sections(n_sections=1)  # doctest: +SKIP
-    >>> flagst.pp.image_features(sdata)  # doctest: +SKIP
+    Examples
+    --------
+    >>> flagst.pp.image_features(sdata, patch_um=220, key_added="X_wide", progress=False)
+    >>> record = sdata["table"].uns["flagst"]["features"]["X_wide"]
+    >>> record["encoder"], record["patch_um"]
+    ('handcrafted', [220.0])
+    >>> sdata["table"].obsm["X_wide"].shape == (180, len(record["feature_names"]))
+    True
     """
     encoder = get_encoder(encoder)
     scales = require_lengths(encoder.patch_um if patch_um is None else patch_um, name="patch_um")
-    stain_normalise = "none" if stain_normalise is None else stain_normalise
-    require_one_of(stain_normalise, STAIN_NORMALISE, name="stain_normalise")
+    stain_normalise = checked_normalisation(stain_normalise)
     n_jobs = _check_jobs(n_jobs)
     if client is not None:
         require_client(client)
@@ -139,42 +145,43 @@ def image_features(
         FEATURES.um_per_px: {s.name: s.um_per_px for s in sections},
         FEATURES.positions: {s.name: _positions_hash(s) for s in sections},
     }
-    # beside the settings: the same numbers under terms that were corrected are the same numbers
+    # the licence is not part of the settings: correcting it does not change the numbers
     terms = {FEATURES.licence: encoder.licence} if isinstance(getattr(encoder, "licence", None), str) else {}
     width = len(scales) * encoder.n_features
     if not overwrite and _is_cached(adata, key_added, settings, of_sections, width):
         adata.uns[UNS.flagst][SLOT.features][key_added].update(terms)
         logger.info("Image features with the same settings are in obsm[%r]; reused.", key_added)
         return
-    stains = {}
-    for section in sections:
-        stains[section.name] = look_over(section, scales, encoder.patch_px)
+    stains = {section.name: look_over(section, scales, encoder.patch_px) for section in sections}
     applied = stains if stain_normalise == "section" else {}
     features = encode_sections(
         adata.n_obs, sections, applied, encoder, scales, n_jobs=n_jobs, progress=progress, cache=cache, client=client
     )
-    record = (
-        settings
-        | of_sections
-        | {
-            FEATURES.stain: {name: [*stain.background, stain.strength] for name, stain in applied.items()},
-            FEATURES.names: [f"{name}_{scale:g}um" for scale in scales for name in encoder.feature_names],
-        }
-    )
-    _write(adata, key_added, features, record | terms)
+    made = {
+        FEATURES.stain: {name: [*stain.background, stain.strength] for name, stain in applied.items()},
+        FEATURES.names: [f"{name}_{scale:g}um" for scale in scales for name in encoder.feature_names],
+    }
+    _write(adata, key_added, features, settings | of_sections | made | terms)
     logger.info("Wrote %d image features of %d spots to obsm[%r].", width, adata.n_obs, key_added)
+
+
+def checked_normalisation(stain_normalise: str | None) -> str:
+    """The name of a stain normalisation; ``"none"`` for None. Raises a ``ValueError`` for other values."""
+    stain_normalise = "none" if stain_normalise is None else stain_normalise
+    require_one_of(stain_normalise, STAIN_NORMALISE, name="stain_normalise")
+    return stain_normalise
 
 
 def _check_jobs(n_jobs: int | None) -> int:
     if n_jobs is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if n_jobs < 1:
-        raise ValueError(f"n_jobs must be 1 or more; got {n_jobs!r}. None takes all cores.")
+        raise ValueError(f"n_jobs must be 1 or more; got {n_jobs!r}. None uses all cores.")
     return int(n_jobs)
 
 
 def resolve(data, section_key: str, table_key: str) -> tuple["AnnData", list[SectionImage], str]:
-    """Table, sections and where the pixels come from."""
+    """The table, its sections, and the source of the pixels (``"image"`` or ``"hires"``)."""
     from anndata import AnnData
 
     if isinstance(data, AnnData):
@@ -187,20 +194,20 @@ def resolve(data, section_key: str, table_key: str) -> tuple["AnnData", list[Sec
 
 
 def _positions_hash(section: SectionImage) -> str:
-    """Changes with the spot centres and the size of the image."""
+    """A hash of the spot centres and of the size of the image."""
     size = tuple(int(n) for n in section.levels[0].pixels.shape)
     centres = np.round(section.centres, 3) + 0.0  # minus zero is zero
     return hashlib.sha256(repr(size).encode() + centres.astype("<f8").tobytes()).hexdigest()[:16]
 
 
 def _is_cached(adata: "AnnData", key: str, settings: dict, of_sections: dict[str, dict], width: int) -> bool:
-    """Whether features made with ``settings`` are there; ``of_sections``: key -> section -> value."""
+    """Whether ``obsm`` has features with these settings; ``of_sections``: key -> section -> value."""
     record = adata.uns.get(UNS.flagst, {}).get(SLOT.features, {}).get(key)
     values = adata.obsm.get(key)
     if record is None or values is None or values.shape != (adata.n_obs, width) or not np.isfinite(values).all():
         return False
     known = plain({name: record.get(name) for name in (*settings, *of_sections)})
-    # a record may know more sections than are left in the table
+    # the record may have more sections than the table: sections may have been removed since
     return all(known[name] == plain(value) for name, value in settings.items()) and all(
         (known[name] or {}).get(section) == value
         for name, values in of_sections.items()
@@ -209,7 +216,7 @@ def _is_cached(adata: "AnnData", key: str, settings: dict, of_sections: dict[str
 
 
 def look_over(section: SectionImage, scales: list[float], patch_px: int) -> Stain:
-    """Check a section's spots against its image, and measure its stain."""
+    """Check that the spots of a section lie on its image, and measure its stain."""
     sides = [scale / section.um_per_px for scale in scales]
     try:
         check_inside(section.levels, section.centres, side=0)
@@ -218,7 +225,7 @@ def look_over(section: SectionImage, scales: list[float], patch_px: int) -> Stai
     if min(sides) < patch_px / _COARSE:
         logger.warning(
             "Section %r: the image has %.2f um/px, the encoder works at %.2f um/px. "
-            "Features will be blurred; use the full-resolution image of a SpatialData.",
+            "Features will be blurred. Use the full-resolution image of a SpatialData.",
             section.name, section.um_per_px, min(scales) / patch_px,
         )  # fmt: skip
     small = thumbnail(section.levels)
@@ -228,7 +235,7 @@ def look_over(section: SectionImage, scales: list[float], patch_px: int) -> Stai
 
 
 def _check_swapped(section: SectionImage, overview: Overview) -> None:
-    """On nearly square images swapped coordinates stay inside, but leave the tissue."""
+    """Detect swapped x and y: on a nearly square image such spots lie inside the image, but off the tissue."""
     given = overview.share_on_tissue(section.centres)
     swapped = overview.share_on_tissue(section.centres[:, ::-1])
     if swapped <= given + _SWAP_DOUBT:
@@ -243,7 +250,6 @@ def _check_swapped(section: SectionImage, overview: Overview) -> None:
 
 
 def _write(adata: "AnnData", key: str, features: np.ndarray, record: dict) -> None:
-    adata.obsm[key] = features
     slot = dict(adata.uns.get(UNS.flagst, {}))
-    slot[SLOT.features] = dict(slot.get(SLOT.features, {})) | {key: record}
-    adata.uns[UNS.flagst] = slot
+    adata.uns[UNS.flagst] = slot | {SLOT.features: dict(slot.get(SLOT.features, {})) | {key: record}}
+    adata.obsm[key] = features

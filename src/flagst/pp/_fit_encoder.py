@@ -1,4 +1,4 @@
-"""An image encoder fitted on the tissue of some sections."""
+"""Fit an image encoder to patches of the tissue of some sections."""
 
 import logging
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flagst._checks import require_lengths, require_one_of
+from flagst._checks import require_lengths
 from flagst._keys import OBS, TABLE
 from flagst.data.patches import crop_block, plan_blocks
 from flagst.encoders import Handcrafted, SelfSupervisedEncoder
 from flagst.encoders._vicreg import N_STEPS
-from flagst.pp._features import STAIN_NORMALISE, look_over, resolve
+from flagst.pp._features import checked_normalisation, look_over, resolve
 from flagst.pp._sources import SectionImage
 
 if TYPE_CHECKING:
@@ -36,70 +36,72 @@ def fit_encoder(
     device: str | None = None,
     progress: bool = True,
 ) -> SelfSupervisedEncoder:
-    """Fit a small network on the tissue around the spots, for :func:`flagst.pp.image_features`.
+    """Fit a small image encoder to the tissue around the spots, for :func:`flagst.pp.image_features`.
 
-    It sees images and never expression. Leave sections that a model will be tested on out of ``sections``: what was
-    fitted on their images as well is no prediction of an unseen section.
+    The encoder is trained without labels. It sees images and never expression. Leave the sections that a model will be
+    tested on out of ``sections``: if the encoder has seen their images, the test is not on unseen sections.
 
     Parameters
     ----------
     data
         As for :func:`flagst.pp.image_features`.
     sections
-        Names of those to fit on; by default all.
+        Names of the sections to fit on; by default all.
     patch_um
-        Sides of the squares, micrometres, one per scale; all scales share one network.
+        Side of the squares, micrometres, one number per scale. All scales share one network.
     with_handcrafted
-        Let the handcrafted features stand before those of the network, which is better than either alone.
+        Put the handcrafted features before those of the network. Together they predict better than either alone.
     n_steps
-        Steps of the optimiser, on 128 patches each.
+        Number of optimiser steps, each on 128 patches.
     max_patches
-        Of more patches than this so many are drawn; one takes 38 kB.
+        Upper limit of the number of patches. If there are more, this many are sampled at random. A patch takes 38 kB.
     section_key, table_key
         As for :func:`flagst.pp.image_features`.
     stain_normalise
-        As it will be in :func:`flagst.pp.image_features`.
+        Use the same value as for :func:`flagst.pp.image_features` later.
     seed
-        Of weights, order and views. Numbers differ between machines and numbers of threads by rounding, which
-        training enlarges: save the encoder to have the same again.
+        Seed of the initial weights, the order of the patches and the augmentation. Results differ between machines and
+        numbers of threads, because training enlarges rounding errors. Save the encoder to use the same one again.
     device
-        By default the GPU where there is one.
+        By default the GPU if there is one.
     progress
         Show a progress bar.
 
     Returns
     -------
-    The encoder. Its :meth:`~flagst.encoders.SelfSupervisedEncoder.save` writes it to a file.
+    The encoder. :meth:`~flagst.encoders.SelfSupervisedEncoder.save` writes it to a file.
 
     Raises
     ------
     KeyError
-        Table, section column, coordinates or micrometres per pixel that are missing.
+        The table, the section column, the coordinates, the shapes, or micrometres per pixel are missing.
     ValueError
-        Sections that are not there or have no image, spots outside the image, too few patches, settings out of range.
+        Sections do not exist or have no image, spots lie outside the image, there are fewer than 64 patches, or an
+        argument is out of range.
     TypeError
-        ``data`` of another type.
+        ``data`` has another type, or an image is not uint8.
     RuntimeError
         The training diverged.
 
-    Example
-    -------
-    >>> encoder = flagst.pp.fit_encoder(sdata, sections=["C2", "C3", "C4"])  # doctest: +SKIP
-    >>> flagst.pp.image_features(sdata, encoder=encoder)  # doctest: +SKIP
+    Examples
+    --------
+    >>> quick = {"n_steps": 1, "max_patches": 64, "progress": False}
+    >>> encoder = flagst.pp.fit_encoder(sdata, sections=["S1", "S2"], patch_um=100, **quick)
+    >>> encoder.name, encoder.patch_um
+    ('self-supervised', (100.0,))
     """
     scales = require_lengths(patch_um, name="patch_um")
     if max_patches < 1:
         raise ValueError(f"max_patches must be 1 or more; got {max_patches!r}.")
-    stain_normalise = "none" if stain_normalise is None else stain_normalise
-    require_one_of(stain_normalise, STAIN_NORMALISE, name="stain_normalise")
+    normalise = checked_normalisation(stain_normalise) == "section"
     _, found, _ = resolve(data, section_key, table_key)
     names = [section.name for section in found]
     wanted = names if sections is None else [sections] if isinstance(sections, str) else list(sections)
     if not wanted or not set(wanted) <= set(names):
-        raise ValueError(f"sections must name some of the sections that are there, {names}; got {wanted}.")
+        raise ValueError(f"sections must be some of {names}; got {wanted}.")
     chosen = [section for section in found if section.name in wanted]
 
-    patches = _cut(chosen, scales, stain_normalise == "section", most=max_patches, rng=np.random.default_rng(seed))
+    patches = _cut(chosen, scales, normalise, most=max_patches, rng=np.random.default_rng(seed))
     encoder = SelfSupervisedEncoder.fit(
         patches,
         patch_um=scales,
@@ -116,7 +118,7 @@ def fit_encoder(
 def _cut(
     sections: list[SectionImage], scales: list[float], normalise: bool, *, most: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """(n_patches, side, side, 3) uint8: every spot of every section at every scale, or ``most`` of these."""
+    """Patches (n_patches, side, side, 3) uint8 of every spot at every scale, or ``most`` of them at random."""
     counts = [len(section.rows) for section in sections for _ in scales]
     rows = np.concatenate([np.arange(count) for count in counts])
     owner = np.repeat(np.arange(len(counts)), counts)

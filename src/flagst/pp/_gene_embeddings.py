@@ -1,4 +1,4 @@
-"""Vectors of genes, of genes in spots, and of spots."""
+"""Add embeddings of genes, of genes in spots, and of spots to a table."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flagst")
 
-#: Mode -> name of what is written, unless given.
+#: Mode -> default name in ``varm`` or ``obsm``.
 KEYS = {"static": VARM.gene, "contextual": OBSM.gene_context, "cell": OBSM.cell}
 _HASHED_AT_ONCE = 4096  # spots
 
@@ -38,79 +38,79 @@ def gene_embeddings(
     half: bool = False,
     progress: bool = True,
 ) -> None:
-    """Give genes, genes in spots, or spots vectors. :class:`flagst.FLAG` can align to them: ``gfm="X_gene"``.
+    """Add embeddings of genes, of genes in spots, or of spots.
 
-    Contextual vectors stay in a file and are read by rows. The same call again, also after the table was written and
-    read, finds the file and computes nothing; another model, setting, gene or count makes another file. Until it is
-    complete, its name ends in ``.part``: what a killed run leaves is never taken for vectors, and can be deleted.
+    :class:`flagst.FLAG` can align to them: ``gfm="X_gene"``. Contextual vectors are stored in a file and read by rows.
+    If the call is repeated, also after the table was written and read, it finds the file and computes nothing. Another
+    model, setting, gene or count leads to another file. The name of an incomplete file ends in ``.part``. A run that
+    was stopped leaves such a file. It is never read, and can be deleted.
 
     Parameters
     ----------
     adata
-        Table of the spots. For ``"contextual"`` and ``"cell"``, with raw counts of the whole transcriptome.
+        Table of the spots. ``"contextual"`` and ``"cell"`` need raw counts of the whole transcriptome.
     source
-        A gene encoder of :mod:`flagst.gfm`; or a file of vectors, or the folder of a gene model, as
-        :func:`flagst.gfm.open_gene_model` knows them. Nothing is downloaded.
+        A gene encoder of :mod:`flagst.gfm`; or the path of a file of vectors or of the folder of a gene model, see
+        :func:`flagst.gfm.open_gene_model`. Nothing is downloaded.
     mode
-        ``"static"``, a vector per gene; ``"contextual"``, a vector per spot and gene; ``"cell"``, a vector per spot.
-        The last two need a :class:`flagst.gfm.SpotEncoder`: scGPT or Geneformer.
+        ``"static"``: one vector per gene. ``"contextual"``: one vector per spot and gene. ``"cell"``: one vector per
+        spot. The last two need a :class:`flagst.gfm.SpotEncoder`: scGPT or Geneformer.
     genes
-        Genes that get a vector; by default the panel (``var["flagst_panel"]``) if there is one, else all. Not for
+        Genes that get a vector. By default the panel (``var["flagst_panel"]``) if there is one, else all. Not used for
         ``"cell"``.
     key_added
-        Name in ``varm`` or ``obsm``; ``None`` for ``"X_gene"``, ``"X_gene_context"``, ``"X_cell"``.
+        Name in ``varm`` or ``obsm``. By default ``"X_gene"``, ``"X_gene_context"`` or ``"X_cell"``.
     path
-        Folder for the file of ``"contextual"``, which needs it: 2 bytes for each of ``n_spots * n_genes * d``.
+        Folder for the file of ``"contextual"``, which needs it. The file takes 2 bytes for each of the
+        ``n_spots * n_genes * d_gene`` numbers.
     layer
-        Layer with the counts; ``None`` for ``X``.
+        Layer with the counts; by default ``X``.
     batch_size, device, half
         See :meth:`flagst.gfm.SpotEncoder.encode_spots`.
     progress
-        Show a progress bar, where spots are gone through.
+        Show a progress bar while spots are processed.
 
     Writes
     ------
     ``varm[key_added]``
-        Static: (n_genes, d) float32, zero for genes without a vector.
+        Static: (n_genes, d_gene) float32, zero for genes without a vector.
     ``var["flagst_has_vector"]``
-        Static: bool, those that have one in the array written last.
+        Static: bool, whether a gene has a vector in the array that was written last.
     ``obsm[key_added]``
-        Contextual: (n_spots, n_genes, d) float16, a lazy dask array on the file, in the order of ``genes``; all zero
-        where a gene has no vector in a spot, because the model does not know it, it is not expressed there, or it is
-        beyond the model's length. Rows of ``adata`` stay lazy. Writing ``adata`` copies the vectors into its file, and
-        reading that one loads them: to keep them apart, ``del adata.obsm[key_added]`` before, and repeat the call
-        after. Cell: (n_spots, d) float32, zero for a spot without known genes.
+        Contextual: (n_spots, n_genes, d_gene) float16, a lazy dask array, genes in the order of ``genes``. It is zero
+        where a gene has no vector in a spot: the model does not know the gene, the gene is not expressed there, or the
+        spot has more genes than the model takes. Subsets of ``adata`` stay lazy. Writing ``adata`` copies the vectors
+        into its file, and reading that file loads them. To avoid this, run ``del adata.obsm[key_added]`` before
+        writing, and repeat the call after reading. Cell: (n_spots, d_cell) float32, zero for spots without known genes.
     ``uns["flagst"]["gene_embeddings"][key_added]``
-        Encoder, file and its SHA-256 or sections, licence if known, number of genes asked for and found, names of
-        those without a vector (static, where there are some); for spots also mode, layer of the model, genes in order,
-        shape, folder and file.
+        Encoder, file and its SHA-256 or sections, licence if known, number of genes asked for and found, names of those
+        without a vector (static, if there are any). For spots also mode, layer of the model, genes in order, shape,
+        folder and file.
 
     Raises
     ------
     KeyError
-        Genes or a layer that ``adata`` lacks.
+        ``adata`` has no such gene or layer.
     ValueError
-        Repeated gene names, an unreadable file (named), a source that knows less than a tenth of the genes, or one
-        that returns values that are not finite or of another shape; values that are no counts; no ``path``, or one
-        where none is used.
+        Gene names are repeated, a file cannot be read (it is named), the source knows less than a tenth of the genes,
+        it returns values of another shape or that are not finite, the counts are not raw counts, there are no spots or
+        genes, ``mode`` is unknown, or ``path`` is missing or not used by this mode.
     TypeError
-        ``source`` of another type, or one that does not know spots.
+        ``adata`` is a SpatialData, or ``source`` has another type or cannot encode spots.
     ImportError
-        Geneformer without transformers, for spots.
+        Geneformer needs transformers to encode spots.
     OSError
-        ``path`` cannot be written to, or has too little room.
+        The folder ``path`` cannot be written to, or the disk has too little space.
 
     Examples
     --------
-    >>> import flagst
-    >>> adata = flagst.datasets.simulated_sections(n_sections=1)["table"]
-    >>> reference = flagst.datasets.simulated_sections(n_sections=2, seed=7)["table"]
-    >>> flagst.pp.gene_embeddings(adata, flagst.gfm.CoExpression(reference, n_components=16))
+    >>> source = flagst.gfm.CoExpression(sdata["table"], n_components=8)
+    >>> flagst.pp.gene_embeddings(adata, source)
     >>> adata.varm["X_gene"].shape
-    (60, 16)
+    (20, 8)
     >>> flagst.pp.gene_embeddings(adata, "scGPT_human", mode="contextual", path="vectors")  # doctest: +SKIP
     >>> adata.obsm["X_gene_context"][:8].compute().shape  # doctest: +SKIP
-    (8, 60, 512)
+    (8, 20, 512)
     """
     require_anndata(adata)
     require_one_of(mode, KEYS, name="mode")
@@ -118,7 +118,7 @@ def gene_embeddings(
         what = "needs path=, the folder for its file" if path is None else "writes no file: leave out path="
         raise ValueError(f"mode={mode!r} {what}.")
     if mode == "cell" and genes is not None:
-        raise ValueError("mode='cell' gives spots vectors, from all their genes: leave out genes=.")
+        raise ValueError("mode='cell' encodes spots from all their genes: leave out genes=.")
     if isinstance(source, (str, Path)):
         source = open_gene_model(source)
     if isinstance(source, type) or not isinstance(source, GeneEncoder):
@@ -126,9 +126,9 @@ def gene_embeddings(
             f"source must be a path or a gene encoder of flagst.gfm, made already; got {type(source).__name__}."
         )
     if mode != "static" and not isinstance(source, SpotEncoder):
-        raise TypeError(f"{source.name} gives a gene one vector, mode='static'; {mode!r} takes scGPT or Geneformer.")
+        raise TypeError(f"{source.name} gives a gene one vector, mode='static'; {mode!r} needs scGPT or Geneformer.")
     if mode != "static" and not adata.n_obs:
-        raise ValueError("There are no spots to give vectors to.")
+        raise ValueError("adata has no spots to encode.")
     require_unique(adata.var_names, where="gene names", hint="Run adata.var_names_make_unique().")
     key = KEYS[mode] if key_added is None else key_added
     if mode == "static":
@@ -143,20 +143,20 @@ def gene_embeddings(
 
 
 def _wanted(adata: "AnnData", genes: Sequence[str] | None) -> list[str]:
-    """Genes that were asked for, or the panel, or all."""
+    """The given genes, else the panel, else all genes."""
     if genes is None:
         panel = adata.var[VAR.panel].isin([True]).to_numpy() if VAR.panel in adata.var else np.ones(adata.n_vars, bool)
         genes = adata.var_names[panel]
     genes = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     require_unique(genes, where="genes=", hint="Name each gene once.")
     if not genes:
-        raise ValueError("There are no genes to give vectors to.")
+        raise ValueError("There are no genes to encode.")
     for gene in genes:
         require_key(
             adata.var.index,
             gene,
             where="adata.var_names",
-            hint="flagst.pp.add_genes gives a table genes it has no counts of.",
+            hint="flagst.pp.add_genes adds genes that were not measured to a table.",
         )
     return genes
 
@@ -207,7 +207,7 @@ def _add_contextual(
         checked = _checked(batches, (len(genes),), source, adata.n_obs, how["half"], progress)
         said = write_array(path, record, checked, n_spots=adata.n_obs)
     else:
-        logger.info("Vectors of %s were there: %s.", source.name, path)
+        logger.info("Found vectors of %s in %s.", source.name, path)
     adata.obsm[key] = lazy_array(path)
     logger.info(
         "%d of %d genes have a vector of %s somewhere in obsm[%r].",
@@ -217,15 +217,15 @@ def _add_contextual(
 
 
 def _spot_record(source: SpotEncoder, mode: str, how: dict) -> dict[str, Any]:
-    """What shapes the vectors, but for the table."""
+    """Everything that the vectors depend on, except for the table."""
     layer = {} if how["layer"] is None else {EMBEDDINGS.counts_layer: how["layer"]}
     return source.provenance(mode) | {EMBEDDINGS.mode: mode, EMBEDDINGS.half: bool(how["half"])} | layer
 
 
 def _inputs_digest(adata: "AnnData", source: SpotEncoder, layer: str | None) -> str:
-    """SHA-256 of everything in the table that shapes the vectors; the counts are looked through once, in batches."""
+    """SHA-256 of everything in the table that the vectors depend on; the counts are read once, in batches."""
     digest = sha256("\n".join([*adata.obs_names, "", *adata.var_names]).encode())
-    # the vectors that genes start from tell how names were matched; coarse, as processors differ in the last digit
+    # static vectors depend on how gene names were matched; float16, because processors differ in the last digits
     static, _ = source.encode(adata, [str(gene) for gene in adata.var_names])
     digest.update(np.ascontiguousarray(static, dtype=np.float16))
     for _, counts in count_batches(adata, layer=layer, batch_size=_HASHED_AT_ONCE):
@@ -240,7 +240,7 @@ def _inputs_digest(adata: "AnnData", source: SpotEncoder, layer: str | None) -> 
 def _checked(
     batches: Iterator[tuple], inner: tuple[int, ...], source: SpotEncoder, n_spots: int, half: bool, progress: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Batches of the right shape, finite, and every spot once."""
+    """Yield the batches; check their shape, that they are finite, and that every spot occurs once."""
     from tqdm.auto import tqdm
 
     hint = "Try half=False." if half else "Mask them."

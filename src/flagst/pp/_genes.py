@@ -1,4 +1,4 @@
-"""The gene panel: which genes a model is trained on."""
+"""Select the gene panel: the genes that a model is trained on."""
 
 import hashlib
 import logging
@@ -10,7 +10,7 @@ import numpy as np
 
 from flagst._checks import require_anndata, require_counts, require_key, require_one_of, require_unique
 from flagst._keys import GENES, OBS, SLOT, UNS, VAR
-from flagst.data.measured import section_rows
+from flagst.data.measured import counts_name, section_rows
 from flagst.data.stored import in_memory, row_sums
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flagst")
 
 FLAVORS = ("hmhvg", "seurat", "cell_ranger", "seurat_v3")
-#: Highly variable genes taken from every section before they are ranked together.
+#: Number of highly variable genes of each section; their union is then ranked.
 N_VARIABLE = 4096
 # Mitochondrial and ribosomal symbols; a bare "MT" would also drop MT2A and MTDH.
 _HOUSEKEEPING = re.compile(r"^(MT-|RP[SL]\d)", re.IGNORECASE)
@@ -36,55 +36,62 @@ def select_genes(
     layer: str | None = None,
     subset: bool = False,
 ) -> None:
-    """Choose the gene panel from raw counts.
+    """Select the gene panel from raw counts.
 
     Parameters
     ----------
     adata
-        Raw counts, (n_spots, n_genes), dense or sparse.
+        Table with raw counts, (n_spots, n_genes) non-negative integers, dense or sparse.
     n_genes
-        Size of the panel.
+        Number of genes of the panel.
     flavor
-        ``"hmhvg"``: high mean, high variability, see Source. Otherwise a flavour of
-        :func:`scanpy.pp.highly_variable_genes`, with the sections as batches: ``"seurat"``, ``"cell_ranger"``
-        (on log-normalised counts) or ``"seurat_v3"`` (on counts).
+        ``"hmhvg"``: high mean and high variability, see Source. Otherwise a flavour of
+        :func:`scanpy.pp.highly_variable_genes`, with the sections as batches: ``"seurat"`` and ``"cell_ranger"`` on
+        log-normalised counts, or ``"seurat_v3"`` on counts.
     section_key
-        ``obs`` column that holds the section names.
+        Column of ``obs`` with the section names.
     train_sections
-        Sections to look at; by default all. Leave out the sections that a model will be tested on.
+        Sections to select from; by default all. Leave out the sections that a model will be tested on.
     layer
-        Layer of the raw counts; by default ``X``.
+        Layer with the raw counts; by default ``X``.
     subset
-        Keep only the panel's genes in ``adata``.
+        Keep only the genes of the panel in ``adata``.
 
     Writes
     ------
     ``var["flagst_panel"]``
-        bool, n_genes of them true.
+        bool, True for n_genes genes.
     ``uns["flagst"]["genes"]``
-        Flavour, size, sections looked at, names in the order of ``var``, SHA-256 of the sorted names (one per
+        Flavour, number of genes, sections, names in the order of ``var``, and the SHA-256 of the sorted names (one per
         line).
     ``obs["total_counts"]``
-        Counts over all genes, if it is not there yet.
+        (n_spots,) float64, counts over all genes. Written only if the column is missing.
 
     Raises
     ------
+    TypeError
+        ``adata`` is a SpatialData.
     KeyError
-        No such layer or section column.
+        The layer or the section column is missing.
     ValueError
-        No raw counts, repeated gene names, unknown sections or flavour, or fewer genes than asked for.
+        Counts are missing or not raw, gene names are repeated, a section or the flavour is unknown, a spot has no
+        section, or there are fewer genes than ``n_genes``.
 
     Source
     ------
-    FLAG (arXiv 2605.18055), HMHVG: union over sections of the 4,096 most variable genes (log-normalised)
-    without mitochondrial and ribosomal ones; ranked by mean and by standard deviation of the raw counts over
-    all spots; the panel is what the two top lists share, the lists made as long as needed. Where one step too
-    many enters, the last names in alphabetical order are left out. Only genes with counts in every section
-    that is looked at are eligible.
+    HMHVG of FLAG (arXiv 2605.18055): take the union over sections of the 4,096 most variable genes (log-normalised),
+    without mitochondrial and ribosomal genes. Rank them by mean and by standard deviation of the raw counts over all
+    spots. The panel is the intersection of the two top lists, with the length of the lists chosen to give ``n_genes``
+    genes. If the last step adds too many genes, the last ones in alphabetical order are left out. Here, only genes with
+    counts in every selected section are eligible.
 
-    Example
-    -------
-    >>> flagst.pp.select_genes(adata, 200, train_sections=["C2", "C3", "C4"])  # doctest: +SKIP
+    Examples
+    --------
+    >>> flagst.pp.select_genes(adata, 10, train_sections=["S1", "S2"])
+    >>> int(adata.var["flagst_panel"].sum())
+    10
+    >>> adata.uns["flagst"]["genes"]["sections"]
+    ['S1', 'S2']
     """
     require_anndata(adata)
     require_one_of(flavor, FLAVORS, name="flavor")
@@ -104,37 +111,35 @@ def select_genes(
     panel = np.isin(adata.var_names.to_numpy(dtype=object), names)
     adata.var[VAR.panel] = panel
     ordered = [str(name) for name in adata.var_names[panel]]
-    slot = dict(adata.uns.get(UNS.flagst, {}))
-    slot[SLOT.genes] = {
+    record = {
         GENES.flavor: flavor,
         GENES.n_genes: int(n_genes),
         GENES.sections: list(sections),
         GENES.names: ordered,
         GENES.sha256: panel_hash(ordered),
     }
-    adata.uns[UNS.flagst] = slot
+    adata.uns[UNS.flagst] = dict(adata.uns.get(UNS.flagst, {})) | {SLOT.genes: record}
     if subset:
         adata._inplace_subset_var(panel)
     logger.info("Chose %d genes (%s) from sections %s.", len(ordered), flavor, ", ".join(sections))
 
 
 def panel_hash(names: Sequence[str]) -> str:
-    """SHA-256 of gene names, whatever their order: sorted, one per line, UTF-8."""
+    """SHA-256 of the sorted gene names, one per line, UTF-8. The order of ``names`` does not matter."""
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 
 def _counts(adata: "AnnData", layer: str | None):
-    """Counts and how to call them in messages."""
+    """Counts in memory, and their name for messages."""
     if layer is not None:
         require_key(adata.layers, layer, where="adata.layers", hint="Pass layer=None to use adata.X.")
-        return in_memory(adata.layers[layer]), f"adata.layers[{layer!r}]"
-    if adata.X is None:
+    elif adata.X is None:
         raise ValueError("adata.X is None. Genes are chosen from raw counts: name their layer with layer=.")
-    return in_memory(adata.X), "adata.X"
+    return in_memory(adata.X if layer is None else adata.layers[layer]), counts_name(layer)
 
 
 def _sections(rows: dict[str, np.ndarray], train_sections: str | Sequence[str] | None) -> dict[str, np.ndarray]:
-    """Rows of the sections to look at."""
+    """Rows of each section to select from."""
     if train_sections is None:
         return rows
     wanted = [train_sections] if isinstance(train_sections, str) else [str(s) for s in train_sections]
@@ -146,11 +151,16 @@ def _sections(rows: dict[str, np.ndarray], train_sections: str | Sequence[str] |
 
 def _hmhvg(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: int) -> list[str]:
     """Names of the HMHVG panel."""
+    from scipy.stats import rankdata
+
     names = adata.var_names.to_numpy(dtype=object)
     eligible = np.all([_detected(counts[rows]) for rows in sections.values()], axis=0)
-    variable = np.zeros(len(names), dtype=bool)
-    for rows in sections.values():
-        variable[np.flatnonzero(eligible)[_most_variable(counts[rows][:, eligible])]] = True
+    variable = eligible.copy()
+    if eligible.sum() > N_VARIABLE:
+        known = names[eligible].astype(str)
+        variable[eligible] = np.any(
+            [_most_variable(counts[rows][:, eligible], known, N_VARIABLE) for rows in sections.values()], axis=0
+        )
     _warn_if_ensembl(names)
     variable &= np.array([_HOUSEKEEPING.match(str(name)) is None for name in names])
     candidates = np.flatnonzero(variable)
@@ -159,31 +169,17 @@ def _hmhvg(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: i
         raise ValueError(
             f"n_genes is {n_genes}, but only {len(candidates)} genes are variable, neither mitochondrial "
             f"nor ribosomal, and counted in each of the sections {list(sections)}. "
-            "Ask for fewer genes or leave a poor section out."
+            "Ask for fewer genes, or leave out a section with few counts."
         )
     mean, deviation = _mean_and_deviation(counts[np.concatenate(list(sections.values()))][:, candidates])
-    # A gene is in both top-k lists exactly when the worse of its two ranks is below k.
-    worse = np.maximum(_rank(mean), _rank(deviation))
+    # A gene is in both top-k lists exactly when the worse of its two ranks is at most k.
+    worse = np.maximum(*(rankdata(-values, method="ordinal") for values in (mean, deviation)))
     length = np.sort(worse)[n_genes - 1]
     return list(names[candidates[worse <= length]][:n_genes])
 
 
 def _detected(counts) -> np.ndarray:
     return np.asarray((counts > 0).sum(axis=0)).ravel() > 0
-
-
-def _most_variable(counts) -> np.ndarray:
-    """Positions of the ``N_VARIABLE`` most variable genes of one section's counts."""
-    import anndata as ad
-    import scanpy as sc
-
-    if counts.shape[1] <= N_VARIABLE:
-        return np.arange(counts.shape[1])
-    part = ad.AnnData(counts.astype(np.float32))
-    sc.pp.normalize_total(part)
-    sc.pp.log1p(part)
-    sc.pp.highly_variable_genes(part, n_top_genes=N_VARIABLE)
-    return np.flatnonzero(part.var["highly_variable"])
 
 
 def _mean_and_deviation(counts) -> tuple[np.ndarray, np.ndarray]:
@@ -195,37 +191,36 @@ def _mean_and_deviation(counts) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(np.maximum(variance, 0))
 
 
-def _rank(values: np.ndarray) -> np.ndarray:
-    """0 for the largest; ties in the order given."""
-    rank = np.empty(len(values), dtype=np.int64)
-    rank[np.argsort(-values, kind="stable")] = np.arange(len(values))
-    return rank
-
-
 def _scanpy_flavor(adata: "AnnData", counts, sections: dict[str, np.ndarray], n_genes: int, flavor: str) -> list[str]:
-    """Names of the most variable genes by one of scanpy's flavours, sections as batches."""
+    """Names of the most variable genes by a flavour of scanpy, with the sections as batches."""
+    rows = np.concatenate(list(sections.values()))
+    detected = _detected(counts[rows])
+    if detected.sum() < n_genes:
+        raise ValueError(f"n_genes is {n_genes}, but only {detected.sum()} genes have counts. Ask for fewer genes.")
+    names = adata.var_names[detected]
+    labels = np.repeat(list(sections), [len(r) for r in sections.values()])
+    chosen = names[_most_variable(counts[rows][:, detected], names, int(n_genes), flavor=flavor, labels=labels)]
+    if len(chosen) < n_genes:
+        raise ValueError(f"n_genes is {n_genes}, but flavor {flavor!r} ranks only {len(chosen)} genes. Ask for fewer.")
+    return list(chosen)
+
+
+def _most_variable(counts, names, n_genes: int, *, flavor: str = "seurat", labels=()) -> np.ndarray:
+    """Mask (n_genes,) bool of the most variable genes by a flavour of scanpy; spots of one label are a batch."""
     import anndata as ad
     import pandas as pd
     import scanpy as sc
 
-    rows = np.concatenate(list(sections.values()))
-    labels = np.repeat(list(sections), [len(r) for r in sections.values()])
-    genes = _detected(counts[rows])
-    if genes.sum() < n_genes:
-        raise ValueError(f"n_genes is {n_genes}, but only {genes.sum()} genes have counts. Ask for fewer genes.")
-    obs = pd.DataFrame({OBS.section: pd.Categorical(labels)}, index=adata.obs_names[rows])
-    part = ad.AnnData(
-        counts[rows][:, genes].astype(np.float32), obs=obs, var=pd.DataFrame(index=adata.var_names[genes])
-    )
+    part = ad.AnnData(counts.astype(np.float32), var=pd.DataFrame(index=names))
+    batches = len(set(labels)) > 1
+    if batches:
+        part.obs[OBS.section] = pd.Categorical(labels)
     if flavor != "seurat_v3":
         sc.pp.normalize_total(part)
         sc.pp.log1p(part)
-    batch = OBS.section if len(sections) > 1 else None
-    sc.pp.highly_variable_genes(part, n_top_genes=int(n_genes), flavor=flavor, batch_key=batch)
-    chosen = part.var_names[part.var["highly_variable"]]
-    if len(chosen) < n_genes:
-        raise ValueError(f"n_genes is {n_genes}, but flavor {flavor!r} ranks only {len(chosen)} genes. Ask for fewer.")
-    return list(chosen)
+    batch_key = OBS.section if batches else None
+    sc.pp.highly_variable_genes(part, n_top_genes=n_genes, flavor=flavor, batch_key=batch_key)
+    return part.var["highly_variable"].to_numpy()
 
 
 def _warn_if_ensembl(names: np.ndarray) -> None:

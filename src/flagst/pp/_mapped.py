@@ -1,4 +1,4 @@
-"""Arrays that stay in their file: written under another name until complete, read by rows."""
+"""Arrays in files that are read by rows. A file has a temporary name until it is complete."""
 
 import errno
 import json
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flagst")
 
-#: Bytes that dask reads at once.
+#: Size of the chunks that dask reads, bytes.
 CHUNK_BYTES = 2**24
 _DTYPE = np.dtype(np.float16)
-# Of file systems that cannot give a file its space before it is written.
+# Errors of file systems that cannot reserve space for a file.
 _NO_ALLOCATION = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 class MappedArray:
-    """An array of a ``.npy`` file that is opened when rows are asked for, so that copies and pickles are small.
+    """An array in a ``.npy`` file. The file is opened only when rows are read, so that copies and pickles are small.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class MappedArray:
     Raises
     ------
     OSError, ValueError
-        No such file, or one that is broken.
+        The file is missing or damaged.
     """
 
     def __init__(self, path: str | Path):
@@ -56,7 +56,7 @@ class MappedArray:
 
 
 def lazy_array(path: Path) -> "da.Array":
-    """A file of :func:`write_array` as a dask array in blocks of rows."""
+    """A file of :func:`write_array` as a dask array, in chunks of rows."""
     import dask.array as da
 
     held = MappedArray(path)
@@ -66,23 +66,23 @@ def lazy_array(path: Path) -> "da.Array":
 
 
 def array_path(folder: Path, record: dict[str, Any]) -> Path:
-    """File for an array, named by what is in it: another model, setting, gene or count is another file."""
+    """Path of the file of an array. Its name depends on the model, the settings, the genes and the counts."""
     digest = sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     return folder / f"{file_name(record[EMBEDDINGS.encoder])}-{record[EMBEDDINGS.mode]}-{digest[:16]}.npy"
 
 
 def read_description(path: Path, record: dict[str, Any]) -> dict[str, Any] | None:
-    """What the file beside a complete array says; ``None`` where array or description is not there or not whole."""
+    """The description beside an array; ``None`` if the array or the description is missing or incomplete."""
     if not _description(path).is_file():
         return None
     try:
         said, held = json.loads(_description(path).read_text(encoding="utf-8")), MappedArray(path)
         whole = {name: said.get(name) for name in record} == record and held.dtype == _DTYPE
         whole &= said.get(EMBEDDINGS.shape) == list(held.shape)
-    except Exception:  # noqa: BLE001  cut, moved or edited since, which raises anything: a description is written last
+    except Exception:  # noqa: BLE001  a file that was cut, moved or edited can raise any error
         whole = False
     if not whole:
-        logger.warning("%s is not what %s says; it is made again.", path, _description(path).name)
+        logger.warning("%s does not match %s. It is computed again.", path, _description(path).name)
         return None
     return said
 
@@ -90,18 +90,18 @@ def read_description(path: Path, record: dict[str, Any]) -> dict[str, Any] | Non
 def write_array(
     path: Path, record: dict[str, Any], batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], *, n_spots: int
 ) -> dict[str, Any]:
-    """Write vectors of genes in spots, float16, under a name ending in ``.part`` until they are complete.
+    """Write vectors of genes in spots as float16. The name of the file ends in ``.part`` until it is complete.
 
     Parameters
     ----------
     path
         From :func:`array_path`.
     record
-        What is in it.
+        Description of the content.
     batches
-        Rows, ``(n_batch, n_genes, d)`` vectors, ``(n_batch, n_genes)`` mask.
+        Rows (n_batch,), vectors (n_batch, n_genes, d_gene), and mask (n_batch, n_genes) bool.
     n_spots
-        Spots in all.
+        Number of spots in total.
 
     Returns
     -------
@@ -110,9 +110,9 @@ def write_array(
     Raises
     ------
     OSError
-        The folder cannot be written to, or has too little room.
+        The folder cannot be written to, or the disk has too little space.
     ValueError
-        Vectors that are not finite in float16.
+        Vectors are too large for float16.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     shape, found = None, np.zeros(len(record[EMBEDDINGS.genes]), dtype=bool)
@@ -125,10 +125,10 @@ def write_array(
                 narrow = vectors.astype(_DTYPE)
             if not np.isfinite(narrow).all():
                 raise ValueError(
-                    f"The vectors of spots {rows[0]} to {rows[-1]} reach {np.abs(vectors).max():g}; the file is of "
-                    f"float16, which ends at {np.finfo(_DTYPE).max:g}. Have the encoder scale them down."
+                    f"The vectors of spots {rows[0]} to {rows[-1]} reach {np.abs(vectors).max():g}, above the "
+                    f"largest float16, {np.finfo(_DTYPE).max:g}. Have the encoder scale them down."
                 )
-            # opened for each batch, so that what is written does not stay in memory
+            # opened for each batch, so that written pages do not stay in memory
             np.load(part, mmap_mode="r+")[rows] = narrow
             found |= mask.any(axis=0)
         said = record | {EMBEDDINGS.shape: list(shape), EMBEDDINGS.n_found: int(found.sum())}
@@ -139,7 +139,7 @@ def write_array(
 
 
 def _make_room(path: Path, shape: tuple[int, ...]) -> None:
-    """A file of zeros."""
+    """Create a file of zeros, and reserve its space on the disk."""
     needed, free = math.prod(shape) * _DTYPE.itemsize, shutil.disk_usage(path.parent).free
     if needed > free:
         raise OSError(
@@ -149,7 +149,8 @@ def _make_room(path: Path, shape: tuple[int, ...]) -> None:
     np.lib.format.open_memmap(path, mode="w+", dtype=_DTYPE, shape=shape)
     if not hasattr(os, "posix_fallocate"):
         return
-    with path.open("r+b") as file:  # else a disk that fills up meanwhile kills the process, which writes to memory
+    # without a reservation, a full disk kills the process: it writes to mapped memory, which cannot raise an error
+    with path.open("r+b") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Where a section's pixels and spot centres come from, for SpatialData and for plain AnnData."""
+"""Image and spot centres of each section, from a SpatialData or an AnnData."""
 
 import logging
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from flagst._checks import require_finite, require_key, require_scales
 from flagst._keys import LIBRARY, OBSM, PARAM, SCALES, SLOT, UNS, image_element
-from flagst.data.measured import section_rows
+from flagst.data.measured import recorded_params, section_rows
 from flagst.data.patches import Level, image_levels
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class SectionImage:
     name
         Section.
     rows
-        (n_spots,) int64, rows of the AnnData.
+        (n_spots,) int64, rows of the table.
     levels
         The image, finest level first.
     centres
@@ -46,10 +46,9 @@ class SectionImage:
 def um_per_px(adata: "AnnData", sections) -> dict[str, float]:
     """Micrometres per full-resolution pixel of every section."""
     hint = f"Set {SCALES} = {{section: micrometres per full-resolution pixel}}."
-    params = adata.uns.get(UNS.flagst, {}).get(SLOT.params, {})
-    where = f'adata.uns["{UNS.flagst}"]["{SLOT.params}"]'
-    require_key(params, PARAM.um_per_px, where=where, hint=hint)
-    known = {str(name): value for name, value in params[PARAM.um_per_px].items()}
+    params = recorded_params(adata)
+    require_key(params, PARAM.um_per_px, where=f'adata.uns["{UNS.flagst}"]["{SLOT.params}"]', hint=hint)
+    known = params[PARAM.um_per_px]
     for section in sections:
         require_key(known, section, where=SCALES, hint=hint)
     scales = {section: float(known[section]) for section in sections}
@@ -58,16 +57,16 @@ def um_per_px(adata: "AnnData", sections) -> dict[str, float]:
 
 
 def from_spatialdata(sdata: "SpatialData", adata: "AnnData", section_key: str) -> list[SectionImage]:
-    """Images and spots of a SpatialData; table rows are joined to the shapes by name, never by order.
+    """Images and spots of a SpatialData. Rows of the table are matched to the shapes by name, not by order.
 
     Parameters
     ----------
     sdata
-        Images ``S_image`` and the shapes that the table annotates.
+        Images ``S_image``, and the shapes that the table annotates.
     adata
         Its table.
     section_key
-        ``obs`` column that holds the section names.
+        Column of ``obs`` with the section names.
 
     Returns
     -------
@@ -76,9 +75,9 @@ def from_spatialdata(sdata: "SpatialData", adata: "AnnData", section_key: str) -
     Raises
     ------
     KeyError
-        Shapes, columns or micrometres per pixel that are missing.
+        Shapes, columns or micrometres per pixel are missing.
     ValueError
-        Sections without an image, or rows without a shape.
+        Sections have no image, or rows have no shape.
     """
     rows = section_rows(adata, section_key)
     _require_images([s for s in rows if image_element(s) not in sdata.images], rows, "an image S_image in sdata.images")
@@ -101,10 +100,10 @@ def from_anndata(adata: "AnnData", section_key: str) -> list[SectionImage]:
     Parameters
     ----------
     adata
-        ``obsm["spatial"]`` in full-resolution pixels; ``uns["spatial"][S]`` with the image ``hires`` and its
-        scale factor.
+        ``obsm["spatial"]`` in full-resolution pixels; ``uns["spatial"][S]`` with the image ``hires`` and its scale
+        factor.
     section_key
-        ``obs`` column that holds the section names.
+        Column of ``obs`` with the section names.
 
     Returns
     -------
@@ -113,9 +112,9 @@ def from_anndata(adata: "AnnData", section_key: str) -> list[SectionImage]:
     Raises
     ------
     KeyError
-        Coordinates, columns or micrometres per pixel that are missing.
+        Coordinates, columns or micrometres per pixel are missing.
     ValueError
-        Sections without an image, or coordinates that are not finite.
+        Sections have no image, or coordinates are not finite.
     """
     hint = "Store x, y in full-resolution pixels there."
     require_key(adata.obsm, OBSM.spatial, where="adata.obsm", hint=hint)
@@ -135,7 +134,7 @@ def from_anndata(adata: "AnnData", section_key: str) -> list[SectionImage]:
         factor = float(factors[LIBRARY.hires_scale])
         hires = np.asarray(libraries[name][LIBRARY.images][LIBRARY.hires])
         if np.issubdtype(hires.dtype, np.floating) and hires.max() <= 1:
-            hires = np.round(hires * 255).astype(np.uint8)  # as scanpy reads Visium images
+            hires = np.round(hires * 255).astype(np.uint8)  # scanpy reads Visium images as floats
         sections.append(
             SectionImage(name, rows[name], image_levels(hires), coords[rows[name]] * factor, scales[name] / factor)
         )
@@ -151,7 +150,7 @@ def _require_images(without: list[str], rows: dict, wanted: str) -> None:
 
 
 def _shape_centres(sdata: "SpatialData", adata: "AnnData", section: str, rows: np.ndarray) -> np.ndarray:
-    """(n_spots, 2) centres in pixels of the image's finest level."""
+    """Centres (n_spots, 2), x then y, pixels of the finest level of the image."""
     from spatialdata.models import get_table_keys
     from spatialdata.transformations import get_transformation
 
@@ -172,7 +171,7 @@ def _shape_centres(sdata: "SpatialData", adata: "AnnData", section: str, rows: n
             )
         system = _shared_system(shapes, image, section)
         points = shapes.geometry.loc[names[mine]].centroid
-        # Centroids commute with affine maps: what get_centroids returns, without its detour over dask.
+        # The same as spatialdata's get_centroids, without dask: an affine map of a centroid is the mapped centroid.
         to_system = get_transformation(shapes, system).to_affine_matrix(("x", "y"), ("x", "y"))
         to_pixels = get_transformation(image, system).inverse().to_affine_matrix(("x", "y"), ("x", "y"))
         matrix = to_pixels @ to_system
@@ -182,7 +181,7 @@ def _shape_centres(sdata: "SpatialData", adata: "AnnData", section: str, rows: n
 
 
 def _shared_system(shapes, image, section: str) -> str:
-    """Coordinate system that spots and image share; the section's own where there are several."""
+    """Coordinate system that spots and image share; if there are several, the one named like the section."""
     from spatialdata.transformations import get_transformation
 
     shared = sorted(set(get_transformation(shapes, get_all=True)) & set(get_transformation(image, get_all=True)))

@@ -1,10 +1,10 @@
-"""Per-section stain normalisation: one background colour and one stain strength per section."""
+"""Stain normalisation with one background colour and one stain strength per section."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-#: Optical density, averaged over colours, of the 95th percentile of tissue after normalisation (a usual H&E).
+#: After normalisation, the 95th percentile of the optical density of tissue, averaged over colours; a common value.
 REFERENCE_DENSITY = 1.28
 _TISSUE_DENSITY = 0.15
 _LEAST_TISSUE_PX = 50
@@ -13,7 +13,7 @@ _DARKEST_BACKGROUND = 150.0
 
 @dataclass(frozen=True)
 class Stain:
-    """How a section was stained and scanned.
+    """Background colour and stain strength of a section.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Stain:
     strength: float
 
     def apply(self, patches: np.ndarray) -> np.ndarray:
-        """Make the background white and the stain as strong as the reference.
+        """Make the background white and scale the stain to the reference strength.
 
         Parameters
         ----------
@@ -49,7 +49,7 @@ class Stain:
 
 @dataclass(frozen=True)
 class Overview:
-    """A small version of a section, background removed.
+    """Optical density on a small version of a section's image.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class Overview:
 
     @classmethod
     def of(cls, small: np.ndarray, factor: float) -> "Overview":
-        """Measure the background, the median colour of the brightest part, of (rows, columns, 3) uint8."""
+        """From a small image (rows, columns, 3) uint8. The background is the median colour of its brightest part."""
         brightness = small.mean(axis=2, dtype=np.float32)
         bright = brightness >= np.percentile(brightness[::2, ::2], 99) - 30
         background = np.maximum(np.median(small[bright], axis=0), _DARKEST_BACKGROUND)
@@ -76,20 +76,20 @@ class Overview:
         return cls(tuple(float(c) for c in background), density, factor)
 
     def share_on_tissue(self, centres: np.ndarray) -> float:
-        """Share of positions (n_spots, 2), x then y, pixels of the section's image, that lie on tissue."""
+        """Share of the centres (n_spots, 2), x then y, pixels of the section's image, that lie on tissue."""
         x, y = np.floor(centres * self.factor).astype(int).T
         inside = (x >= 0) & (y >= 0) & (x < self.density.shape[1]) & (y < self.density.shape[0])
         return float((self.density[y[inside], x[inside]] > _TISSUE_DENSITY).sum() / max(1, len(centres)))
 
     def stain(self, centres: np.ndarray, side: float) -> Stain:
-        """Measure the section's stain on the tissue around its spots; strength 1 where there is none.
+        """Measure the stain on the tissue around the spots. The strength is 1 if there is no tissue.
 
         Parameters
         ----------
         centres
             (n_spots, 2) float, x then y, pixels of the section's image.
         side
-            Side of the squares around the spots that are looked at, pixels of the section's image.
+            Side of the measured squares around the spots, pixels of the section's image.
         """
         near = np.zeros(self.density.shape, dtype=bool)
         low = np.maximum(np.floor((centres - side / 2) * self.factor), 0).astype(int)

@@ -1,4 +1,4 @@
-"""Spots on the tissue of slides that have no expression."""
+"""Place spots on the tissue of slides that have no expression."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flagst")
 
 GRIDS = ("hex", "square")
-#: Longest side of the image that tissue is found on, and of the one that plots show, pixels.
+#: Longest side, in pixels, of the image on which tissue is found, and of the image that plots show.
 OVERVIEW_PX, HIRES_PX = 2000, 1000
-# The optical density between glass and tissue is found by Otsu's method, and is within what pale tissue has: in
-# a section full of nuclei the method would part those from all the rest.
+# Otsu's threshold between glass and tissue is limited to the optical densities of pale tissue. In a section full of
+# nuclei the method would otherwise separate the nuclei from everything else.
 _DENSITIES = 0.05, 0.15
-# Width of the smoothing before that, in pitches: nuclei and the gaps between them are one tissue.
+# Standard deviation of the smoothing before that, in pitches. It joins nuclei and the gaps between them.
 _SMOOTH = 0.1
-# Specks and holes below this many times the area of a pitch are no tissue and no gap.
+# Specks and holes smaller than this many squared pitches are ignored.
 _SPECK = 4.0
 
 
@@ -39,56 +39,64 @@ def tissue_spots(
     least_tissue: float = 0.5,
     table_key: str = TABLE,
 ) -> None:
-    """Lay spots on the tissue of images without expression, for :meth:`flagst.FLAG.predict`.
+    """Place a grid of spots on the tissue of images without expression, for :meth:`flagst.FLAG.predict`.
 
-    Tissue is what is darker than empty glass on a small version of the image: optical density above Otsu's
-    threshold, specks left out and holes filled. Pen marks and folds are dark too; take such spots out afterwards.
+    Tissue is what is darker than empty glass on a small version of the image: its optical density is above Otsu's
+    threshold, small specks are removed, and holes are filled. Pen marks and folds are dark too. Remove such spots
+    afterwards.
 
     Parameters
     ----------
     sdata
-        Images ``S_image`` of every section S.
+        SpatialData with an image ``S_image`` for every section S.
     pitch_um
-        Distance of neighbouring spots, micrometres. That of the training sections is what a model knows.
+        Distance between neighbouring spots, micrometres. Use that of the training sections.
     um_per_px
-        Micrometres per full-resolution pixel; one number, or one per section. By default what
+        Micrometres per full-resolution pixel: one number, or one per section. By default the value that
         :func:`flagst.io.read_slide` recorded.
     sections
-        Names S; by default all that have an image.
+        Names S of the sections; by default all that have an image.
     layout
         ``"hex"`` (as Visium) or ``"square"``.
     spot_diameter_um
-        Diameter of a spot, micrometres; half the pitch by default.
+        Diameter of a spot, micrometres; by default half the pitch.
     least_tissue
-        Share of a spot that must be tissue, in (0, 1].
+        Smallest share of a spot that must be tissue, in (0, 1].
     table_key
-        Name of the table that is made.
+        Name of the new table.
 
     Writes
     ------
     ``sdata.shapes["S_spots"]``
         Circles, full-resolution pixels.
     ``sdata.tables[table_key]``
-        No genes and no X; ``obs`` with section, shape, ``array_row`` and ``array_col``; ``obsm["spatial"]``;
-        micrometres per pixel, layout, and a small image per section in ``uns``.
+        A table without genes and without X. ``obs``: ``section``, ``region``, ``spot_id``, ``array_row`` and
+        ``array_col``. ``obsm["spatial"]``: (n_spots, 2) float64, x then y, full-resolution pixels.
+        ``uns["spatial"][S]``: a small image. ``uns["flagst"]["params"]``: micrometres per pixel and layout of each
+        section.
 
     Raises
     ------
     KeyError
-        A section without an image, or without micrometres per pixel.
+        A section has no image, or no micrometres per pixel.
     ValueError
-        Lengths that are not positive, an unknown layout, a table or shapes of that name that are there already, an
-        image without tissue, or a pitch below two pixels.
+        A length is not positive, the layout is unknown, ``least_tissue`` is out of range, the SpatialData already has a
+        table or shapes of that name, an image has no tissue or is not RGB, or the pitch is below two pixels.
+    TypeError
+        An image is not uint8.
+
+    Source
+    ------
+    Threshold: Otsu, IEEE Trans. Syst. Man Cybern. 1979, limited to optical densities of 0.05 to 0.15.
 
     Examples
     --------
-    >>> import flagst
-    >>> slide = flagst.datasets.simulated_sections(n_sections=1)
-    >>> scale = slide["table"].uns["flagst"]["params"]["um_per_px"]
-    >>> del slide.tables["table"], slide.shapes["S1_spots"]
-    >>> flagst.pp.tissue_spots(slide, 100, um_per_px=scale)
-    >>> slide["table"].n_obs > 300
+    >>> del sdata.tables["table"], sdata.shapes["S1_spots"]
+    >>> flagst.pp.tissue_spots(sdata, 100, um_per_px=1.0, sections="S1")
+    >>> sdata["table"].obsm["spatial"].shape == (sdata["table"].n_obs, 2)
     True
+    >>> list(sdata["table"].uns["spatial"])
+    ['S1']
     """
     require_one_of(layout, GRIDS, name="layout")
     diameter_um = pitch_um / 2 if spot_diameter_um is None else spot_diameter_um
@@ -101,13 +109,12 @@ def tissue_spots(
     for element, where in [(table_key, sdata.tables), *((shapes_element(name), sdata.shapes) for name in names)]:
         if element in where:
             raise ValueError(f"The SpatialData has {element!r} already. Delete it first, or choose other sections.")
-    known = _recorded(sdata) if um_per_px is None else um_per_px
-    scales = {name: _scale(known, name) for name in names}
+    scales = _scales(sdata, names, um_per_px)
     found = {}
     for name in names:
         levels = image_levels(sdata.images[image_element(name)])
         found[name] = _lay(name, levels, pitch_um / scales[name], diameter_um / scales[name], layout, least_tissue)
-        logger.info("Laid %d spots on the tissue of %s.", len(found[name][0]), name)
+        logger.info("Placed %d spots on the tissue of %s.", len(found[name][0]), name)
     _write(sdata, found, scales, diameter_um, layout, table_key)
 
 
@@ -116,7 +123,7 @@ def _sections(sdata: "SpatialData", sections: str | Sequence[str] | None) -> lis
     hint = f"Name images S_image, S the section: sdata.images['slide_image'] = ...; found {sorted(sdata.images)}."
     if sections is None:
         if not there:
-            raise KeyError(f"No image to lay spots on. {hint}")
+            raise KeyError(f"There is no image to place spots on. {hint}")
         return there
     names = [sections] if isinstance(sections, str) else [str(name) for name in sections]
     for name in names:
@@ -124,22 +131,20 @@ def _sections(sdata: "SpatialData", sections: str | Sequence[str] | None) -> lis
     return names
 
 
-def _recorded(sdata: "SpatialData") -> Mapping[str, float]:
-    """Micrometres per pixel of the sections that were opened by flagst."""
-    return sdata.attrs.get(UNS.flagst, {}).get(SLOT.params, {}).get(PARAM.um_per_px, {})
-
-
-def _scale(um_per_px: float | Mapping[str, float], name: str) -> float:
-    if isinstance(um_per_px, Mapping):
-        require_key(um_per_px, name, where="um_per_px", hint="Give one number, or one per section.")
-        um_per_px = um_per_px[name]
-    if not (np.isfinite(um_per_px) and um_per_px > 0):
-        raise ValueError(f"um_per_px of {name!r} must be positive; got {um_per_px!r}.")
-    return float(um_per_px)
+def _scales(sdata: "SpatialData", names: list[str], um_per_px: float | Mapping[str, float] | None) -> dict[str, float]:
+    """Micrometres per pixel of every section: the given ones, else those that :func:`flagst.io.read_slide` recorded."""
+    if um_per_px is None:
+        um_per_px = sdata.attrs.get(UNS.flagst, {}).get(SLOT.params, {}).get(PARAM.um_per_px, {})
+    known = um_per_px if isinstance(um_per_px, Mapping) else dict.fromkeys(names, um_per_px)
+    for name in names:
+        require_key(known, name, where="um_per_px", hint="Give one number, or one per section.")
+        if not (np.isfinite(known[name]) and known[name] > 0):
+            raise ValueError(f"um_per_px of {name!r} must be positive; got {known[name]!r}.")
+    return {name: float(known[name]) for name in names}
 
 
 def _lay(name: str, levels: list, pitch: float, diameter: float, layout: str, least_tissue: float):
-    """Centres ``(n_spots, 2)``, grid rows and columns of the spots on tissue; a small image and its factor."""
+    """Centres (n_spots, 2) and grid positions (n_spots, 2) of the spots on tissue; a small image and its factor."""
     if pitch < 2:
         raise ValueError(f"A pitch of {pitch:.2f} pixels on {name!r} is below two. Is um_per_px right?")
     small = thumbnail(levels, OVERVIEW_PX)
@@ -157,7 +162,7 @@ def _lay(name: str, levels: list, pitch: float, diameter: float, layout: str, le
 
 
 def _tissue_share(small: np.ndarray, factor: float, pitch: float, diameter: float) -> np.ndarray:
-    """Share of tissue in a spot around every pixel of a small image."""
+    """Share of tissue, (rows, columns) in [0, 1], in a spot around every pixel of a small image."""
     from scipy import ndimage
     from scipy.signal import fftconvolve
     from skimage.filters import threshold_otsu
@@ -171,12 +176,12 @@ def _tissue_share(small: np.ndarray, factor: float, pitch: float, diameter: floa
     radius = diameter * factor / 2
     reach = np.arange(-np.floor(radius), np.floor(radius) + 1)
     disc = (reach[:, None] ** 2 + reach**2 <= radius**2).astype(float)
-    # rounded: half a spot is half a spot, whatever the transform leaves in the last digits
+    # rounded, because the Fourier transform leaves errors in the last digits
     return np.round(fftconvolve(tissue.astype(float), disc / disc.sum(), mode="same"), 6)
 
 
 def _without_specks(mask: np.ndarray, least: int) -> np.ndarray:
-    """A mask without its connected parts below ``least`` pixels."""
+    """A mask without connected parts of fewer than ``least`` pixels."""
     from scipy import ndimage
 
     part, _ = ndimage.label(mask)
@@ -186,7 +191,7 @@ def _without_specks(mask: np.ndarray, least: int) -> np.ndarray:
 
 
 def _grid(width: int, height: int, pitch: float, layout: str) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of the whole image's grid, x then y, and their row and column; at least half a pitch inside."""
+    """Centres (n, 2), x then y, of a grid over the whole image, and their rows and columns (n, 2)."""
     step = pitch * (np.sqrt(3) / 2 if layout == "hex" else 1.0)
     rows, columns = (np.arange(int(max(0, n - pitch) // d) + 1) for n, d in ((height, step), (width, pitch)))
     row, column = (values.ravel() for values in np.meshgrid(rows, columns, indexing="ij"))
@@ -221,11 +226,13 @@ def _write(sdata: "SpatialData", found: dict, scales: dict, diameter_um: float, 
     obs = pd.concat(tables)
     for column in (OBS.section, OBS.region):
         obs[column] = pd.Categorical(obs[column])
-    table = AnnData(obs=obs, var=pd.DataFrame(index=pd.Index([], dtype=str)))
-    table.obsm[OBSM.spatial] = np.concatenate([centres for centres, *_ in found.values()])
-    table.uns[UNS.spatial] = libraries
-    table.uns[UNS.flagst] = {SLOT.params: {PARAM.um_per_px: dict(scales), PARAM.layout: dict.fromkeys(found, layout)}}
+    params = {PARAM.um_per_px: scales, PARAM.layout: dict.fromkeys(found, layout)}
+    table = AnnData(
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index([], dtype=str)),
+        obsm={OBSM.spatial: np.concatenate([centres for centres, *_ in found.values()])},
+        uns={UNS.spatial: libraries, UNS.flagst: {SLOT.params: params}},
+    )
     parsed = TableModel.parse(table, region=list(shapes), region_key=OBS.region, instance_key=OBS.spot_id)
-    for element, values in shapes.items():
-        sdata.shapes[element] = values
+    sdata.shapes.update(shapes)
     sdata.tables[table_key] = parsed

@@ -1,4 +1,4 @@
-"""Blocks of patches on the workers of a dask cluster."""
+"""Encode blocks of patches on the workers of a dask cluster."""
 
 import pickle
 from dataclasses import replace
@@ -16,7 +16,7 @@ from flagst.pp._stain import Stain
 if TYPE_CHECKING:
     from distributed import Client
 
-# one encoder is made at a time: a network that is made twice may not fit
+# one encoder is loaded at a time: two copies of a network may not fit into memory
 _making = Lock()
 
 
@@ -26,15 +26,15 @@ def encode_block(encoder: ImageEncoder, block: Block, stain: Stain | None) -> np
     Parameters
     ----------
     encoder
-        Called with some patches at a time.
+        Called with some of the patches at a time.
     block
-        Where to read.
+        Patches and the level to read them from.
     stain
-        That colours are brought from; ``None`` leaves them.
+        Stain to normalise; ``None`` leaves the colours unmodified.
 
     Returns
     -------
-    (n_patches, n_features) float32, in the order of ``block.rows``.
+    (n_patches, d_encoder) float32, in the order of ``block.rows``.
     """
     out = np.empty((len(block.rows), encoder.n_features), dtype=np.float32)
     for members, patches in crop_block(replace(block, rows=np.arange(len(block.rows)))):
@@ -43,22 +43,21 @@ def encode_block(encoder: ImageEncoder, block: Block, stain: Stain | None) -> np
 
 
 class Workers:
-    """:func:`encode_block` on the workers of a cluster; may be called from several threads at once.
+    """:func:`encode_block` on the workers of a cluster. Several threads may call it at the same time.
 
-    The encoder travels once and is unpacked once per worker. What is lost with a worker is computed again on
-    another one, both blocks and the encoder.
+    The encoder is sent once and unpacked once per worker. If a worker is lost, another one repeats its work.
 
     Parameters
     ----------
     client
         Connected to the cluster.
     encoder
-        Must survive pickling.
+        An encoder that can be pickled.
 
     Raises
     ------
     TypeError
-        An encoder that cannot be pickled.
+        The encoder cannot be pickled.
     """
 
     def __init__(self, client: "Client", encoder: ImageEncoder):
@@ -66,25 +65,25 @@ class Workers:
         self.encoder = client.submit(bytes, _pack(encoder), pure=False)
 
     def __call__(self, block: Block, stain: Stain | None) -> np.ndarray:
-        """Features of one block, (n_patches, n_features) float32; waits for them."""
+        """Features of one block, (n_patches, d_encoder) float32. Waits for the worker."""
         import cloudpickle
 
-        # bytes: a dask array among the arguments would be looked into by the scheduler
+        # as bytes, because the scheduler would compute a dask array among the arguments
         task = cloudpickle.dumps((_cut_out(block), stain))
         return self.client.submit(_encode_there, self.encoder, task, pure=False).result()
 
 
 def require_client(client: "Client") -> None:
-    """Raise a ``TypeError`` for anything that is no client of a dask cluster to wait for."""
+    """Raise a ``TypeError`` unless ``client`` is a synchronous client of a dask cluster."""
     if not (hasattr(client, "submit") and hasattr(client, "nthreads")) or getattr(client, "asynchronous", False):
         raise TypeError(
-            f"client must be a dask.distributed.Client, and no asynchronous one; got {type(client).__name__}. Start "
+            f"client must be a dask.distributed.Client that is not asynchronous; got {type(client).__name__}. Start "
             "one with Client(LocalCluster()); it comes with pip install 'flagst[distributed]'."
         )
 
 
 class _Part:
-    """Part of a level's pixels that is indexed like the whole."""
+    """A part of a level's pixels, indexed like the whole level."""
 
     def __init__(self, pixels: object, region: tuple[slice, slice, slice]):
         self.shape, self.region = tuple(pixels.shape), region
@@ -92,7 +91,7 @@ class _Part:
         if hasattr(self.pixels, "dask"):
             import dask
 
-            (self.pixels,) = dask.optimize(self.pixels)  # leaves the other chunks behind
+            (self.pixels,) = dask.optimize(self.pixels)  # drops the other chunks from the graph
         else:
             self.pixels = np.ascontiguousarray(self.pixels)
 
@@ -102,12 +101,12 @@ class _Part:
 
 
 def _cut_out(block: Block) -> Block:
-    """The same block with no more of the image than it reads."""
+    """The same block, with only the part of the image that it reads."""
     return replace(block, level=replace(block.level, pixels=_Part(block.level.pixels, read_region(block))))
 
 
 def _pack(encoder: ImageEncoder) -> bytes:
-    """An encoder and what it says of itself."""
+    """The encoder and its parameters, pickled."""
     import cloudpickle
 
     try:
@@ -125,14 +124,14 @@ def _unpack(packed: bytes) -> ImageEncoder:
     encoder, params = pickle.loads(packed)
     if plain(encoder.params()) != params:
         raise ValueError(
-            f"Encoder {encoder.name!r} has other settings or weights on a worker than where it was sent from. Its "
+            f"Encoder {encoder.name!r} has other settings or weights on a worker than on the sending machine. Its "
             "files must be the same on all machines."
         )
     return encoder
 
 
 def _encode_there(packed: bytes, task: bytes) -> np.ndarray:
-    """What a worker runs."""
+    """The task of a worker."""
     with _making:
         encoder = _unpack(packed)
     return encode_block(encoder, *pickle.loads(task))
