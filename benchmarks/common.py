@@ -326,6 +326,8 @@ def run(job: dict) -> list[dict]:
         ``method``, ``target``, ``structures``, ``seeds``, ``splits`` (each ``train``, ``test``, ``file``) and, for
         FLAG, ``preset`` and ``settings``.
     """
+    from flagst import baselines, tl  # noqa: F401  what is timed is the method, not the first import
+
     records, is_flag = [], job["method"] == "FLAG"
     for split in job["splits"]:
         train, test = read_split(split)

@@ -84,13 +84,15 @@ TABLES: tuple[Table, ...] = (
 
 
 def block_pattern(name: str) -> re.Pattern:
-    """The text between the markers of a table."""
-    return re.compile(rf"(?<=<!-- table: {name} -->\n).*?(?=\n<!-- /table -->)", re.DOTALL)
+    """The markers of a table and what stands between them."""
+    return re.compile(rf"<!-- table: {name} -->\n.*?<!-- /table -->", re.DOTALL)
 
 
 def block(table: Table, printed: str) -> str:
-    """What stands between the markers of a table."""
-    return f"```bash\npython benchmarks/{table.command}\n```\n\n```text\n{printed.strip()}\n```"
+    """What :func:`rewrite` puts in the place of a table."""
+    command, printed = f"python benchmarks/{table.command}", printed.strip()
+    body = f"```bash\n{command}\n```\n\n```text\n{printed}\n```"
+    return f"<!-- table: {table.name} -->\n{body}\n<!-- /table -->"
 
 
 def rewrite(table: Table, printed: str, docs: Path = DOCS) -> None:
