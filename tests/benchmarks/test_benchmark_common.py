@@ -264,7 +264,7 @@ def test_peak_memory_follows_allocation():
     assert 30 < float(grown.stdout) < 80
 
 
-def test_features_are_made_once_and_every_split_has_those_of_its_own_encoder(monkeypatch, tmp_path):
+def test_features_are_made_once_and_a_split_has_those_of_its_own_encoder(monkeypatch, tmp_path):
     made, kind = [], {"n_sections": 2, "n_spots": 30, "n_genes": 30}
 
     def her2st(sections, data_dir):
@@ -285,18 +285,14 @@ def test_features_are_made_once_and_every_split_has_those_of_its_own_encoder(mon
         ("S1", None), ("S1", "S2"), ("S2", None), ("S2", "S1"),
     ]  # fmt: skip
 
-    sdata, encoders = datasets.simulated_sections(**kind), {}
-    for test, train in (("S1", "S2"), ("S2", "S1")):
-        encoders[test] = flagst.pp.fit_encoder(sdata, sections=train, n_steps=1, progress=False)
-        encoders[test].save(tmp_path / f"{test}.safetensors")
-    options.encoders = tmp_path
-    files = common.prepare(options, tmp_path)["files"]
-    for test, encoder in encoders.items():
-        split = ad.read_h5ad(files[test])
-        record = split.uns["flagst"]["features"]["X_image"]
-        assert record["encoder_params"]["sha256"] == encoder.params()["sha256"]
-        assert split.obsm["X_image"].shape == (60, 3 * 374)
-    assert len(made) == 3
+    sdata = datasets.simulated_sections(**kind)
+    encoder = flagst.pp.fit_encoder(sdata, sections="S2", n_steps=1, progress=False)
+    encoder.save(tmp_path / "S1.safetensors")
+    options.encoders, options.splits = tmp_path, options.splits[:1]
+    split = ad.read_h5ad(common.prepare(options, tmp_path)["files"]["S1"])
+    record = split.uns["flagst"]["features"]["X_image"]
+    assert record["encoder_params"]["sha256"] == encoder.params()["sha256"]
+    assert split.obsm["X_image"].shape == (60, 3 * 374) and len(made) == 2
 
 
 def test_a_measured_section_stands_in_for_itself():
@@ -331,7 +327,7 @@ def test_scores_without_a_block_are_those_of_the_intervals():
 @pytest.fixture(scope="module")
 def trained():
     """A model of three simulated sections, and a fourth."""
-    sdata = datasets.simulated_sections(n_sections=4, n_spots=60, n_genes=12)
+    sdata = datasets.simulated_sections(n_sections=4, n_spots=49, n_genes=12)
     flagst.pp.image_features(sdata, progress=False)
     table = sdata["table"]
     table.X.data = table.X.data // 12  # many zeros
@@ -342,8 +338,9 @@ def trained():
     return model, test
 
 
-def test_zeros_at_a_bound_of_zero_are_inside_by_their_probability(trained):
+def test_zeros_at_a_bound_of_zero_are_inside_by_their_probability(trained, monkeypatch):
     """Lots are drawn here, as the randomised PIT does; the benchmark counts each with its probability."""
+    monkeypatch.setattr(common, "N_SAMPLES", 20)
     model, test = trained
     found = common.coverage_of(model, test, seed=3)
     curves, measured, calibrated = common.quantiles_of(model, test, 3)
@@ -355,7 +352,7 @@ def test_zeros_at_a_bound_of_zero_are_inside_by_their_probability(trained):
     mass = np.max([np.where(values <= 0, level, 0) for level, values in curves.items()], axis=0)
     tied = (measured == 0) & (low == 0)
     assert tied.mean() > 0.02
-    lots = np.random.default_rng(0).uniform(size=(2000, *mass.shape)) * mass
+    lots = np.random.default_rng(0).uniform(size=(500, *mass.shape)) * mass
     by_lot = np.where(tied, (lots >= 0.05) & (lots <= 0.95), inside & (measured != low))
     assert found["coverage_by_share"] == pytest.approx(by_lot.mean(), abs=0.005)
     assert found["coverage_by_share"] < found["coverage"] - 0.005

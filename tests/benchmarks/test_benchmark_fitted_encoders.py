@@ -14,7 +14,7 @@ KIND = {"n_sections": 3, "n_spots": 36, "n_genes": 30, "seed": 0}
 
 def test_another_stain_moves_features_unless_it_is_normalised():
     def features(change, **how):
-        sdata = datasets.simulated_sections(**KIND)
+        sdata = datasets.simulated_sections(**KIND | {"n_sections": 1})
         if change:
             fitted_encoders.stain_otherwise(sdata)
         pp.image_features(sdata, progress=False, **how)
@@ -30,6 +30,7 @@ def test_another_stain_moves_features_unless_it_is_normalised():
 def test_rows_have_the_features_they_are_named_after(monkeypatch, tmp_path):
     """Images of the test section are not used to fit the network; its part of the features is cut out by scale."""
     asked, seen, scored = [], [], []
+    simulated = datasets.simulated_sections(**KIND)["table"]
 
     def her2st(sections, data_dir=None):
         asked.append(sections)
@@ -42,8 +43,7 @@ def test_rows_have_the_features_they_are_named_after(monkeypatch, tmp_path):
             path.touch()
 
     def load(sections, options, *, change=None, encoder=None, **features):
-        table = datasets.simulated_sections(**KIND)["table"]
-        table = common.part_of(table, sections)
+        table = common.part_of(simulated, sections)
         values = np.arange(10.0) if encoder else np.arange(6.0) + 100 * bool(features) + 1000 * bool(change)
         table.obsm["X_image"] = np.tile(values, (table.n_obs, 1)).astype(np.float32)
         return table
