@@ -1,8 +1,8 @@
 """What the benchmarks share: options, tables with image features, methods in processes of their own, and tables.
 
 Every benchmark is a script of its own and imports this module and no other script. Image features are made once, by
-``flagst.pp.image_features``, and kept as h5ad files in the folder that ``--cache`` names. Uses of what is not public
-API of flagst are at the end of this file.
+``flagst.pp.image_features``, and kept as h5ad files in the folder that ``--cache`` names: delete it when the code that
+makes features has changed. Uses of what is not public API of flagst are at the end of this file.
 """
 
 import argparse

@@ -90,7 +90,8 @@ def block_pattern(name: str) -> re.Pattern:
 
 def block(table: Table, printed: str) -> str:
     """What :func:`rewrite` puts in the place of a table."""
-    command, printed = f"python benchmarks/{table.command}", printed.strip()
+    command = f"python benchmarks/{table.command}"
+    printed = "\n".join(line.rstrip() for line in printed.strip().splitlines())
     body = f"```bash\n{command}\n```\n\n```text\n{printed}\n```"
     return f"<!-- table: {table.name} -->\n{body}\n<!-- /table -->"
 
