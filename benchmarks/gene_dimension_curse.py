@@ -1,46 +1,31 @@
 """What happens to the same 50 genes when more and more others are predicted with them.
 
-    python benchmarks/gene_dimension_curse.py --data-dir DIR --figure FILE
+    python benchmarks/gene_dimension_curse.py --data-dir DIR --methods FLAG
 
-Panels are nested round a fixed core. Three methods: FLAG with its defaults, diffusion of the expression of all
-spots (``node-only``), and diffusion of expression and gene-gene correlation together (``joint``); the last two are
-in ``_graph_diffusion.py``. Scores of the core say what the panel does to a gene; scores of all genes fall for
-every method, since weaker genes come in. FLAG is scored at the given structure, the others as one draw.
+Panels are nested around a fixed core. FLAG with its defaults, and ``no mean``, the same diffusion of expression itself
+instead of the residual of a regression mean: its state has one number per gene. Scores of the core say what the panel
+does to a gene; scores of all genes fall for every method, since weaker genes come in. FLAG is scored at the given
+structure, the other as one sample.
 """
 
-import argparse
-import json
-import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import _table
+import common
 import numpy as np
-from _processes import KEEP_MEMORY, run_job
 
 SIZES = (10, 50, 100, 200, 400, 800, 2000, 5000)
 CORE = 50
-METHODS = ("FLAG", "node-only", "joint")
+METHODS = {"FLAG": {}, "no mean": {"regression": None, "cross_fit": False, "gfm": None, "max_steps": 600}}
 SCORES = ("pcc", "gsc", "ssc")
-
-
-def prepare(job: dict) -> dict:
-    """Write sections with features and the largest panel, genes in the order in which panels take them in."""
-    from flagst import datasets, pp
-    from flagst._keys import OBS, TABLE, UNS, VAR
-
-    sections = [*job["train"], job["test"]]
-    sdata = datasets.her2st(sections, data_dir=job["data_dir"])
-    pp.image_features(sdata, n_jobs=job["n_jobs"], progress=False)
-    table = sdata.tables[TABLE]
-    order = nested_order(table, job["train"], job["sizes"])
-    part = table[table.obs[OBS.section].isin(sections).to_numpy(), order].copy()
-    part.uns.pop(UNS.spatial, None)
-    del part.var[VAR.panel]  # the last panel that was asked for, which need not hold all smaller ones
-    part.write_h5ad(job["file"])
-    return {"n_genes": part.n_vars}
+#: Lets glibc keep the memory of large arrays instead of giving it back and clearing it anew: half the time of steps on
+#: matrices of 5,000 genes.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**33),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
 
 
 def nested_order(table, train: list[str], sizes: list[int]) -> list[str]:
@@ -49,12 +34,11 @@ def nested_order(table, train: list[str], sizes: list[int]) -> list[str]:
     HMHVG panels are not quite nested: a gene may drop out of a larger one. Here it stays.
     """
     from flagst import pp
-    from flagst._keys import VAR
 
     order: dict[str, None] = {}
     for size in sorted({CORE, *sizes}):
         pp.select_genes(table, size, train_sections=train)
-        order |= dict.fromkeys(table.var_names[table.var[VAR.panel].to_numpy(bool)])
+        order |= dict.fromkeys(table.var_names[table.var["flagst_panel"].to_numpy(bool)])
     return list(order)[: max(sizes)]
 
 
@@ -63,56 +47,24 @@ def run(job: dict) -> list[dict]:
     import anndata
 
     from flagst import metrics
-    from flagst.data.graph import moran_graph
 
     adata = anndata.read_h5ad(job["file"])[:, : job["size"]].copy()
+    genes = [str(gene) for gene in adata.var_names]
+    [section] = common.arrays(common.part_of(adata, [job["test"]]), genes, job["target"])
+    train, test = common.part_of(adata, job["train"]), common.part_of(adata, [job["test"]])
     start = time.perf_counter()
-    predicted, section = PREDICT[job["method"]](adata, job)
+    model, structures = common.fit(train, job, job["seed"])
+    structure = {} if structures == [None] else {"structure": structures[0]}
+    prediction = model.predict(test, seed=job["seed"], **structure)
+    predicted = np.asarray(prediction[:, genes].layers["flagst"])
     seconds = time.perf_counter() - start
-    graph, records = moran_graph(section.coords, section.layout), []
-    for genes, n_genes in (("core", min(CORE, job["size"])), ("all", job["size"])):
+    graph, records = common.moran_graph(section.coords, section.layout), []
+    for which, n_genes in (("core", min(CORE, job["size"])), ("all", job["size"])):
         guess, true = predicted[:, :n_genes], section.target[:, :n_genes]
         scores = metrics.pcc(guess, true), metrics.gsc(guess, true), metrics.ssc(guess, true, graph)
-        kept = {name: job[name] for name in ("method", "size", "seed")}
-        records.append(kept | {"genes": genes, "seconds": seconds} | dict(zip(SCORES, map(float, scores), strict=True)))
+        kept = {"method": job["variant"], "size": job["size"], "seed": job["seed"]}
+        records.append(kept | {"genes": which, "seconds": seconds} | dict(zip(SCORES, map(float, scores), strict=True)))
     return records
-
-
-def _sections(adata, job: dict):
-    """Training sections and the test section as arrays."""
-    from flagst.data.from_anndata import sections_from_anndata
-
-    found = sections_from_anndata(
-        adata, section_key="section", genes=list(adata.var_names), target=job["target"], layer=None
-    )
-    by_name = {section.name: section for section in found}
-    return [by_name[name] for name in job["train"]], by_name[job["test"]]
-
-
-def _flag(adata, job: dict):
-    from flagst import FLAG
-    from flagst._keys import LAYERS, OBS
-
-    train = adata[adata.obs[OBS.section].isin(job["train"]).to_numpy()].copy()
-    test = adata[(adata.obs[OBS.section] == job["test"]).to_numpy()].copy()
-    FLAG.setup_anndata(train, section_key=OBS.section)
-    model = FLAG(train, target=job["target"], seed=job["seed"], **job["settings"])
-    model.train(accelerator="cpu")
-    predicted = model.predict(test, structure=job["structure"], seed=job["seed"])
-    return predicted[:, list(adata.var_names)].layers[LAYERS.draw], _sections(adata, job)[1]
-
-
-def _diffusion(adata, job: dict):
-    from _graph_diffusion import GraphDiffusionModel
-
-    train, test = _sections(adata, job)
-    limit = {"max_steps": job["settings"]["max_steps"]} if "max_steps" in job["settings"] else {}
-    model = GraphDiffusionModel(joint=job["method"] == "joint", seed=job["seed"], **limit)
-    model.fit(train)
-    return model.predict(test), test
-
-
-PREDICT = {"FLAG": _flag, "node-only": _diffusion, "joint": _diffusion}
 
 
 def table(records: list[dict]) -> str:
@@ -121,13 +73,10 @@ def table(records: list[dict]) -> str:
     for method in METHODS:
         for size in sorted({r["size"] for r in records if r["method"] == method}):
             own = [r for r in records if (r["method"], r["size"]) == (method, size)]
-            cells = [
-                f"{np.mean([r[score] for r in own if r['genes'] == genes]):.3f}"
-                for genes in ("core", "all")
-                for score in SCORES
-            ]
+            of = [[r for r in own if r["genes"] == genes] for genes in ("core", "all")]
+            cells = [f"{np.mean([r[score] for r in part]):.3f}" for part in of for score in SCORES]
             lines.append((method, str(size), *cells, f"{np.mean([r['seconds'] for r in own]):.0f}"))
-    return _table.aligned(lines)
+    return common.aligned(lines)
 
 
 def change_line(records: list[dict]) -> str:
@@ -143,82 +92,36 @@ def change_line(records: list[dict]) -> str:
     return "The core's change from its own panel to the largest: " + "; ".join(parts)
 
 
-def draw(records: list[dict], path: Path) -> None:
-    """Scores against the number of genes, core in full lines and all genes dashed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained", sharex=True)
-    for axis, score in zip(axes, SCORES, strict=True):
-        for number, method in enumerate(METHODS):
-            for genes, style in (("core", "-"), ("all", "--")):
-                own = [r for r in records if r["method"] == method and r["genes"] == genes]
-                sizes = sorted({r["size"] for r in own})
-                means = [np.mean([r[score] for r in own if r["size"] == size]) for size in sizes]
-                axis.plot(sizes, means, style, marker="o", ms=3, color=f"C{number}", label=f"{method}, {genes}")
-        axis.set(xscale="log", xlabel="genes in the panel", ylabel=score.upper())
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize="small", frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Command line to options."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", help="HER2ST folder; without it files are downloaded")
-    parser.add_argument("--train", nargs="+", default=["C2", "C3", "C4"])
-    parser.add_argument("--test", default="C5")
-    parser.add_argument("--target", default="log2", choices=("log2", "lognorm"))
+def main(arguments: list[str] | None = None) -> None:
+    """Run all panels and print the table."""
+    names = "data-dir", "cache", "train", "test", "target", "seeds", "max-steps", "jobs"
+    parser = common.parser(__doc__, *names, train=["C2", "C3", "C4"], test="C5", seeds=[0])
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--structure", type=float, default=0.5, help="of FLAG")
-    parser.add_argument("--max-steps", type=int, help="optimiser steps of every method; default each method's own")
-    parser.add_argument("--figure", type=Path, metavar="FILE")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     options = parser.parse_args(arguments)
     if options.test in options.train:
         parser.error(f"{options.test} is both a training and the test section")
-    return options
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run all panels and print the table."""
-    start, options = time.perf_counter(), parse(arguments)
-    common = {name: getattr(options, name) for name in ("train", "test", "target", "structure", "sizes")}
-    common["settings"] = {"max_steps": options.max_steps} if options.max_steps else {}
+    table_of = common.load([*options.train, options.test], options)
+    part = table_of[:, nested_order(table_of, options.train, options.sizes)].copy()
+    del part.var["flagst_panel"]  # the last panel that was asked for, which need not hold all smaller ones
     with tempfile.TemporaryDirectory(prefix="flagst_") as folder:
-        common["file"] = str(Path(folder) / "panels.h5ad")
-        job = common | {"kind": "curse_prepare", "data_dir": options.data_dir, "n_jobs": options.jobs}
-        run_job(job, Path(folder))
+        file = Path(folder) / "panels.h5ad"
+        part.write_h5ad(file)
+        job = {name: getattr(options, name) for name in ("train", "test", "target")}
+        job |= {"script": "gene_dimension_curse", "method": "FLAG", "file": str(file)}
+        job["structures"] = [options.structure]
         jobs = [
-            common | {"kind": "curse", "method": method, "size": size, "seed": seed}
+            job
+            | {"variant": method, "size": size, "seed": seed, "name": f"{method}, {size} genes"}
+            | {"settings": METHODS[method] | common.steps(options)}
             for size in sorted(options.sizes, reverse=True)
             for method in options.methods
             for seed in options.seeds
         ]
-
-        def finished(job: dict) -> dict:
-            answer = run_job(job, Path(folder), environment=KEEP_MEMORY)
-            print(f"  {job['method']} {job['size']} genes: {answer['result'][0]['seconds']:.0f} s", file=sys.stderr)
-            return answer
-
-        with ThreadPoolExecutor(options.jobs) as pool:
-            done = list(pool.map(finished, jobs))
+        done = common.run_jobs(jobs, Path(folder), n_processes=options.jobs, environment=KEEP_MEMORY)
     records = [record for answer in done for record in answer["result"]]
-    seeds = " ".join(map(str, options.seeds))
-    print(f"train {' '.join(options.train)}, test {options.test}, target {options.target}, seeds {seeds}")
-    print(f"FLAG at structure {options.structure:g}\n")
     print(table(records), change_line(records), sep="\n\n")
-    print(f"Wall time {time.perf_counter() - start:.0f} s")
-    if options.figure:
-        draw(records, options.figure)
-    if options.json:
-        options.json.write_text(json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,73 +1,13 @@
-"""Panels round a core, and the diffusions that the curse is shown with."""
+"""Panels around a core, and the table of the gene dimension curse."""
 
-import json
 from types import SimpleNamespace
 
-import _graph_diffusion
 import gene_dimension_curse as curse
 import numpy as np
 import pytest
-import torch
 
-from flagst import metrics
-from flagst.data.graph import knn
-from flagst.data.sections import Section
-
-
-def _section(name, seed, n_genes=8):
-    """Expression of two smooth programs, which the image shows."""
-    rng = np.random.default_rng([seed, 1])
-    grid = 100.0 * np.stack(np.meshgrid(np.arange(9), np.arange(9)), -1).reshape(-1, 2)
-    programs = np.sin(grid @ rng.normal(size=(2, 2)) / 150)
-    image = programs @ np.random.default_rng(0).normal(size=(2, 5)) + 0.1 * rng.normal(size=(81, 5))
-    target = 3 + programs @ np.random.default_rng(1).normal(size=(2, n_genes)) + 0.2 * rng.normal(size=(81, n_genes))
-    names = np.array([f"{name}_{i}" for i in range(81)])
-    near = knn(grid, 18)
-    return Section(name, names, grid, image.astype(np.float32), *near, target.astype(np.float32), layout="square")
-
-
-@pytest.mark.parametrize("joint", [False, True])
-def test_a_trained_diffusion_follows_the_tissue(joint):
-    model = _graph_diffusion.GraphDiffusionModel(joint=joint, seed=0, max_steps=200)
-    model.fit([_section("A", 0), _section("B", 1)])
-    test = _section("C", 2)
-    drawn = model.predict(test)
-    assert drawn.shape == (81, 8) and np.isfinite(drawn).all()
-    assert metrics.pcc(drawn, test.target) > 0.4
-    np.testing.assert_array_equal(model.predict(test), drawn)
-    assert (model.network.edges is not None) == joint
-
-
-def test_rows_of_the_joint_state_are_spots_then_correlations():
-    section = _section("A", 0)
-    model = _graph_diffusion.GraphDiffusionModel(joint=True, seed=0, max_steps=2)
-    model.fit([section])
-    state = model._state(section).numpy()
-    assert state.shape == (81 + 8, 8)
-    expected = np.corrcoef(section.target.T)
-    np.fill_diagonal(expected, 0)
-    np.testing.assert_allclose(state[81:] * expected.std(ddof=1), expected, atol=1e-4)
-
-
-def test_noise_of_the_correlations_is_symmetric():
-    noise = _graph_diffusion._symmetric_noise(torch.empty(13, 5), 8)
-    assert torch.equal(noise[8:], noise[8:].T) and noise.std() > 0.5
-
-
-def test_the_consistency_loss_sees_correlations_that_do_not_fit():
-    """Only in the joint model, and only through the edges' rows."""
-    section = _section("A", 0)
-    model = _graph_diffusion.GraphDiffusionModel(joint=True, seed=0, max_steps=2)
-    model.fit([section])
-    state, context = model._state(section), model._encode(model._inputs(section)).detach()
-    other = state.clone()
-    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
-    other[81:] = state[81:][order][:, order]
-    losses = []
-    for clean in (state, other):
-        torch.manual_seed(0)
-        losses.append(np.mean([model.network.loss(clean, context).item() for _ in range(50)]))
-    assert losses[1] > losses[0]
+from flagst import datasets
+from flagst.model.presets import resolve
 
 
 def _record(method, size, genes, value, seed=0):
@@ -95,27 +35,29 @@ def test_panels_grow_around_the_core(monkeypatch):
     assert order[:60] == curse.nested_order(table, ["A"], [60])
 
 
-def test_the_table_and_the_change_of_the_core(tmp_path):
+def test_the_table_and_the_change_of_the_core():
     records = [_record("FLAG", s, g, v) for s, v in ((10, 0.5), (50, 0.6), (800, 0.58)) for g in ("core", "all")]
     lines = curse.table(records).splitlines()
     assert [line.split()[:4] for line in lines[1:]] == [
         ["FLAG", "10", "0.500", "0.600"], ["FLAG", "50", "0.600", "0.700"], ["FLAG", "800", "0.580", "0.680"],
     ]  # fmt: skip
     assert curse.change_line(records).endswith("FLAG PCC -0.020, GSC -0.020, SSC -0.020")  # 10 is not the core
-    curse.draw(records, tmp_path / "curse.png")
-    assert (tmp_path / "curse.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
-def test_small_run_on_real_sections(her2st_dir, capsys, tmp_path):
-    file = tmp_path / "records.json"
-    curse.main(
-        f"--data-dir {her2st_dir} --train C3 C4 --test C2 --sizes 60 --max-steps 3 --json {file} --jobs 1".split()
-    )
-    printed = capsys.readouterr().out
-    assert "\njoint " in printed and "\nnode-only " in printed and "FLAG at structure 0.5" in printed
-    records = json.loads(file.read_text())
-    assert {(r["method"], r["size"], r["genes"]) for r in records} == {
-        (m, 60, g) for m in curse.METHODS for g in ("core", "all")
-    }
-    assert all(np.isfinite([r[k] for k in curse.SCORES]).all() for r in records)
+def test_methods_are_settings_of_the_model_and_cores_are_scored_alone(tmp_path):
+    for changes in curse.METHODS.values():
+        resolve("default", target="log2", **{"gfm": "coexpression"} | changes)
+    table = datasets.simulated_sections(n_sections=3, n_spots=50, n_genes=60)["table"]
+    table.obsm["X_image"] = np.asarray(table.obsm["true_programs"], dtype=np.float32)
+    table.uns.pop("spatial")
+    table.write_h5ad(tmp_path / "panels.h5ad")
+    settings = curse.METHODS["no mean"] | {"max_steps": 2}
+    job = {
+        "method": "FLAG", "variant": "no mean", "size": 55, "seed": 0, "target": "log2", "structures": [0.5],
+        "train": ["S1", "S2"], "test": "S3", "file": str(tmp_path / "panels.h5ad"), "settings": settings,
+    }  # fmt: skip
+    with pytest.warns(UserWarning, match="2 section"):
+        records = curse.run(job)
+    assert [(r["method"], r["size"], r["genes"]) for r in records] == [("no mean", 55, "core"), ("no mean", 55, "all")]
+    assert all(np.isfinite([r[score] for score in curse.SCORES]).all() for r in records)
+    assert records[0]["gsc"] != records[1]["gsc"]

@@ -1,19 +1,21 @@
 """Inner folds: which sections a choice may see, the jobs, and the table."""
 
-import her2st
+import common
 import inner_folds
+import numpy as np
 import pytest
-from _table import aligned
+from common import aligned
+
+from flagst import datasets, metrics
 
 ROTATE = ["C2", "C3", "C4", "C5"]
 
 
 def test_defaults_are_the_rotation_and_every_choice():
     options = inner_folds.parse([])
-    assert options.rotate == list(her2st.ROTATION) == ROTATE
+    assert options.rotate == list(common.ROTATION) == ROTATE
     assert options.choices == list(inner_folds.CHOICES) and options.folds is None
     assert (options.target, options.n_genes, options.seeds) == ("log2", 200, [0])
-    assert options.export is None  # asked for by her2st.prepare
 
 
 def test_sections_count_once():
@@ -23,8 +25,9 @@ def test_sections_count_once():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rotate", "A", "B"], "at least three sections"),
-        (["--rotate", "A", "B", "B"], "at least three sections"),
+        (["--rotate", "A", "B"], "at least 3 sections"),
+        (["--rotate", "A", "B", "B"], "at least 3 sections"),
+        (["--rotate", "A", "B", "C", "--mean"], "at least 4 sections"),
         (["--choices", "nothing"], "invalid choice: 'nothing'"),
         (["--target", "identity"], "invalid choice: 'identity'"),
     ],
@@ -71,8 +74,8 @@ def test_every_choice_fold_and_seed_has_a_job_and_every_baseline_one():
     assert [(job["name"], job["method"]) for job in others] == [(name, name) for name in inner_folds.BASELINES]
     assert all(job["seeds"] == [0, 3] and len(job["splits"]) == 2 for job in others)
     for job in jobs:
-        assert job["kind"] == "method" and job["target"] == "log2" and job["preset"] == "default"
-        assert job["structures"] == list(her2st.STRUCTURES)
+        assert job["script"] == "common" and job["target"] == "log2"
+        assert job["structures"] == list(common.STRUCTURES)
         for split in job["splits"]:
             assert split["file"] == f"{split['test'][1]}.h5ad" and "C3" not in (*split["train"], split["test"])
 
@@ -117,7 +120,8 @@ def test_the_run_never_touches_the_section_put_aside(monkeypatch, capsys):
     """The whole program with the work taken out: what is prepared, what is run, what is printed."""
     prepared = []
 
-    def prepare(options, folder):
+    def prepare(options, folder, *, sections):
+        assert sections == ["A", "B", "C"]
         prepared.append(options.splits)
         return {"files": {split["test"]: "x.h5ad" for split in options.splits}}
 
@@ -126,12 +130,41 @@ def test_the_run_never_touches_the_section_put_aside(monkeypatch, capsys):
         names = dict.fromkeys(job["name"] for job in jobs)
         return [row for name in names for row in records(name, dial, tests=("X",))]
 
-    monkeypatch.setattr(inner_folds, "prepare", prepare)
-    monkeypatch.setattr(inner_folds, "collect", collect)
+    monkeypatch.setattr(common, "prepare", prepare)
+    monkeypatch.setattr(common, "collect", collect)
     inner_folds.main(["--rotate", "A", "B", "C", "--choices", "defaults", "--folds", "1"])
     assert prepared == [
         [{"train": ["C"], "test": "B"}], [{"train": ["A"], "test": "C"}], [{"train": ["B"], "test": "A"}]
     ]  # fmt: skip
     printed = capsys.readouterr().out
     assert "A put aside: C to B" in printed and "C put aside: B to A" in printed
-    assert printed.count("CorrelatedGaussian") == 4 and "Fronts averaged over all, target log2" in printed
+    assert printed.count("CorrelatedGaussian") == 4 and "Curves averaged over all, target log2" in printed
+
+
+def test_scores_of_the_mean_never_see_the_section_put_aside():
+    table = datasets.simulated_sections(n_sections=4, n_spots=60, n_genes=20)["table"]
+    table.obsm["X_image"] = np.asarray(table.obsm["true_programs"], dtype=np.float32)
+    found = inner_folds.mean_scores(table, "S2", "log2", 12, {"regression": "ridge"})
+    other = table.copy()
+    aside = (other.obs["section"] == "S2").to_numpy()
+    other.obsm["X_image"][aside] = 0
+    other.X = other.X.multiply(np.where(aside, 7, 1)[:, None]).tocsr()
+    np.testing.assert_array_equal(inner_folds.mean_scores(other, "S2", "log2", 12, {"regression": "ridge"}), found)
+    sections = common.arrays(train := common.part_of(table, ["S1", "S3", "S4"]), common.panel_of(train, 12), "log2")
+    stage, mean = common.fit_mean(sections, regression="ridge")
+    measured = [stage.scaler.standardise(s.target) for s in sections]
+    pcc = [metrics.pcc(*pair) for pair in zip(common.by_section(mean, sections), measured, strict=True)]
+    assert found[0] == pytest.approx(np.mean(pcc)) and found[0] > 0.2
+
+
+def test_a_line_per_choice_of_the_mean(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(common, "load", lambda sections, options, **features: loaded.append(features))
+    monkeypatch.setattr(inner_folds, "mean_scores", lambda table, aside, *_: np.array([0.1 * int(aside[1]), 1, 2, 3]))
+    text = inner_folds.mean_tables(inner_folds.parse(["--mean"]))
+    assert len(loaded) == len(inner_folds.MEANS) and {"stain_normalise": None} in loaded
+    tables = text.split("\n\n")
+    assert [t.splitlines()[0].split()[:2] for t in tables] == [["target", "log2"], ["target", "lognorm"]]
+    for part in tables:
+        line = part.splitlines()[2]
+        assert line.startswith("unmodified stain") and "0.350  1.000  2.000  3.000  C2 0.200  C3 0.300" in line
