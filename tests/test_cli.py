@@ -1,4 +1,4 @@
-"""The command line: the demo end to end on small sections, and files in, model folder, files out."""
+"""The command line: the demo on small sections, and train, predict and evaluate with files."""
 
 import io
 import logging

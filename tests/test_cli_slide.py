@@ -1,4 +1,4 @@
-"""flagst predict --image: one command from a slide to a SpatialData with a prediction, whole or not there at all."""
+"""flagst predict --image: one command from a slide to a complete prediction."""
 
 import shutil
 from functools import partial
@@ -45,7 +45,7 @@ def run(files, out, *more, image=None):
     return main(["predict", "--model", files.model, "--image", image or files.image, "--out", str(out), *more])
 
 
-def test_one_command_is_what_the_steps_do_one_by_one(files, tmp_path, capsys):
+def test_the_command_gives_the_result_of_its_steps(files, tmp_path, capsys):
     out = tmp_path / "case.zarr"
     assert run(files, out, "--structure", "1", "--std", "--n-samples", "3") == 0
     shown = capsys.readouterr().out
@@ -99,7 +99,7 @@ def test_pitch_layout_scale_and_name_can_be_given(files, tmp_path):
         (["--image", "{folder}/slide.mrxs", "--out", "{out}.zarr"], "slide.mrxs"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line_and_nothing_is_left(files, options, message, tmp_path, capsys):
+def test_errors_are_one_line_and_leave_no_files(files, options, message, tmp_path, capsys):
     names = {"folder": files.folder, "image": files.image, "out": tmp_path / "new"}
     assert main(["predict", "--model", files.model, *(option.format(**names) for option in options)]) == 1
     error = capsys.readouterr().err
@@ -107,7 +107,7 @@ def test_what_cannot_be_done_is_said_in_one_line_and_nothing_is_left(files, opti
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_there_is_replaced_only_when_asked_and_only_by_a_whole_result(files, tmp_path, capsys, monkeypatch):
+def test_an_existing_output_is_replaced_only_by_a_complete_result(files, tmp_path, capsys, monkeypatch):
     out = tmp_path / "case.zarr"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
@@ -129,7 +129,7 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_by_a_whole_result(fi
     assert [path.name for path in tmp_path.iterdir()] == ["case.zarr"]
 
 
-def test_a_run_that_broke_off_goes_on_from_its_features(files, tmp_path, monkeypatch):
+def test_resume_uses_the_features_of_a_stopped_run(files, tmp_path, monkeypatch):
     """Whether it broke in the middle of them or after, and not from those of other pixels or spots."""
     encode, encoded, most = flagst.encoders.Handcrafted.encode, [], [np.inf]
 
@@ -170,7 +170,7 @@ def test_a_run_that_broke_off_goes_on_from_its_features(files, tmp_path, monkeyp
     assert whole <= sum(encoded) < whole + done
 
 
-def test_a_model_that_does_not_fit_says_so(files, tmp_path, capsys, monkeypatch):
+def test_a_model_that_does_not_fit_raises_an_error(files, tmp_path, capsys, monkeypatch):
     load = flagst.FLAG.load
 
     def with_features(change, *args, **kwargs):

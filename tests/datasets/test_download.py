@@ -1,4 +1,4 @@
-"""The manifest and the checked download, against a server on this machine."""
+"""The manifest, and downloads from a local server."""
 
 import csv
 import functools

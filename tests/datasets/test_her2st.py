@@ -1,4 +1,4 @@
-"""HER2ST: a small copy of the folder layout for what needs no real data, and the real sections."""
+"""HER2ST: a small copy of the folders, and the real sections."""
 
 import gzip
 import time

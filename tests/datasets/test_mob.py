@@ -1,4 +1,4 @@
-"""Mouse olfactory bulb: a small folder of the same make, and the real sections."""
+"""Mouse olfactory bulb: a small copy of the folder, and the real sections."""
 
 import logging
 import re

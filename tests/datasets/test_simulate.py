@@ -1,4 +1,4 @@
-"""Simulated sections: the truth is kept, the data are no toy, the image shows the domains."""
+"""Simulated sections: the truth is recorded, the data are realistic, the image shows the domains."""
 
 import anndata as ad
 import numpy as np
@@ -111,8 +111,8 @@ def test_truth_describes_the_counts(sdata):
     share = np.exp(log_rate) / np.exp(log_rate).sum(axis=1, keepdims=True)
     rate = share * adata.obs["true_depth"].to_numpy()[:, None]
     np.testing.assert_allclose(adata.layers["true_rate"], rate, rtol=1e-3)
-    spread = np.sqrt(rate + rate**2 / truth["dispersion"])
-    z = (adata.X.toarray() - rate) / spread
+    deviation = np.sqrt(rate + rate**2 / truth["dispersion"])
+    z = (adata.X.toarray() - rate) / deviation
     assert abs(z.mean()) < 0.03
     assert z.std() == pytest.approx(1, abs=0.05)
     assert truth["log_rate_correlation"].shape == (60, 60)

@@ -1,4 +1,4 @@
-"""The one SpatialData shape: what build_sdata puts where."""
+"""build_sdata: where everything is in the SpatialData."""
 
 import dask.array as da
 import numpy as np

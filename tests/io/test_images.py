@@ -1,4 +1,4 @@
-"""Lazy image pyramids: right pixels, decoded once."""
+"""Lazy pyramids of image files: right pixels, decoded once."""
 
 import numpy as np
 import pytest

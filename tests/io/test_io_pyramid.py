@@ -1,4 +1,4 @@
-"""Coarse levels that a file lacks."""
+"""Coarse levels that a file does not have."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Micrometres per pixel, from what files say of them."""
+"""Micrometres per pixel, as files record them."""
 
 import pytest
 

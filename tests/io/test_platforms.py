@@ -1,4 +1,4 @@
-"""Visium HD bins and Xenium cells, laid out as spatialdata-io's readers do."""
+"""Visium HD bins and Xenium cells, in the structure of spatialdata-io."""
 
 import logging
 

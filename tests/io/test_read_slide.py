@@ -1,4 +1,4 @@
-"""read_slide: every kind of file gives the same pixels, lazily, with the scale it records."""
+"""read_slide: every format gives the same pixels, lazily, with the recorded scale."""
 
 import pickle
 import warnings

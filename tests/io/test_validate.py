@@ -1,4 +1,4 @@
-"""flagst.io.check: good objects pass untouched, bad ones get an error that says what to do."""
+"""flagst.io.check: valid objects pass without a change, others raise an error that says what to do."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Genes that a table lacks: empty columns that nothing takes for a measurement, and vectors that predict them."""
+"""add_genes: empty columns that are not treated as measured, and gene vectors that predict them."""
 
 import anndata
 import numpy as np

@@ -1,4 +1,4 @@
-"""Features kept in a folder: resumed where they stopped, never taken for those of something else."""
+"""The cache of image features: a stopped run continues, and features of other inputs are not used."""
 
 import logging
 
@@ -41,7 +41,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def table(sdata):
-    """Two sections of 30 spots with their images; unlike a SpatialData's, these are no chunks that blocks follow."""
+    """Two sections of 30 spots with images in memory, which have no chunks."""
     return sdata.tables["table"].copy()
 
 

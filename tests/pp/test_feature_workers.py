@@ -1,4 +1,4 @@
-"""Features from two worker processes: the numbers of one process, with a cache, and when a worker is killed."""
+"""Image features from two worker processes: equal to those of one process, with a cache, and after losing a worker."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Image features land in obsm for the right spots, are recorded, reused, and fail with clear words."""
+"""image_features: features of the right spots, their record, when they are reused, and errors."""
 
 import logging
 

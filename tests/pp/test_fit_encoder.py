@@ -1,4 +1,4 @@
-"""An encoder fitted on sections: which patches it sees, and that its features are used, recorded and refused."""
+"""fit_encoder: which patches are used, how the encoder is recorded, and errors."""
 
 import numpy as np
 import pytest

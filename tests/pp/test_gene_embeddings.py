@@ -1,4 +1,4 @@
-"""Vectors of genes in a table: what is written, for which genes, and what is refused with nothing changed."""
+"""gene_embeddings of genes: what is written, for which genes, and errors that change nothing."""
 
 import anndata
 import numpy as np

@@ -1,4 +1,4 @@
-"""Vectors of genes in spots, in a file; and of spots. What a killed run leaves, what reads and writes them."""
+"""gene_embeddings of genes in spots, in a file, and of spots: writing, reading, and runs that were stopped."""
 
 import errno
 import json

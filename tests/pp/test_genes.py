@@ -1,4 +1,4 @@
-"""The gene panel: HMHVG against a plain recomputation, sections left alone, records, errors."""
+"""select_genes: HMHVG against a direct computation, sections that are left out, records, and errors."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""The section's background becomes white and its stain one strength."""
+"""Stain normalisation: a white background and one stain strength."""
 
 import numpy as np
 import pytest

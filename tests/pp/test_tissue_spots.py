@@ -1,4 +1,4 @@
-"""Spots on tissue: where they are, how far apart, what a model can do with them, and clear refusals."""
+"""tissue_spots: positions, distances, prediction at the spots, and errors."""
 
 import numpy as np
 import pytest

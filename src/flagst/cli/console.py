@@ -37,7 +37,8 @@ def quiet(*, verbose: bool) -> Iterator[None]:
         warnings.simplefilter("ignore")
         # warnings are matched by the module of the caller, which is flagst's command line
         warnings.filterwarnings("default", category=UserWarning, module=r"flagst(\.|$)")
-        warnings.showwarning = _log_warning
+        # without the line of code that a warning comes from
+        warnings.showwarning = lambda message, *_, **__: logging.getLogger("flagst").warning("%s", message)
         once = _Once()
         logging.getLogger("flagst").addFilter(once)
         try:
@@ -58,11 +59,6 @@ class _Once(logging.Filter):
         new = text not in self.seen
         self.seen.add(text)
         return new
-
-
-def _log_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """Show a warning without its line of code."""
-    logging.getLogger("flagst").warning("%s", message)
 
 
 def hush() -> None:

@@ -145,11 +145,10 @@ def _bins(sdata: "SpatialData", name: str | None, bin_um: int, image_key: str | 
     require_key(
         table.obsm, OBSM.spatial, where=f"sdata.tables[{key!r}].obsm", hint="Read with spatialdata_io.visium_hd."
     )
-    kept = np.asarray(table.obs[_IN_TISSUE]) == 1 if _IN_TISSUE in table.obs else np.ones(table.n_obs, bool)
-    coords = np.asarray(table.obsm[OBSM.spatial], dtype=float)
-    return _section(
-        _element_name(name or dataset), table, coords, kept, sdata.images[image_key], side, bin_um / side, "square"
-    )
+    kept = np.asarray(table.obs[_IN_TISSUE]) == 1 if _IN_TISSUE in table.obs else True
+    coords, image = np.asarray(table.obsm[OBSM.spatial], dtype=float), sdata.images[image_key]
+    geometry = {"diameter_px": side, "um_per_px": bin_um / side, "layout": "square"}
+    return _section(_element_name(name or dataset), table, coords, image, kept=kept, **geometry)
 
 
 def _cells(sdata: "SpatialData", name: str | None, image_key: str) -> Section:
@@ -172,20 +171,20 @@ def _cells(sdata: "SpatialData", name: str | None, image_key: str) -> Section:
     um_per_px = 1 / np.sqrt(abs(np.linalg.det(to_pixels[:2, :2])))
     area = np.asarray(table.obs[_CELL_AREA], dtype=float) if _CELL_AREA in table.obs else np.array([])
     diameter_um = 2 * np.sqrt(np.nanmedian(area) / np.pi) if np.isfinite(area).any() else _CELL_UM
-    kept = np.ones(table.n_obs, bool)
-    name = _element_name(name or "xenium")
-    return _section(name, table, coords, kept, image, diameter_um / um_per_px, um_per_px, "irregular")
+    geometry = {"diameter_px": diameter_um / um_per_px, "um_per_px": um_per_px, "layout": "irregular"}
+    return _section(_element_name(name or "xenium"), table, coords, image, **geometry)
 
 
 def _section(
     name: str,
     table: "AnnData",
     coords: np.ndarray,
-    kept: np.ndarray,
     image,
+    *,
+    kept: np.ndarray | bool = True,
     diameter_px: float,
     um_per_px: float,
-    layout,
+    layout: str,
 ) -> Section:
     """A section of the spots that have counts and lie on the image; features that are not genes are left out."""
     genes = np.ones(table.n_vars, bool)
@@ -199,7 +198,7 @@ def _section(
     left = kept & inside & (totals > 0)
     if not left.any():
         raise ValueError(
-            f"Section {name!r}: of {len(kept)} spots {int((totals > 0).sum())} have counts and {int(inside.sum())} lie "
+            f"Section {name!r}: of {len(left)} spots {int((totals > 0).sum())} have counts and {int(inside.sum())} lie "
             f"on the image of {width} x {height} pixels; none is left. Is the image the one the table was aligned to?"
         )
     if not left.all():

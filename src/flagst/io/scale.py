@@ -56,19 +56,17 @@ def from_ome(xml: str, size: tuple[int, int] | None = None) -> Scale | None:
         elements = ElementTree.fromstring(re.sub(r"^\s*<\?xml.*?\?>", "", xml)).iter()
     except ElementTree.ParseError:
         return None
-    found = [element.attrib for element in elements if element.tag.rpartition("}")[2] == "Pixels"]
+    images = [element.attrib for element in elements if element.tag.rpartition("}")[2] == "Pixels"]
     if size is not None:
-        found = [given for given in found if [given.get(key) for key in ("SizeX", "SizeY")] == [str(n) for n in size]]
-    given = {"PhysicalSizeXUnit": "µm"} | (found[0] if found else {})
-    given = {"PhysicalSizeY": given.get("PhysicalSizeX"), "PhysicalSizeYUnit": given["PhysicalSizeXUnit"]} | given
-    try:
-        sizes = [float(given[key]) for key in ("PhysicalSizeX", "PhysicalSizeY")]
-    except (KeyError, TypeError, ValueError):
-        return None
+        images = [image for image in images if (image.get("SizeX"), image.get("SizeY")) == tuple(map(str, size))]
+    image = images[0] if images else {}
+    size_x, unit_x = image.get("PhysicalSizeX"), image.get("PhysicalSizeXUnit", "µm")
+    size_y, unit_y = image.get("PhysicalSizeY", size_x), image.get("PhysicalSizeYUnit", unit_x)
     source = "OME PhysicalSizeX"
-    x, y = (
-        from_unit([n], given[f"PhysicalSize{axis}Unit"], source=source) for axis, n in zip("XY", sizes, strict=True)
-    )
+    try:
+        x, y = (from_unit([float(n)], unit, source=source) for n, unit in ((size_x, unit_x), (size_y, unit_y)))
+    except (TypeError, ValueError):
+        return None
     return None if x is None or y is None else Scale(x.x, y.x, source)
 
 

@@ -82,16 +82,12 @@ def from_spatialdata(sdata: "SpatialData", adata: "AnnData", section_key: str) -
     rows = section_rows(adata, section_key)
     _require_images([s for s in rows if image_element(s) not in sdata.images], rows, "an image S_image in sdata.images")
     scales = um_per_px(adata, rows)
-    return [
-        SectionImage(
-            name,
-            rows[name],
-            image_levels(sdata.images[image_element(name)]),
-            _shape_centres(sdata, adata, name, rows[name]),
-            scales[name],
-        )
-        for name in rows
-    ]
+    sections = []
+    for name, spots in rows.items():
+        levels = image_levels(sdata.images[image_element(name)])
+        centres = _shape_centres(sdata, adata, name, spots)
+        sections.append(SectionImage(name, spots, levels, centres, scales[name]))
+    return sections
 
 
 def from_anndata(adata: "AnnData", section_key: str) -> list[SectionImage]:
@@ -135,9 +131,8 @@ def from_anndata(adata: "AnnData", section_key: str) -> list[SectionImage]:
         hires = np.asarray(libraries[name][LIBRARY.images][LIBRARY.hires])
         if np.issubdtype(hires.dtype, np.floating) and hires.max() <= 1:
             hires = np.round(hires * 255).astype(np.uint8)  # scanpy reads Visium images as floats
-        sections.append(
-            SectionImage(name, rows[name], image_levels(hires), coords[rows[name]] * factor, scales[name] / factor)
-        )
+        centres = coords[rows[name]] * factor
+        sections.append(SectionImage(name, rows[name], image_levels(hires), centres, scales[name] / factor))
     return sections
 
 
