@@ -754,9 +754,9 @@ def nearest(coords: np.ndarray, k: int) -> np.ndarray:
 
 def principal_axes(values: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """``(n, d)`` leading axes of centred values, and the ``(n,)`` standard deviations along them."""
-    from flagst.regression import axes
+    from flagst import regression
 
-    return axes.principal_axes(values, n)
+    return regression.principal_axes(values, n)
 
 
 def samples_by_prior(model, query, priors: dict[str, tuple[float, float]], structures: tuple[float, ...]):
@@ -765,16 +765,17 @@ def samples_by_prior(model, query, priors: dict[str, tuple[float, float]], struc
     ``priors``: name -> weight of the training sections' Moran's I, weight of the abundance prior where that is 0.
     The diffusion is solved once for all of them. Yields ``(name, [(n_spots, n_genes), ...])``.
     """
-    from flagst.regression import draw_order
+    from flagst.sampling import moran_matching
+    from flagst.sampling.sampler import SectionSampler
 
-    [(_, predictor)] = model._predictors(query, windows=False)
-    share, states = draw_order.BY_ABUNDANCE, predictor.states(1, 0)
-    predictor.states = lambda n_draws, seed: states
+    [(_, sampler)] = model._samplers(query)
+    parts, share = (sampler.section, model.fitted_, model.settings_, model.module), moran_matching.ABUNDANCE_SHARE
     try:
-        for name, (predictor.trust, draw_order.BY_ABUNDANCE) in priors.items():
-            yield name, [values[0] for _, values in predictor.along(structures, 1, 0)]
+        for name, (weight, moran_matching.ABUNDANCE_SHARE) in priors.items():
+            own = SectionSampler(*parts, moran_weight=weight, states=sampler.states)
+            yield name, [values[0] for _, values in own.whole().along(structures, 1, 0)]
     finally:
-        draw_order.BY_ABUNDANCE = share
+        moran_matching.ABUNDANCE_SHARE = share
 
 
 if __name__ == "__main__":

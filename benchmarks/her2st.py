@@ -4,7 +4,7 @@
     python benchmarks/her2st.py --data-dir DIR --train C2 C3 C4 C5 --test B4 --at-pcc 0.6
 
 The rotation trains on all sections but one and tests on that one, in turn. C2 to C5 are neighbouring sections of one
-patient; B4 is of another patient. ``--set diffusion=false`` is FLAG without its diffusion, ``--set match_order=false``
+patient; B4 is of another patient. ``--set diffusion=false`` is FLAG without its diffusion, ``--set match_moran=false``
 FLAG without matching Moran's I. Every method runs in a process of its own with one thread, ``--jobs`` of them at a
 time; FLAG in one process per split and seed.
 

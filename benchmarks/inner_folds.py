@@ -23,7 +23,7 @@ import numpy as np
 CHOICES = {
     "defaults": {},
     "no diffusion": {"diffusion": False},
-    "no Moran's I matching": {"match_order": False},
+    "no Moran's I matching": {"match_moran": False},
     "no balanced noise": {"balance_noise": False},
     "no joint denoising": {"joint": False},
     "ridge mean": {"regression": "ridge"},

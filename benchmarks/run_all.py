@@ -44,7 +44,7 @@ CURSE = "gene_dimension_curse.py --data-dir PATH --methods"
 TABLES: tuple[Table, ...] = (
     Table("her2st_log2", HER2ST, f"her2st.py {ROTATION}"),
     Table("her2st_lognorm", HER2ST, f"her2st.py {ROTATION} --target lognorm"),
-    Table("her2st_no_matching", HER2ST, f"her2st.py {ROTATION} --methods FLAG --set match_order=false"),
+    Table("her2st_no_matching", HER2ST, f"her2st.py {ROTATION} --methods FLAG --set match_moran=false"),
     Table("her2st_no_diffusion_log2", HER2ST, f"her2st.py {ROTATION} --methods FLAG --set diffusion=false"),
     Table(
         "her2st_no_diffusion_lognorm",

@@ -25,7 +25,7 @@ VARIANTS = {
     "no alignment": {"gfm": None},
     "no diffusion": {"diffusion": False},
     "no cross-fitting": {"cross_fit": False},
-    "no Moran's I matching": {"match_order": False},
+    "no Moran's I matching": {"match_moran": False},
     "no balanced noise": {"balance_noise": False},
 }
 SCORES = ("pcc", "mse", "gsc", "ssc", "moran_pred", "moran_true")

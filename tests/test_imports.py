@@ -40,7 +40,7 @@ ARROWS = {
     "module": ({"nn", "diffusion"}, {"torch", "scvi"}),
     "train": (set(), {"torch", "scvi", "lightning"}),
     "data": (set(), {"torch", "anndata", "spatialdata"}),
-    "sampling": ({"data", "diffusion", "metrics", "module", "regression"}, {"torch", "anndata"}),
+    "sampling": ({"data", "diffusion", "metrics", "regression"}, {"torch", "anndata"}),
     "model": (
         {"baselines", "data", "gfm", "metrics", "module", "nn", "pp", "regression", "sampling", "train"},
         {"anndata", "lightning", "scvi", "torch"},

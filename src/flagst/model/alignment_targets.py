@@ -47,7 +47,7 @@ class Alignment:
     columns: np.ndarray | None = None
 
     def add(self, window: dict[str, Tensor], *, training: bool) -> dict[str, Tensor]:
-        """A window with the vectors that the heads need, read now: those of a few genes where there are many."""
+        """A window with the vectors that the heads need, read on demand: of a random subset if there are many genes."""
         if self.columns is None:
             return {**window, TENSOR.embedding: _read(self.held, window[TENSOR.table_row], None)}
         genes = choose_genes(self.mask, training=training)

@@ -26,6 +26,7 @@ from flagst.model.training import check_training, train_denoiser
 from flagst.model.training_windows import split_windows, training_inputs
 from flagst.module import FlagModule
 from flagst.regression import count_networks, network_folds
+from flagst.regression.features import N_WHITE
 from flagst.sampling.fit import TrainingData, fit_latent, fit_mean
 from flagst.sampling.held_out import HeldOutTissue, held_out_samplers
 from flagst.sampling.noise_scale import calibrate_noise_scale
@@ -37,9 +38,6 @@ from flagst.train import FlagTrainingPlan, WindowSplitter
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
-
-#: Whitened components of the image features that the graph encoder takes.
-MAX_WHITE = 50
 
 
 class FLAG(Registration, Persistence, Prediction, UnsupervisedTrainingMixin, BaseModelClass):
@@ -65,7 +63,7 @@ class FLAG(Registration, Persistence, Prediction, UnsupervisedTrainingMixin, Bas
         (``(n_genes, d)``) or ``adata.obsm`` (``(n_spots, n_genes, d)`` or ``(n_spots, d)``), see
         :func:`flagst.pp.gene_embeddings`; or ``None`` for no alignment.
     seed
-        Seed of the network's weights.
+        Seed of the initial weights, and of training.
     table_key
         Table of a SpatialData.
     **changes
@@ -234,7 +232,7 @@ class FLAG(Registration, Persistence, Prediction, UnsupervisedTrainingMixin, Bas
         with torch.random.fork_rng():
             torch.manual_seed(self.seed_)
             self.module = self._module_cls(
-                min(MAX_WHITE, self.d_features_),
+                min(N_WHITE, self.d_features_),
                 len(self.genes_),
                 settings.d_state(len(self.genes_)),
                 process=settings.process,

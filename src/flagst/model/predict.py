@@ -11,12 +11,11 @@ from flagst._checks import require_unique
 from flagst._keys import LAYERS, PARAM, TABLE
 from flagst.data.measured import section_rows
 from flagst.data.prediction_record import check_request, table_of, write_prediction
-from flagst.data.prediction_store import ArrayFolder
 from flagst.data.prediction_table import empty_query, prediction_table
 from flagst.model.predict_to_zarr import predict_to_zarr
 from flagst.model.tradeoff import front
 from flagst.model.training import plain_history
-from flagst.sampling.layers import layer_parts, part_layers
+from flagst.sampling.layers import compute_layers, layer_names
 from flagst.sampling.out_of_distribution import query_scores
 from flagst.sampling.quantiles import calibration_record, require_calibrated
 from flagst.sampling.sampler import WINDOW_SPOTS, SectionPart, SectionSampler
@@ -24,6 +23,8 @@ from flagst.sampling.unmeasured_genes import GeneSamples
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
+
+    from flagst.data.prediction_store import ArrayFolder
 
 
 logger = logging.getLogger(__name__)
@@ -139,11 +140,11 @@ class Prediction:
         table = prediction_table(
             query, wanted, allow_missing=allow_missing, panel=genes is None, counts_layer=self.setup_["layer"]
         )
-        layers = layer_parts(return_std, request["quantiles"])
+        layers = layer_names(return_std, request["quantiles"])
         predicted = {name: np.empty((query.n_obs, len(wanted)), np.float32) for name in layers}
         for rows, sampler in samplers:
             for places, part in sampler.parts(self._n_held(**request)):
-                for name, values in self._part_layers(part, wanted, seed=seed, **request).items():
+                for name, values in self._compute_layers(part, wanted, seed=seed, **request).items():
                     predicted[name][rows[places]] = values
         record = self._record(wanted, samplers, layer=layer, seed=seed, **request)
         return write_prediction(adata, query, table, predicted, **record)
@@ -191,7 +192,9 @@ class Prediction:
     def get_latent_representation(
         self, adata: "AnnData | SpatialData | None" = None, *, table_key: str = TABLE
     ) -> np.ndarray:
-        """Spatial context H of every spot, from the image and the positions only.
+        """Spatial context H of every spot: the output of the graph encoder, not the latent state of the diffusion.
+
+        It depends on the image and the positions only.
 
         Parameters
         ----------
@@ -294,11 +297,11 @@ class Prediction:
         own = 1 if self.fitted_.latent is not None else self.settings_.n_average
         return max(own, n_samples if return_std or quantiles else 1)
 
-    def _part_layers(self, part: SectionPart, wanted: list[str], **request) -> dict[str, np.ndarray]:
+    def _compute_layers(self, part: SectionPart, wanted: list[str], **request) -> dict[str, np.ndarray]:
         """Layers of some spots for the genes that are wanted."""
         if wanted != self.genes_:
             part = GeneSamples(part, self.genes_, wanted, self.unmeasured_)
-        return part_layers(part, intervals=self.intervals_, **request)
+        return compute_layers(part, intervals=self.intervals_, **request)
 
     def _record(
         self,
@@ -336,7 +339,7 @@ class Prediction:
         }
 
     def _samplers(
-        self, query: AnnData, *, states: Callable[[int], ArrayFolder] | None = None, **windows
+        self, query: AnnData, *, states: "Callable[[int], ArrayFolder] | None" = None, **windows
     ) -> list[tuple[np.ndarray, SectionSampler]]:
         """Rows and sampler of every section of a query.
 

@@ -15,7 +15,7 @@ from flagst.data.identity import fingerprint
 from flagst.data.prediction_record import table_of, write_prediction
 from flagst.data.prediction_store import PredictionStore, finished_request
 from flagst.data.reading import read_spots
-from flagst.sampling.layers import layer_parts
+from flagst.sampling.layers import layer_names
 from flagst.sampling.progress import Bars
 from flagst.sampling.sampler import SectionSampler
 
@@ -117,7 +117,7 @@ def predict_to_zarr(
     if _is_finished(out, made_of, resume=resume, overwrite=overwrite):
         return out
     names = {"draw": layer} | prediction_layers(layer, request["quantiles"])
-    layers = [names[part] for part in layer_parts(return_std, request["quantiles"])]
+    layers = [names[part] for part in layer_names(return_std, request["quantiles"])]
     shape, n_held = (query.n_obs, len(wanted)), self._n_held(**request)
     store = PredictionStore(out, shape=shape, layers=layers, fingerprint=made_of)
     bars, windows = Bars(shown=progress), {"n_genes": len(wanted), "window_spots": window_spots}
@@ -132,7 +132,7 @@ def predict_to_zarr(
                 rows = store.rows(chunk)
                 values = {name: np.empty((len(rows), shape[1]), np.float32) for name in layers}
                 for places, part in _parts(samplers, rows, n_held):
-                    for name, of_part in self._part_layers(part, wanted, **request).items():
+                    for name, of_part in self._compute_layers(part, wanted, **request).items():
                         values[names[name]][places] = of_part
                 store.write(chunk, values)
                 done(len(rows))

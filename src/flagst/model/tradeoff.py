@@ -251,7 +251,7 @@ def replicate(training: list[Section], section: Section, measured: np.ndarray, g
 
 
 def _same_tissue(known: Section, section: Section, measured: np.ndarray) -> bool:
-    """Whether most spots that two sections share by name are one spot: equal counts, or one place in one section."""
+    """Whether most spots of equal name have equal expression, or equal positions in one section: one tissue."""
     _, theirs, own = np.intersect1d(known.spot_names, section.spot_names, return_indices=True)
     if not len(own):
         return False

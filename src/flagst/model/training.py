@@ -16,7 +16,7 @@ from flagst.settings import Settings
 from flagst.train.quiet import quiet_libraries
 from flagst.train.ranks import allow_unused, is_distributed
 
-#: Per step of a network. Weights are averaged once in as many steps as there are networks, which share the steps.
+#: Decay of the average per step of one network. It is updated once per ``n_networks`` steps.
 EMA_DECAY = 0.985
 #: What ``early_stopping=True`` of scvi-tools' trainer looks at here.
 MONITOR = "denoising_loss_validation"
@@ -123,7 +123,7 @@ def train_denoiser(
 
 
 class AverageWeights(WeightAveraging):
-    """Exponential moving average of the weights, over the same share of a training however many ranks share its steps.
+    """Exponential moving average of the weights, over the same share of a training for any number of ranks.
 
     Lightning's ``EMAWeightAveraging`` goes through the weights one by one; hundreds of small ones are averaged at once
     here, with the same result.

@@ -10,7 +10,7 @@ from flagst.data.windows import N_EDGES, pad_columns, partition, section_inputs,
 from flagst.sampling.fit import Fitted, TrainingData
 from flagst.settings import Settings
 
-#: Larger sections are cut; the halo is as wide as the network's receptive field needs in practice.
+#: Larger sections are cut. The halo has two edges; the default network reaches four, the last two with little weight.
 MAX_WINDOW_SPOTS = 1024
 HALO_HOPS = 2
 

@@ -8,6 +8,8 @@ from flagst.regression.pca import principal_axes
 
 #: Numbers of nearest spots whose mean features are appended: about two pitches around.
 NEIGHBOURHOODS = (18,)
+#: Components of the design matrix, and whitened components of a spot itself for the graph encoder, at most.
+N_COMPONENTS, N_WHITE = 100, 50
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class ContextFeatures:
         images: list[np.ndarray],
         neighbours: list[np.ndarray],
         *,
-        n_components: int = 100,
-        n_white: int = 50,
+        n_components: int = N_COMPONENTS,
+        n_white: int = N_WHITE,
         neighbourhoods: tuple[int, ...] = NEIGHBOURHOODS,
     ) -> "ContextFeatures":
         """Fit on training sections.

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+#: From so many sections on, a fold is a whole section.
+MIN_SECTIONS = 3
 MAX_FOLDS = 8
 #: Networks of a model trained on three sections or more, and on fewer: one per block.
 N_NETWORKS, N_BLOCKS = 3, 4
@@ -12,7 +14,7 @@ def cross_fitting_folds(section: np.ndarray, coords: np.ndarray) -> np.ndarray:
 
     With three or more sections a fold is a whole section (several sections share a fold beyond
     eight). With one or two, each section is cut into four compact blocks of equal size along its
-    principal axes, because leaving out half of the data or all of it would not do.
+    principal axes: a whole section would be half of the data, or all of it.
 
     Parameters
     ----------
@@ -32,7 +34,7 @@ def cross_fitting_folds(section: np.ndarray, coords: np.ndarray) -> np.ndarray:
     array([0, 0, 1, 2])
     """
     names, code = np.unique(section, return_inverse=True)
-    if len(names) >= 3:
+    if len(names) >= MIN_SECTIONS:
         return code % MAX_FOLDS
     fold = np.empty(len(section), dtype=int)
     for number in range(len(names)):
@@ -52,7 +54,7 @@ def count_networks(n_sections: int, *, cross_fit: bool) -> int:
     """
     if not cross_fit:
         return 1
-    return N_NETWORKS if n_sections >= N_NETWORKS else N_BLOCKS
+    return N_NETWORKS if n_sections >= MIN_SECTIONS else N_BLOCKS
 
 
 def network_folds(coords: list[np.ndarray]) -> list[np.ndarray]:
@@ -71,7 +73,7 @@ def network_folds(coords: list[np.ndarray]) -> list[np.ndarray]:
     >>> [fold.tolist() for fold in network_folds([np.zeros((2, 2))] * 4)]
     [[0, 0], [1, 1], [2, 2], [0, 0]]
     """
-    if len(coords) >= N_NETWORKS:
+    if len(coords) >= MIN_SECTIONS:
         return [np.full(len(xy), number % N_NETWORKS) for number, xy in enumerate(coords)]
     return [cross_fitting_folds(np.zeros(len(xy)), xy) for xy in coords]
 

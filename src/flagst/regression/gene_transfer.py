@@ -9,7 +9,7 @@ WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 ALPHAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 #: Factors of what a gene has beyond the part that all genes share.
 GAINS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
-#: What the correlation without the shared part counts beside the correlation as it is.
+#: Weight of the correlation without the shared part, beside the whole correlation.
 OWN_SHARE = 0.5
 #: Genes that width, penalty and gain are chosen on.
 MAX_CHOOSING = 1000
@@ -176,7 +176,7 @@ def _choose(unit: np.ndarray, mean: np.ndarray, expression: np.ndarray) -> tuple
         values, axes = np.linalg.eigh(_kernel(unit, unit, width))
         for alpha in ALPHAS:
             inverse = (axes / (np.clip(values, 0, None) + alpha)) @ axes.T
-            # what a gene is predicted from the others is its row of the inverse, scaled, without itself
+            # leave-one-out weights of a gene: its row of the inverse, divided by minus the diagonal, without itself
             like = -inverse / np.diag(inverse)[:, None]
             np.fill_diagonal(like, 0)
             parts = others * _shared(like, loading), own @ like.T

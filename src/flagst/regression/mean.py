@@ -82,10 +82,10 @@ class KernelFeatures:
     def weight(self, features: np.ndarray) -> np.ndarray:
         """Weight of kernel ridge at a spot, ``(n_spots, 1)`` from 0 to 1.
 
-        The odds that the landmarks explain a spot's kernel variance, ``(1 - gap) / gap``, over their usual odds of
-        each other; 1 where they are no smaller. A spot that is as near to the landmarks as they are to each other has
-        weight 1. A spot that no landmark reaches has weight 0: there a Gaussian kernel falls back to the mean, and
-        ridge still extrapolates.
+        With ``g`` the part of a spot's kernel variance that the landmarks do not explain: ``(1 - g) / g``, divided by
+        the same ratio at ``usual_gap``, and at most 1. A spot that is as near to the landmarks as they are to each
+        other has weight 1. A spot that no landmark reaches has weight 0: there a Gaussian kernel falls back to the
+        mean, and ridge still extrapolates.
 
         Examples
         --------

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-#: Columns above which fewer rows than columns are decomposed by rows: the square of the columns would not fit.
+#: With more columns than this, and fewer rows than columns, the rows x rows matrix is decomposed: columns x columns
+#: would not fit in memory.
 WIDE = 5000
 
 

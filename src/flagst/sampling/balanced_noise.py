@@ -22,7 +22,7 @@ def can_balance(n_spots: int, n_genes: int) -> bool:
 def balanced(
     latent: LatentBasis, state: np.ndarray, noise: np.ndarray, shared: np.ndarray, leading: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What :meth:`LatentBasis.decode` takes, of what was sampled.
+    """Turn what was sampled into the inputs of :meth:`LatentBasis.decode`.
 
     Parameters
     ----------

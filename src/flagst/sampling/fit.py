@@ -12,11 +12,12 @@ from flagst.data.windows import pad_columns
 from flagst.metrics import per_gene_pcc
 from flagst.regression import LatentBasis, RegressionStage, neighbour_moran
 from flagst.regression.features import NEIGHBOURHOODS
+from flagst.regression.folds import MIN_SECTIONS
 
 if TYPE_CHECKING:
     from flagst.settings import Settings
 
-#: Moran's I of fewer spots is chance.
+#: Moran's I of fewer spots is too noisy to use.
 MIN_MORAN_SPOTS = 10
 
 
@@ -84,7 +85,7 @@ def fit_mean(sections: list[Section], settings: "Settings") -> tuple[RegressionS
     UserWarning
         With one or two sections, which are cut into spatial blocks.
     """
-    if len(sections) < 3:
+    if len(sections) < MIN_SECTIONS:
         warnings.warn(
             f"With {len(sections)} section(s), validation and cross-fitting use spatial blocks: neighbouring tissue is "
             "on both sides, and the numbers are optimistic for a new section. Add sections if you can.",
@@ -105,6 +106,8 @@ def fit_latent(
     sections: list[Section], stage: RegressionStage, mean: np.ndarray, settings: "Settings"
 ) -> tuple[Fitted, TrainingData]:
     """Fit the latent basis of the residual, and turn measured expression into diffusion states.
+
+    Also computes Moran's I of the genes and the correlation of the cross-fitted mean, which are kept with the model.
 
     Parameters
     ----------

@@ -9,17 +9,17 @@ import scipy.sparse as sp
 from flagst import metrics
 from flagst.data.graph import moran_graph
 from flagst.data.sections import Section
-from flagst.module import FlagModule
 from flagst.regression import LatentBasis
 from flagst.sampling.fit import MIN_MORAN_SPOTS, Fitted, TrainingData, mean_moran, section_moran
 from flagst.sampling.sampler import SectionSampler
 
 if TYPE_CHECKING:
+    from flagst.module import FlagModule
     from flagst.settings import Settings
 
 #: Samples of every part: few of them leave Moran's I of samples to chance, many take long.
 MIN_SAMPLES, MAX_SAMPLES = 4, 12
-#: Numbers, spots times genes times samples, that more than the fewest samples may take.
+#: Above so many values, spots times genes times samples, only the fewest samples are made.
 SAMPLED_VALUES = 2**24
 
 
@@ -29,7 +29,7 @@ def held_out_samplers(
     folds: list[np.ndarray],
     fitted: Fitted,
     settings: "Settings",
-    module: FlagModule,
+    module: "FlagModule",
 ) -> list[tuple[SectionSampler, np.ndarray]]:
     """For every section and fold, a sampler of the network that has not seen the fold, and the rows of the fold.
 

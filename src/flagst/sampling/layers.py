@@ -7,7 +7,7 @@ from flagst.sampling.quantiles import IntervalCalibration
 from flagst.sampling.spot_samples import SpotSamples, sample_quantiles
 
 
-def part_layers(
+def compute_layers(
     part: SpotSamples,
     *,
     structure: float,
@@ -34,7 +34,7 @@ def part_layers(
 
     Returns
     -------
-    The layers of :func:`layer_parts`, each ``(n_spots, n_genes)`` float32 in the unit of the target.
+    The layers of :func:`layer_names`, each ``(n_spots, n_genes)`` float32 in the unit of the target.
     """
     out = dict(zip(("draw", "mean"), part.predict(structure, seed), strict=True))
     if not return_std and not quantiles:
@@ -51,6 +51,6 @@ def part_layers(
     return out
 
 
-def layer_parts(return_std: bool, quantiles: tuple[float, ...]) -> list[str]:
-    """Names of what :func:`part_layers` returns."""
+def layer_names(return_std: bool, quantiles: tuple[float, ...]) -> list[str]:
+    """Names of what :func:`compute_layers` returns."""
     return ["draw", "mean", *(["std"] if return_std else []), *map(quantile_part, quantiles)]

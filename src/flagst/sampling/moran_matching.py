@@ -3,8 +3,7 @@
 Moran's I of a gene differs little between sections of one tissue, and much between genes. Samples know it only roughly:
 a few hundred spots leave Moran's I of one sample to chance. Between mean and sample all genes are smoother than
 measured, each by another amount. So each gene's residual is scaled, once per sample and independently of the other
-genes. On out-of-distribution tissue it carries over less which genes have a high Moran's I, and more which genes are
-measured well: the abundant ones.
+genes. On out-of-distribution tissue the training sections count less, and the abundance of genes counts more.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ from flagst.regression.moran import MoranSums, moran_by_abundance
 TRAINING_SHARE = 0.75
 #: Share of the Moran's I to be expected from abundance, out of distribution.
 ABUNDANCE_SHARE = 0.25
-#: Structure at which genes have the Moran's I, all with the same excess over it.
+#: Value of ``structure`` at which Moran's I is matched.
 MATCHED_AT = 0.85
 #: Factors of the residual at which Moran's I is computed.
 STEPS = np.concatenate([np.arange(0, 10) / 10, [1, 1.15, 1.4]])

@@ -7,6 +7,7 @@ import numpy as np
 
 from flagst.metrics import share_below
 from flagst.regression import cross_fitting_folds
+from flagst.regression.folds import MIN_SECTIONS
 from flagst.sampling.sampler import SectionSampler
 from flagst.sampling.spot_samples import pooled_sd, sample_quantiles
 
@@ -27,8 +28,8 @@ class IntervalCalibration:
     ``clip(Q_q + shift_g(q) * unit_g)``: the quantile ``Q_q`` of the samples is moved by a correction for each gene and
     level. The unit is the gene's standard deviation over samples. The correction is a quantile of the conformity score
     ``(y - Q_q) / unit`` of measured values ``y`` on held-out tissue, at the finite-sample rank of conformal prediction.
-    So a share ``q`` of them lies at or below the moved quantile. A correction that is added can leave the range of the
-    samples, which a remapping of levels cannot, and samples are often overconfident. A zero measured where the quantile
+    So a share ``q`` of them lies at or below the moved quantile. An added correction can leave the range of the
+    samples; a remapping of levels cannot. Samples are often overconfident. A zero measured where the quantile
     is zero has score zero: at a bound of zero nothing is moved.
 
     A gene's correction is shrunk towards the one pooled over all genes, with weight ``n / (n + 60)`` for ``n`` held-out
@@ -89,8 +90,8 @@ class IntervalCalibration:
             "levels": [float(q) for q in quantiles],
             "share_before": np.interp(quantiles, self.levels, self.before[1]).tolist(),
             "share_after": np.interp(quantiles, self.levels, self.after[1]).tolist(),
-            "definition": "of held-out values, pooled over genes: share below each quantile, ties at zero by lot, "
-            "and share from the lowest quantile to the highest, bounds included",
+            "definition": "of held-out values, pooled over genes: share below each quantile, ties at zero in "
+            "expectation, and share from the lowest quantile to the highest, bounds included",
             "n_sections": self.n_sections,
             "n_blocks": self.n_blocks,
             "n_spots": self.n_spots,
@@ -159,7 +160,7 @@ def calibrate_intervals(parts: list[tuple[SectionSampler, np.ndarray]]) -> Inter
         samples.append(np.stack([sample[kept] for sample in one_by_one]))
         measured.append(sampler.section.target[kept])
         # what the correction is checked on: left-out sections, or quarters where there are too few of them
-        if len(names) >= 3:
+        if len(names) >= MIN_SECTIONS:
             block.append(np.full(len(kept), names.index(sampler.section.name)))
         else:
             block.append(cross_fitting_folds(np.zeros(len(kept)), sampler.section.coords[kept]))

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from flagst.data.graph import MORAN_NEIGHBOURS
-from flagst.data.prediction_store import ArrayFolder
 from flagst.data.sections import Section
 from flagst.data.windows import N_EDGES, denoiser_window, encoder_window, pad_columns, partition, spot_pitch
 from flagst.diffusion import SOLVERS
-from flagst.module import FlagModule
 from flagst.regression import LatentBasis, section_centre
 from flagst.sampling.balanced_noise import balanced, can_balance, leading_scores
 from flagst.sampling.fit import MIN_MORAN_SPOTS, Fitted
@@ -27,6 +25,8 @@ from flagst.sampling.spot_samples import SpotSamples, pooled_sd
 from flagst.sampling.threads import threads_for
 
 if TYPE_CHECKING:
+    from flagst.data.prediction_store import ArrayFolder
+    from flagst.module import FlagModule
     from flagst.settings import Settings
 
 #: Spots of a window, and of the largest section that is one window.
@@ -39,7 +39,7 @@ DECODED_VALUES = 2**22
 HELD_VALUES = 2**26
 #: Numbers that a denoiser with one token per gene takes at once.
 TOKENS = 2**17
-#: Spots that Moran's I of a sample is taken over, and that the standard deviation over samples is taken from.
+#: Spots that are used for Moran's I of a sample, and for the standard deviation over samples, at most.
 MORAN_SPOTS, UNIT_SPOTS = 2000, 5000
 
 
@@ -80,7 +80,7 @@ class SectionSampler:
         section: Section,
         fitted: Fitted,
         settings: "Settings",
-        module: FlagModule,
+        module: "FlagModule",
         *,
         mean: np.ndarray | None = None,
         moran: dict[str, np.ndarray] | None = None,
@@ -89,18 +89,18 @@ class SectionSampler:
         window_spots: int | None = None,
         n_genes: int = 0,
         streamed: bool = False,
-        states: dict[str, np.ndarray] | ArrayFolder | None = None,
+        states: "dict[str, np.ndarray] | ArrayFolder | None" = None,
         bars: Bars | None = None,
     ):
         self.section, self.fitted, self.settings, self.module = section, fitted, settings, module
         self.n_genes = len(fitted.stage.scaler.mean)
-        self.width = max(n_genes, self.n_genes)
+        self.n_decoded = max(n_genes, self.n_genes)
         self.d_state = settings.d_state(self.n_genes)
         matched = settings.match_moran and settings.edges and len(section) >= MIN_MORAN_SPOTS
         self.moran = (fitted.moran if moran is None else moran).get(section.layout) if matched else None
         self.moran_weight = moran_weight
         self.networks = tuple(range(len(module.networks))) if networks is None else networks
-        most = min(WINDOW_SPOTS, MAX_SECTION_VALUES // self.width) if window_spots is None else window_spots
+        most = min(WINDOW_SPOTS, MAX_SECTION_VALUES // self.n_decoded) if window_spots is None else window_spots
         self.at_once = len(section) <= most and not streamed
         per_window = WINDOW_SPOTS if settings.denoiser == "latent" else min(WINDOW_SPOTS, 1 + TOKENS // self.n_genes)
         self.window_spots = len(section) if self.at_once else window_spots or per_window
@@ -142,7 +142,7 @@ class SectionSampler:
             ``(n_rows,)`` spots that are asked for; ``None`` for all.
         """
         rows = self.everything if rows is None else rows
-        step = min(WINDOW_SPOTS, DECODED_VALUES // self.width, 4 * DECODED_VALUES // (n_samples * self.width))
+        step = min(WINDOW_SPOTS, DECODED_VALUES // self.n_decoded, 4 * DECODED_VALUES // (n_samples * self.n_decoded))
         step = len(rows) if self.at_once else max(step, 1)
         for start in range(0, len(rows), step):
             places = np.arange(start, min(start + step, len(rows)))

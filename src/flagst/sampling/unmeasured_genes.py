@@ -16,7 +16,7 @@ from flagst.sampling.spot_samples import SpotSamples
 if TYPE_CHECKING:
     from flagst.settings import Settings
 
-#: Genes of the panel with a vector that it takes to say anything of others.
+#: Fewest genes of the panel with a vector.
 MIN_KNOWN = 3
 
 
