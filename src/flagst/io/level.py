@@ -53,8 +53,10 @@ class SlideLevel:
         if not sliced:
             return self.read(0, self.height, 0, self.width).transpose(2, 0, 1)[item]
         (y0, y1, dy), (x0, x1, dx) = index[1].indices(self.height), index[2].indices(self.width)
-        pixels = self.read(y0, max(y0, y1), x0, max(x0, x1)).transpose(2, 0, 1)
-        return np.ascontiguousarray(pixels[:, ::dy, ::dx][index[0]])
+        pixels = self.read(y0, max(y0, y1), x0, max(x0, x1))
+        if (dy, dx) != (1, 1):
+            pixels = pixels[::dy, ::dx].copy()  # a view would keep all pixels in memory
+        return pixels.transpose(2, 0, 1)[index[0]]
 
 
 def lazy(level: SlideLevel) -> "Array":

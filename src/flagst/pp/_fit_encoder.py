@@ -98,7 +98,7 @@ def fit_encoder(
     names = [section.name for section in found]
     wanted = names if sections is None else [sections] if isinstance(sections, str) else list(sections)
     if not wanted or not set(wanted) <= set(names):
-        raise ValueError(f"sections must be some of {names}; got {wanted}.")
+        raise ValueError(f"sections must name some of the sections that are there, {names}; got {wanted}.")
     chosen = [section for section in found if section.name in wanted]
 
     patches = _cut(chosen, scales, normalise, most=max_patches, rng=np.random.default_rng(seed))

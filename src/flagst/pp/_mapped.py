@@ -82,7 +82,7 @@ def read_description(path: Path, record: dict[str, Any]) -> dict[str, Any] | Non
     except Exception:  # noqa: BLE001  a file that was cut, moved or edited can raise any error
         whole = False
     if not whole:
-        logger.warning("%s does not match %s. It is computed again.", path, _description(path).name)
+        logger.warning("%s does not match %s; it is made again.", path, _description(path).name)
         return None
     return said
 
@@ -125,8 +125,8 @@ def write_array(
                 narrow = vectors.astype(_DTYPE)
             if not np.isfinite(narrow).all():
                 raise ValueError(
-                    f"The vectors of spots {rows[0]} to {rows[-1]} reach {np.abs(vectors).max():g}, above the "
-                    f"largest float16, {np.finfo(_DTYPE).max:g}. Have the encoder scale them down."
+                    f"The vectors of spots {rows[0]} to {rows[-1]} reach {np.abs(vectors).max():g}; the file is of "
+                    f"float16, with a maximum of {np.finfo(_DTYPE).max:g}. Have the encoder scale them down."
                 )
             # opened for each batch, so that written pages do not stay in memory
             np.load(part, mmap_mode="r+")[rows] = narrow
