@@ -39,8 +39,6 @@ HER2ST, ANOTHER, MOB, SIMULATED, GENES, ENCODERS, CHOICES = (
 )
 ROTATION = "--data-dir PATH --rotate C2 C3 C4 C5"
 TO_B4 = "--data-dir PATH --train C2 C3 C4 C5 --test B4"
-NO_BALANCE = f'inner_folds.py {ROTATION} --folds 1 --choices defaults "no balanced noise"'
-CURSE = "gene_dimension_curse.py --data-dir PATH --methods"
 TABLES: tuple[Table, ...] = (
     Table("her2st_log2", HER2ST, f"her2st.py {ROTATION}"),
     Table("her2st_lognorm", HER2ST, f"her2st.py {ROTATION} --target lognorm"),
@@ -65,20 +63,16 @@ TABLES: tuple[Table, ...] = (
     Table("simulated", SIMULATED, "simulated.py --variants FLAG"),
     Table("simulated_ablations", SIMULATED, "simulated.py --max-steps 300"),
     Table("unmeasured_genes", GENES, f"unmeasured_genes.py {ROTATION}"),
-    Table("gene_dimension_curse", GENES, f"{CURSE} FLAG"),
-    Table("gene_dimension_curse_no_mean", GENES, f'{CURSE} "no mean"'),
+    Table("gene_dimension_curse", GENES, "gene_dimension_curse.py --data-dir PATH --methods FLAG"),
     Table("fitted_encoders", ENCODERS, f"fitted_encoders.py {ROTATION}"),
     Table("fitted_encoders_another_patient", ENCODERS, f"fitted_encoders.py {TO_B4}"),
     Table("mean_choices", CHOICES, f"inner_folds.py {ROTATION} --mean"),
-    Table("balanced_noise_log2", CHOICES, NO_BALANCE),
-    Table("balanced_noise_lognorm", CHOICES, f"{NO_BALANCE} --target lognorm"),
     Table(
         "network_evaluations",
         CHOICES,
         f"her2st.py {ROTATION} --structures 0.5 1 --evaluations 2 4 8 16 20 50 200",
     ),
     Table("scaling", "scaling.md", "scaling.py"),
-    Table("network_cost", "scaling.md", "scaling.py --network"),
     Table("image_features", "scaling.md", "image_features.py --pyramid 30000 --n-jobs 1 2"),
 )
 
