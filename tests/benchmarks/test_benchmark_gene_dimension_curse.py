@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import gene_dimension_curse as curse
 import numpy as np
 import pytest
-from flagst.model.presets import resolve
 
 from flagst import datasets
+from flagst.settings import resolve
 
 
 def _record(method, size, genes, value, seed=0):

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,7 +122,9 @@ def public_methods(cls: type) -> Iterator[Item]:
                 continue
             seen.add(name)
             inherits = method.__doc__ is None and any(getattr(b, name, None) for b in base.__mro__[1:])
-            if is_ours(method) and has_body(method) and not inherits:
+            # torch_geometric writes methods into classes: the file of their code is not ours
+            written = method.__code__.co_filename == inspect.getfile(sys.modules[method.__module__])
+            if is_ours(method) and written and has_body(method) and not inherits:
                 yield Item(name, method, base)
 
 

@@ -290,7 +290,7 @@ def test_a_saved_model_is_two_files_of_values(folder):
     with safe_open(folder / "model.safetensors", "np") as file:
         names = set(file.keys())
         assert file.get_tensor("fitted/stage/scaler/mean").dtype == np.float64
-    assert "fitted/residual/components" in names
+    assert "fitted/latent/components" in names
     assert len([name for name in names if name.startswith("network.networks.0.")]) > 10
 
 

@@ -262,7 +262,7 @@ def test_default_has_at_most_20_evaluations(trained, query, monkeypatch):
     calls = {"denoise": 0}
     networks = trained.module.networks
     kind, encoders = type(networks[0]), []
-    encode, denoise = kind.encode, kind.forward
+    encode, denoise = kind.encode_image, kind.forward
 
     def counted_encode(self, *args):
         encoders.append(self)
@@ -272,7 +272,7 @@ def test_default_has_at_most_20_evaluations(trained, query, monkeypatch):
         calls["denoise"] += 1
         return denoise(self, *args)
 
-    monkeypatch.setattr(kind, "encode", counted_encode)
+    monkeypatch.setattr(kind, "encode_image", counted_encode)
     monkeypatch.setattr(kind, "forward", counted_denoise)
     trained.predict(query)
     assert [encoders.count(network) for network in networks] == [2, 2, 2]  # once per network and section

@@ -124,7 +124,7 @@ def dying_once(marker):
             import os
             import signal
 
-            from flagst.data import store
+            from flagst.data import prediction_store as store
 
             write = store.PredictionStore.write
 

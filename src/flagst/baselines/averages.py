@@ -26,7 +26,8 @@ class Mean(Baseline):
     Parameters
     ----------
     adata, target, setup
-        See :class:`flagst.baselines.Ridge`.
+        Training table with image features ``(n_spots, d_image)``, and the rest as in
+        :class:`flagst.baselines.Ridge`.
 
     Raises
     ------
@@ -59,7 +60,8 @@ class KNN(Baseline):
     Parameters
     ----------
     adata, target, setup
-        See :class:`flagst.baselines.Ridge`.
+        Training table with image features ``(n_spots, d_image)``, and the rest as in
+        :class:`flagst.baselines.Ridge`.
     n_nearest
         Training spots that are averaged; all of them where there are fewer.
 

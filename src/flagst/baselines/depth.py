@@ -26,7 +26,8 @@ class DepthOracle(Baseline):
     Parameters
     ----------
     adata, target, setup
-        See :class:`flagst.baselines.Ridge`. The query needs ``obs["total_counts"]``.
+        Training table with image features ``(n_spots, d_image)``, and the rest as in
+        :class:`flagst.baselines.Ridge`. The query needs ``obs["total_counts"]``.
 
     Raises
     ------

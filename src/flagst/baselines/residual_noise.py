@@ -55,7 +55,8 @@ class IndependentNoise(ResidualNoise):
     Parameters
     ----------
     adata, target, setup
-        See :class:`flagst.baselines.Ridge`.
+        Training table with image features ``(n_spots, d_image)``, and the rest as in
+        :class:`flagst.baselines.Ridge`.
 
     Raises
     ------
@@ -86,7 +87,8 @@ class ResidualBootstrap(ResidualNoise):
     Parameters
     ----------
     adata, target, setup
-        See :class:`flagst.baselines.Ridge`.
+        Training table with image features ``(n_spots, d_image)``, and the rest as in
+        :class:`flagst.baselines.Ridge`.
 
     Raises
     ------
@@ -120,7 +122,8 @@ class CorrelatedGaussian(ResidualNoise):
     Parameters
     ----------
     adata, target, setup
-        See :class:`flagst.baselines.Ridge`.
+        Training table with image features ``(n_spots, d_image)``, and the rest as in
+        :class:`flagst.baselines.Ridge`.
 
     Raises
     ------
@@ -153,7 +156,8 @@ class BalancedGaussian(CorrelatedGaussian):
     Parameters
     ----------
     adata, target, setup
-        See :class:`flagst.baselines.Ridge`.
+        Training table with image features ``(n_spots, d_image)``, and the rest as in
+        :class:`flagst.baselines.Ridge`.
 
     Raises
     ------

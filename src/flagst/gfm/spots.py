@@ -124,7 +124,8 @@ class SpotModel:
 
         Returns
         -------
-        An iterator over ``rows, vectors, mask``, as described in :meth:`flagst.gfm.SpotEncoder.encode_spots`.
+        An iterator over ``rows, vectors, mask`` of a batch: ``(n_batch,)`` int64, ``(n_batch, n_genes, d)`` or
+        ``(n_batch, d)`` float32, and bool without the last axis: see :meth:`flagst.gfm.SpotEncoder.encode_spots`.
 
         Raises
         ------

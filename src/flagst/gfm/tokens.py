@@ -12,7 +12,7 @@ TARGET_SUM = 10_000
 
 @dataclass(frozen=True)
 class RankTokeniser:
-    """Turns counts into the rank-value tokens of Geneformer.
+    """Turns counts ``(n_spots, n_genes)`` into the rank-value tokens of Geneformer, at most ``(length,)`` per spot.
 
     A cell becomes its expressed genes, in falling order of their counts, scaled to 10,000 per cell and divided by the
     median of the gene over the pretraining cells. A gene that is high for its own standards therefore comes first.

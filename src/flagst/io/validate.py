@@ -35,7 +35,8 @@ def check(
     Parameters
     ----------
     sdata
-        SpatialData to check. A table without X (a slide without expression) is accepted; its counts are not checked.
+        SpatialData to check, with positions ``(n_spots, 2)`` in ``obsm["spatial"]`` and counts ``(n_spots, n_genes)``
+        in X. A table without X (a slide without expression) is accepted; its counts are not checked.
     table_key
         Name of the table.
     section_key

@@ -126,7 +126,7 @@ class Registration:
 
         Writes
         ------
-        What :meth:`setup_anndata` writes, and ``obsm[image_key]`` where it was missing, see
+        What :meth:`setup_anndata` writes, and ``obsm[image_key]``, ``(n_spots, d_image)``, where it was missing: see
         :func:`flagst.pp.image_features`.
 
         Raises
