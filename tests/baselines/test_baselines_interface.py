@@ -54,7 +54,7 @@ def test_spot_order_does_not_matter(name, train, query):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_seed_changes_draws_only(name, train, query):
+def test_seed_changes_the_noise_only(name, train, query):
     model = fitted(name, train)
     first, second, again = (model.predict(query.copy(), structure=1, seed=s) for s in (0, 1, 0))
     np.testing.assert_array_equal(first.layers["flagst"], again.layers["flagst"])

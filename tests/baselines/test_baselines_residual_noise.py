@@ -31,7 +31,7 @@ def fitted(kind, train):
     return model
 
 
-def many_draws(model, n: int) -> np.ndarray:
+def many_samples(model, n: int) -> np.ndarray:
     """Residuals of ``n`` spots, ``(n, n_genes)`` standardised units."""
     empty = np.empty((n, 0))
     spots = Section("S", np.array([f"s{i}" for i in range(n)]), empty, empty, empty, empty)
@@ -47,7 +47,7 @@ def test_structure_zero_is_ridge(kind, train, query):
 
 
 @pytest.mark.parametrize("kind", NOISY)
-def test_dial_is_linear_in_the_draw(kind, train, query):
+def test_structure_is_linear_in_the_residual(kind, train, query):
     model = fitted(kind, train)
     half, full = (model.predict(query.copy(), structure=s).layers for s in (0.5, 1.0))
     mean = half["flagst_mean"]
@@ -57,32 +57,32 @@ def test_dial_is_linear_in_the_draw(kind, train, query):
 
 
 def test_correlated_gaussian_has_the_residual_covariance(train, residual):
-    draws = many_draws(fitted(baselines.CorrelatedGaussian, train), 20_000)
-    np.testing.assert_allclose(np.cov(draws.T), np.cov(residual.T) + 1e-4 * np.eye(10), atol=0.05)
-    np.testing.assert_allclose(draws.mean(axis=0), 0, atol=0.03)
+    samples = many_samples(fitted(baselines.CorrelatedGaussian, train), 20_000)
+    np.testing.assert_allclose(np.cov(samples.T), np.cov(residual.T) + 1e-4 * np.eye(10), atol=0.05)
+    np.testing.assert_allclose(samples.mean(axis=0), 0, atol=0.03)
 
 
 def test_independent_noise_has_the_residual_sd_and_no_correlation(train, residual):
-    draws = many_draws(fitted(baselines.IndependentNoise, train), 20_000)
-    np.testing.assert_allclose(draws.std(axis=0), residual.std(axis=0), rtol=0.03)
-    assert np.abs(np.corrcoef(draws.T) - np.eye(10)).max() < 0.04
+    samples = many_samples(fitted(baselines.IndependentNoise, train), 20_000)
+    np.testing.assert_allclose(samples.std(axis=0), residual.std(axis=0), rtol=0.03)
+    assert np.abs(np.corrcoef(samples.T) - np.eye(10)).max() < 0.04
     assert np.abs(np.corrcoef(residual.T) - np.eye(10)).max() > 0.2  # there was something to destroy
 
 
-def test_bootstrap_draws_whole_centred_rows(train, residual):
-    draws = many_draws(fitted(baselines.ResidualBootstrap, train), 3_000)
+def test_bootstrap_takes_whole_centred_rows(train, residual):
+    samples = many_samples(fitted(baselines.ResidualBootstrap, train), 3_000)
     pool = residual - residual.mean(axis=0)
-    distance = np.abs(draws[:, None] - pool[None]).max(axis=2)
+    distance = np.abs(samples[:, None] - pool[None]).max(axis=2)
     assert distance.min(axis=1).max() < 1e-9
     used = np.bincount(distance.argmin(axis=1), minlength=len(pool))
-    # 3,000 draws from 147 rows: about 20 each
+    # 3,000 samples from 147 rows: about 20 each
     assert (used > 0).all() and used.max() < 50
 
 
 def test_balanced_gaussian_has_that_covariance_in_every_section(train, residual):
     # more spots than genes: exactly, where independent noise of 200 spots is off by a tenth
-    draw = many_draws(fitted(baselines.BalancedGaussian, train), 200)
+    samples = many_samples(fitted(baselines.BalancedGaussian, train), 200)
     wanted = np.cov(residual.T) + 1e-4 * np.eye(10)
-    np.testing.assert_allclose(np.cov(draw.T, bias=True), wanted, atol=1e-6)
-    off = np.abs(np.cov(many_draws(fitted(baselines.CorrelatedGaussian, train), 200).T) - wanted)
+    np.testing.assert_allclose(np.cov(samples.T, bias=True), wanted, atol=1e-6)
+    off = np.abs(np.cov(many_samples(fitted(baselines.CorrelatedGaussian, train), 200).T) - wanted)
     assert off.max() > 0.05

@@ -1,4 +1,4 @@
-"""Alignment in training: every kind of vector, its controls, warm-up and block, and what it may not change."""
+"""Alignment in training: every kind of vector, its controls, and what it may not change."""
 
 from types import SimpleNamespace
 
@@ -232,14 +232,14 @@ def test_impossible_choices_are_refused_before_training(make, table, choice, mes
         make.model(table, **choice)
 
 
-def test_vectors_leave_the_mean_alone_and_move_the_draw(make, table, query):
+def test_vectors_change_samples_and_not_the_mean(make, table, query):
     for gfm in ("X_gene", "X_gene_context", "X_cell"):
-        mean, draw = [], []
+        mean, samples = [], []
         for weight in (0.0, 0.5):  # the random numbers are the same, only the gradient is not
             model = make.model(table, gfm=gfm, align_weight=weight)
             model.train(**make.QUICK)
             out = model.predict(query.copy(), structure=1.0)
             mean.append(out.layers["flagst_mean"])
-            draw.append(out.layers["flagst"])
+            samples.append(out.layers["flagst"])
         np.testing.assert_array_equal(*mean)
-        assert not np.array_equal(*draw)
+        assert not np.array_equal(*samples)

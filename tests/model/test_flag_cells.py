@@ -34,10 +34,10 @@ def test_cells_train_and_predict(make, trained_on_cells, caplog):
     assert "layout" not in caplog.text
     for layer in ("flagst", "flagst_mean", "flagst_std", "flagst_q10", "flagst_q90"):
         assert np.isfinite(prediction.layers[layer]).all()
-    # a cell on its own varies from draw to draw as the others do
+    # a cell on its own varies from sample to sample as the others do
     alone = np.abs(query.obsm["spatial"]).max(axis=1) > 10_000
-    spread = prediction.layers["flagst_std"].mean(axis=1)
-    assert alone.sum() == 4 and 0.3 < spread[alone].mean() / spread[~alone].mean() < 3
+    sd = prediction.layers["flagst_std"].mean(axis=1)
+    assert alone.sum() == 4 and 0.3 < sd[alone].mean() / sd[~alone].mean() < 3
     assert "irregular" in trained_on_cells.fitted_.moran
 
 

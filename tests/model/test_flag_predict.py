@@ -56,8 +56,8 @@ def test_the_dial_is_linear_until_it_clips(trained, query):
         np.testing.assert_allclose(layers[structure][inside], expected[inside], atol=1e-4)
 
 
-def test_draws_have_the_order_of_the_training_sections(make):
-    """Spots of a section share the factor of a gene; it brings Moran's I nearer to that in training."""
+def test_samples_have_the_morans_i_of_the_training_sections(make):
+    """All spots of a section have the same factor of a gene. It brings Moran's I nearer to that in training."""
     from flagst.regression import neighbour_moran
 
     model, tables, query = make.model(make.table()), {}, make.table(names=("X", "Y"), n_spots=200, seed=7)
@@ -100,12 +100,12 @@ def test_morans_i_says_nothing_about_another_layout(trained, query, caplog):
     np.testing.assert_array_equal(first.samples(1, 0)[0], expected.astype(np.float32))
 
 
-def test_the_draw_is_the_first_sample(trained, query):
+def test_a_prediction_of_structure_one_is_the_first_sample(trained, query):
     trained.predict(query, structure=1, seed=3)
-    drawn = trained.sample(query, 2, seed=3)
-    assert drawn.shape == (2, *query.shape) and drawn.dtype == np.float32
-    np.testing.assert_array_equal(drawn[0], query.layers["flagst"])
-    assert np.abs(drawn[1] - drawn[0]).mean() > 0.05
+    samples = trained.sample(query, 2, seed=3)
+    assert samples.shape == (2, *query.shape) and samples.dtype == np.float32
+    np.testing.assert_array_equal(samples[0], query.layers["flagst"])
+    assert np.abs(samples[1] - samples[0]).mean() > 0.05
 
 
 def test_seeds_differ_and_repeat(trained, query):
@@ -114,7 +114,7 @@ def test_seeds_differ_and_repeat(trained, query):
     assert np.abs(first - second).mean() > 0.02
 
 
-def test_standard_deviation_is_that_of_the_draws(trained, query):
+def test_standard_deviation_is_that_of_the_samples(trained, query):
     alone = trained.predict(query.copy()).layers["flagst"]
     trained.predict(query, n_samples=4, return_std=True)
     np.testing.assert_array_equal(query.layers["flagst"], alone)  # n_samples does not touch the prediction
@@ -136,8 +136,8 @@ def test_a_section_is_predicted_alike_alone_and_with_others(trained, query):
     trained.predict(query)
     for name in LAYERS:
         np.testing.assert_array_equal(alone.layers[name], query[alone.obs_names].layers[name])
-    drawn = trained.sample(query)[:, query.obs["section"] == "Y"]
-    np.testing.assert_array_equal(drawn, trained.sample(alone))
+    samples = trained.sample(query)[:, query.obs["section"] == "Y"]
+    np.testing.assert_array_equal(samples, trained.sample(alone))
 
 
 def test_expression_is_not_needed(trained, query):

@@ -227,13 +227,12 @@ def test_without_edges_positions_do_not_matter(make, query):
     np.testing.assert_allclose(_layers(model, moved), _layers(model, query), atol=1e-5)
 
 
-def test_no_diffusion_draws_noise_of_the_residual(make, query):
+def test_without_diffusion_samples_have_noise_of_the_residual(make, query):
     model = make.model(make.table(), diffusion=False)
     model.train()
     assert model.history_ == {} and model.is_trained_
-    draws = model.sample(query, 60)
-    spread = draws.std(axis=0).mean(axis=0)
-    assert (spread > 0.05).all()
+    sd = model.sample(query, 60).std(axis=0).mean(axis=0)
+    assert (sd > 0.05).all()
     assert model.intervals_ is not None and model.fitted_.latent.shared_sd.max() < 0.4  # states are white already
 
 

@@ -1,4 +1,4 @@
-"""``predict(genes=...)``: the panel as ever, genes outside it from their vectors, and clear refusals."""
+"""``predict(genes=...)``: the panel is unchanged, genes outside it from their vectors, and clear refusals."""
 
 import anndata
 import numpy as np
@@ -37,7 +37,7 @@ def test_genes_that_were_not_in_training(aligned):
     assert whole.var["flagst_trained"].all()
     for layer in ("flagst", "flagst_mean"):
         np.testing.assert_array_equal(out[:, "g1"].layers[layer], whole[:, "g1"].layers[layer])
-    # and a new gene's draw does not depend on what else is asked for
+    # and the sample of a new gene does not depend on what else is asked for
     alone = model.predict(query.copy(), genes="g6", structure=0.5)
     np.testing.assert_array_equal(alone.layers["flagst"][:, 0], out[:, "g6"].layers["flagst"].ravel())
 
@@ -50,8 +50,8 @@ def test_new_genes_are_predicted_better_than_by_chance(aligned):
     measured = np.log1p(adata[:, ["g5", "g6"]].X.toarray() / adata.obs["total_counts"].to_numpy()[:, None] * 1e4)
     pcc = [np.corrcoef(out.layers["flagst"][:, i], measured[:, i])[0, 1] for i in range(2)]
     assert min(pcc) > 0.2
-    spread = model.predict(adata, genes=["g5", "g6"], structure=1).layers["flagst"].std(axis=0)
-    assert (spread > 1.1 * out.layers["flagst"].std(axis=0)).all()
+    sd = model.predict(adata, genes=["g5", "g6"], structure=1).layers["flagst"].std(axis=0)
+    assert (sd > 1.1 * out.layers["flagst"].std(axis=0)).all()
 
 
 def test_standard_deviations_work_with_genes(aligned):

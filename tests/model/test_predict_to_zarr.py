@@ -56,11 +56,11 @@ def test_chunks_of_a_store_are_rows_of_it(model, slides, small_parts, tmp_path):
     assert array.chunks == (170, 8) and array.dtype == np.float32 and array.nchunks == 6
 
 
-def test_a_store_with_intervals_and_auto(model, slides, small_parts, tmp_path):
+def test_a_store_with_standard_deviations_and_quantiles(model, slides, small_parts, tmp_path):
     query = slides[::4].copy()
-    drawn = {"structure": 0.5, "n_samples": 20, "return_std": True, "quantiles": (0.05, 0.95)}
-    expected = model.predict(query.copy(), window_spots=100, **drawn)
-    out = model.predict_to_zarr(query, tmp_path / "out.zarr", window_spots=100, progress=False, **drawn)
+    asked = {"structure": 0.5, "n_samples": 20, "return_std": True, "quantiles": (0.05, 0.95)}
+    expected = model.predict(query.copy(), window_spots=100, **asked)
+    out = model.predict_to_zarr(query, tmp_path / "out.zarr", window_spots=100, progress=False, **asked)
     found = ad.read_zarr(out)
     assert_close(layers_of(found), layers_of(expected), atol=1e-5)
     slot = found.uns["flagst"]

@@ -36,13 +36,10 @@ def test_scores_are_those_of_predict_and_evaluate(trained, query, state):
         pd.testing.assert_frame_equal(found, expected, check_names=False, atol=1e-6)
 
 
-def test_draws_are_averaged(trained, query):
-    frame = trained.front(query, structures=(1,), n_draws=3, seed=2, baselines=(), references=False).set_index(
-        "section"
-    )
-    drawn = trained.sample(query, 3, seed=2)
-    scores = []
-    for values in drawn:
+def test_scores_of_samples_are_averaged(trained, query):
+    frame = trained.front(query, structures=(1,), n_draws=3, seed=2, baselines=(), references=False)
+    frame, scores = frame.set_index("section"), []
+    for values in trained.sample(query, 3, seed=2):
         query.layers["d"] = values
         query.uns["flagst"]["params"] |= {"target": "lognorm"}
         scores.append(tl.evaluate(query, "d").loc[["X", "Y"], SCORES])

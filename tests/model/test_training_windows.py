@@ -1,5 +1,7 @@
 """Windows for training: none crosses sections, and no network sees its fold."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from flagst.data.sections import Section
 from flagst.data.windows import section_inputs
 from flagst.model import training_windows as windows
 from flagst.regression import count_networks, network_folds
+from flagst.sampling import held_out
 from flagst.sampling.fit import TrainingData
 
 
@@ -105,5 +108,20 @@ def test_few_sections_are_cut_into_four_blocks_each(sections, n_sections):
     for fold, section in zip(network_folds([s.coords for s in sections[:n_sections]]), sections, strict=False):
         sizes = np.bincount(fold)
         assert len(sizes) == 4 and np.ptp(sizes) <= 1
-        spread = [section.coords[fold == k].std(axis=0).prod() for k in range(4)]
-        assert np.mean(spread) < section.coords.std(axis=0).prod() / 2
+        areas = [section.coords[fold == k].std(axis=0).prod() for k in range(4)]
+        assert np.mean(areas) < section.coords.std(axis=0).prod() / 2
+
+
+@pytest.mark.parametrize("n_sections", [1, 2, 3, 5])
+def test_every_spot_is_held_out_once_and_sampled_by_the_network_of_its_fold(sections, monkeypatch, n_sections):
+    """The mean of a sampler is the cross-fitted one of its own section."""
+    monkeypatch.setattr(held_out, "SectionSampler", lambda section, *parts, **kwargs: (section, kwargs))
+    sections = [replace(s, target=s.coords.astype(np.float32)) for s in sections[:n_sections]]
+    folds = network_folds([s.coords for s in sections])
+    data, counts = _data(sections), [np.zeros(len(fold), int) for fold in folds]
+    for (section, kwargs), rows in held_out.held_out_samplers(sections, data, folds, None, None, None):
+        number = [s.name for s in sections].index(section.name)
+        (network,) = kwargs["networks"]
+        assert (folds[number][rows] == network).all() and kwargs["mean"] is data.mean[number]
+        counts[number][rows] += 1
+    assert all((count == 1).all() for count in counts)

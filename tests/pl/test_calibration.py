@@ -1,4 +1,4 @@
-"""pl.calibration: bars and points are counted anew from draws and measurement."""
+"""pl.calibration: bars and points are counted again from samples and measurement."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from flagst.pl import calibration
 
 
 @pytest.fixture
-def drawn(predicted):
-    """Draws without ties around the measurement, genes in another order than the table's."""
+def sampled(predicted):
+    """Samples without ties around the measurement, genes in another order than the table's."""
     rng = np.random.default_rng(0)
     measured = to_target(predicted.X, None, "log2")
     samples = measured + rng.normal(size=measured.shape) + rng.normal(size=(19, *measured.shape))
@@ -17,8 +17,8 @@ def drawn(predicted):
     return samples[:, :, order].astype(np.float32), list(predicted.var_names[order]), measured[:, order]
 
 
-def test_curve_and_bars_are_ranks_of_the_measurement(predicted, drawn):
-    samples, genes, measured = drawn
+def test_curve_and_bars_are_ranks_of_the_measurement(predicted, sampled):
+    samples, genes, measured = sampled
     left, right = calibration(predicted, samples, genes=genes, levels=(0.5, 0.9), n_bins=4)
     below = (samples < measured).sum(axis=0)  # 0 to 19; PIT lies in [below, below + 1) / 20
     counts = np.histogram((below + 0.5) / 20, np.linspace(0, 1, 5))[0]
@@ -30,13 +30,13 @@ def test_curve_and_bars_are_ranks_of_the_measurement(predicted, drawn):
     np.testing.assert_allclose(curve.get_ydata(), inside, atol=1e-9)
     assert right.get_title() == f"90% intervals hold {inside[1]:.1%}"
     # the middle of genes holds the pooled curve
-    spread = right.collections[0].get_paths()[0].vertices
-    assert spread[:, 1].min() < min(inside) and spread[:, 1].max() > max(inside)
+    band = right.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() < min(inside) and band[:, 1].max() > max(inside)
 
 
-def test_dashed_lines_are_what_chance_allows_a_calibrated_gene(predicted, drawn):
+def test_dashed_lines_are_what_chance_allows_a_calibrated_gene(predicted, sampled):
     """240 spots: 95 % of a binomial, for every level and for every bar."""
-    samples, genes, _ = drawn
+    samples, genes, _ = sampled
     left, right = calibration(predicted, samples, genes=genes, levels=(0.5, 0.9), n_bins=4)
     trials = np.random.default_rng(0)
     low, high = (line.get_ydata() for line in right.lines if line.get_linestyle() == "--")
@@ -48,8 +48,8 @@ def test_dashed_lines_are_what_chance_allows_a_calibrated_gene(predicted, drawn)
     np.testing.assert_allclose(heights, 4 * by_chance, atol=4 * 1.5 / 240)
 
 
-def test_layers_with_bounds_are_points(predicted, drawn):
-    samples, genes, _ = drawn
+def test_layers_with_bounds_are_points(predicted, sampled):
+    samples, genes, _ = sampled
     measured = to_target(predicted.X, None, "log2")
     predicted.layers["low"], predicted.layers["high"] = measured - 1.0, measured + 1.0
     predicted.layers["high"][:60, :] = measured[:60] - 0.5  # a quarter of the spots outside
@@ -64,9 +64,9 @@ def test_layers_with_bounds_are_points(predicted, drawn):
     np.testing.assert_allclose(ends, [[0.8, 0.0], [0.8, 0.75]], atol=1e-9)
 
 
-def test_every_layer_is_compared_in_its_own_unit(predicted, drawn):
+def test_every_layer_is_compared_in_its_own_unit(predicted, sampled):
     """Two models have predicted the table, the last one in another unit."""
-    samples, genes, _ = drawn
+    samples, genes, _ = sampled
     measured = to_target(predicted.X, None, "log2")
     predicted.layers["mine_q05"], predicted.layers["mine_q95"] = measured - 1, measured + 1
     predicted.uns["flagst"]["predictions"] = {"mine": {"target": "log2"}, "other": {"target": "lognorm"}}
@@ -79,8 +79,8 @@ def test_every_layer_is_compared_in_its_own_unit(predicted, drawn):
     assert found["log2"] == found["lognorm"] and "mine_q05 to mine_q95: 100.0%" in found["log2"][1]
 
 
-def test_genes_without_a_measurement_are_left_out(predicted, drawn):
-    samples, genes, _ = drawn
+def test_genes_without_a_measurement_are_left_out(predicted, sampled):
+    samples, genes, _ = sampled
     predicted.var["flagst_measured"] = predicted.var_names != "GENE3"
     counts = predicted.X.toarray()
     counts[:, 5] = 2
@@ -89,14 +89,14 @@ def test_genes_without_a_measurement_are_left_out(predicted, drawn):
     assert axes[0].get_title() == "240 spots, 28 genes"
 
 
-def test_figure_and_file(predicted, drawn, tmp_path):
-    samples, genes, _ = drawn
+def test_figure_and_file(predicted, sampled, tmp_path):
+    samples, genes, _ = sampled
     figure = calibration(predicted, samples, genes=genes, save=tmp_path / "c.png", return_fig=True)
     assert len(figure.axes) == 2 and (tmp_path / "c.png").stat().st_size > 5000
 
 
-def test_errors(predicted, drawn):
-    samples, genes, _ = drawn
+def test_errors(predicted, sampled):
+    samples, genes, _ = sampled
     with pytest.raises(ValueError, match=r"\(n_samples, 240, 29\); got \(19, 240, 30\)"):
         calibration(predicted, samples, genes=genes[1:])
     with pytest.raises(KeyError, match="no .*'OTHER'"):
