@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import Path
 from types import FunctionType, ModuleType
 
 #: Rooms whose ``__all__`` is the public API; one that does not exist is left out.
@@ -122,8 +123,9 @@ def public_methods(cls: type) -> Iterator[Item]:
                 continue
             seen.add(name)
             inherits = method.__doc__ is None and any(getattr(b, name, None) for b in base.__mro__[1:])
-            # torch_geometric writes methods into classes: the file of their code is not ours
-            written = method.__code__.co_filename == inspect.getfile(sys.modules[method.__module__])
+            # torch_geometric writes methods into classes: their code is in a file elsewhere
+            package = sys.modules[method.__module__.split(".")[0]]
+            written = method.__code__.co_filename.startswith(str(Path(package.__file__).parent))
             if is_ours(method) and written and has_body(method) and not inherits:
                 yield Item(name, method, base)
 
